@@ -1,0 +1,1 @@
+"""Composition roots for `ray job submit -- python -m jobs.NAME`: parse, build, call."""

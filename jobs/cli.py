@@ -1,0 +1,81 @@
+"""What every job does around its own work: read settings, configure logs, turn errors into exit codes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import tyro
+
+from mind_dist.config import load
+from mind_dist.errors import ConfigError, MindDistError
+from mind_dist.observability import configure_logging
+
+J = TypeVar("J")
+
+
+def run(job: type[J], main: Callable[[J], int | None], arguments: list[str] | None = None) -> None:
+    """Parse settings, call `main`, and exit.
+
+    Settings come from `--config FILE.json` where given, then from the command line, which wins. Exit codes: 0 done,
+    1 a known error (one line on standard error), 2 a setting is wrong, 130 interrupted; a bug keeps its traceback.
+    """
+    configure_logging()
+    try:
+        code = main(read_settings(job, sys.argv[1:] if arguments is None else arguments)) or 0
+    except ConfigError as error:
+        code = _fail(error, 2)
+    except MindDistError as error:
+        code = _fail(error, 1)
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def read_settings(job: type[J], arguments: list[str]) -> J:
+    """Return a job's settings from a command line, over those of `--config FILE.json`.
+
+    Raises:
+        ConfigError: A setting is unknown or not allowed.
+    """
+    default = None
+    if "--config" in arguments:
+        at = arguments.index("--config")
+        if at + 1 == len(arguments):
+            raise ConfigError("--config", "needs the path of a JSON file")
+        default = load(job, Path(arguments[at + 1]))
+        arguments = arguments[:at] + arguments[at + 2 :]
+    try:
+        return tyro.cli(
+            job, args=arguments, prog=f"python -m {_module_of(job)}", description=job.__doc__, default=default
+        )
+    except ValueError as error:  # a section's own check, reached from the command line
+        raise ConfigError("command line", str(error)) from error
+
+
+def _module_of(job: type[object]) -> str:
+    """Return the module to name in usage lines: `__main__`'s real name when the job is run with -m."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec.name if spec is not None else job.__module__
+
+
+def _fail(error: MindDistError, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return code
+
+
+def stop_requested() -> Callable[[], bool]:
+    """Return a function that tells whether SIGTERM came: finish what is under way, save, exit 0."""
+    received: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _frame: received.append(number))
+    return lambda: bool(received)
+
+
+def interactive() -> bool:
+    """Tell whether a person is watching: progress bars make sense."""
+    return sys.stderr.isatty() and "CI" not in os.environ

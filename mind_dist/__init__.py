@@ -1,0 +1,17 @@
+"""Multi-interest retrieval as one system: train, publish, keep fresh, retrieve.
+
+The flow, in reading order:
+
+    records      what travels: Event, BehaviorSequence, Candidate
+    data/        Kafka | Parquet → Event → BehaviorSequence → Batch
+    model/       Batch → Interests → loss
+    training/    batches → model version
+    checkpoint   a model version on disk
+    publishing   model version → index version, activated
+    index/       items and users of each version (Milvus)
+    serving/     Kafka → fresh user rows; user → candidates
+    retrieval    interests × index → candidates
+    evaluation   how good, beside what
+
+Ray is a thin shell around it: `training.ray_trainer`, `serving.ray_app`, `data.prepare`.
+"""

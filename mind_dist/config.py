@@ -1,0 +1,221 @@
+"""Settings: frozen dataclasses, their checks, and how they are read and written.
+
+One declaration has three readers: `tyro` for command lines, pydantic for JSON and Serve arguments (`load`,
+`parse`), plain attributes for code. A function takes its own section, never the whole.
+Addresses and secrets come from the environment, in `Addresses` alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+
+from mind_dist.errors import ConfigError
+
+C = TypeVar("C")
+
+_STRICT = ConfigDict(extra="forbid")
+
+
+def _check(ok: bool, setting: str, allowed: str) -> None:
+    """Raise ValueError naming a setting and what is allowed; `parse` and `run` turn it into a ConfigError."""
+    if not ok:
+        raise ValueError(f"{setting} must be {allowed}")
+
+
+@with_config(_STRICT)
+@dataclass(frozen=True)
+class ModelConfig:
+    """The multi-interest model (MIND, arXiv 1904.08030)."""
+
+    dim: int = 64
+    """Width D of item and interest vectors."""
+    num_interests: int = 4
+    """Largest number of interests K of a user."""
+    adaptive_interests: bool = True
+    """Give a user with n behaviors max(1, min(K, floor(log2 n))) interests instead of K."""
+    routing_iterations: int = 3
+    """Iterations of the dynamic routing."""
+    hidden_dims: tuple[int, ...] = (128,)
+    """Widths of the ReLU layers between [capsule ; profile] and the interest vector."""
+    num_profile_features: int = 0
+    """Profile features P joined to each capsule; set from the dataset by the train job."""
+    context_dim: int = 0
+    """Width C of a query or context vector joined to each capsule; 0 for none."""
+    label_attention_power: float = 8.0
+    """Power p of label-aware attention; `inf` picks the best interest."""
+    normalize: bool = True
+    """Scale interest and item vectors to length 1; scores are then cosines."""
+
+    def __post_init__(self) -> None:
+        _check(self.dim >= 1, "dim", "at least 1")
+        _check(self.num_interests >= 1, "num_interests", "at least 1")
+        _check(self.routing_iterations >= 1, "routing_iterations", "at least 1")
+        _check(self.label_attention_power > 0, "label_attention_power", "above 0")
+        _check(all(width >= 1 for width in self.hidden_dims), "hidden_dims", "at least 1 each")
+        _check(self.num_profile_features >= 0, "num_profile_features", "0 or more")
+        _check(self.context_dim >= 0, "context_dim", "0 or more")
+
+
+@with_config(_STRICT)
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a model is trained."""
+
+    batch_size: int = 256
+    """History windows per worker and step."""
+    max_behaviors: int = 50
+    """Longest history L the model sees."""
+    num_targets: int = 4
+    """Items after each window that are targets (a Kafka event is always one)."""
+    num_uniform_negatives: int = 512
+    """Negatives per worker and step drawn evenly from the items; the batch's targets are negatives too."""
+    temperature: float = 0.1
+    """Divides the scores in the softmax."""
+    logq_correction: bool = True
+    """Correct the sampled softmax for how likely each negative was drawn."""
+    learning_rate: float = 0.003
+    """Learning rate of dense parameters and item rows."""
+    lr_decay: bool = True
+    """Decay the learning rate linearly to a tenth over the run (where its length is known)."""
+    epochs: int = 1
+    """Passes over the prepared dataset (Parquet only)."""
+    max_steps: int = 0
+    """Stop after this many steps; 0 for no bound."""
+    checkpoint_every_steps: int = 0
+    """Save every so many steps; 0 saves at the end alone."""
+    admission_count: int = 1
+    """An item gets its own row when it was seen this often."""
+    seed: int = 17
+    """Seed of everything random."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 runs the model under autocast; parameters stay float32."""
+
+    def __post_init__(self) -> None:
+        _check(self.batch_size >= 1, "batch_size", "at least 1")
+        _check(self.max_behaviors >= 1, "max_behaviors", "at least 1")
+        _check(self.num_targets >= 1, "num_targets", "at least 1")
+        _check(self.num_uniform_negatives >= 0, "num_uniform_negatives", "0 or more")
+        _check(self.temperature > 0, "temperature", "above 0")
+        _check(self.learning_rate > 0, "learning_rate", "above 0")
+        _check(self.epochs >= 1, "epochs", "at least 1")
+        _check(self.max_steps >= 0, "max_steps", "0 or more")
+        _check(self.checkpoint_every_steps >= 0, "checkpoint_every_steps", "0 or more")
+        _check(self.admission_count >= 1, "admission_count", "at least 1")
+
+
+@with_config(_STRICT)
+@dataclass(frozen=True)
+class KafkaConfig:
+    """Topics and limits of the event log; its address comes from the environment."""
+
+    topic: str = "behavior-events"
+    """Topic of the behavior events."""
+    dead_letter_topic: str = "behavior-events-dead-letters"
+    """Topic of the records that cannot be decoded."""
+    max_poison_fraction: float = 0.1
+    """Stop when more than this share of a window's records is poison."""
+    poison_window: int = 1000
+    """Records in that window; no judgement before it is full."""
+    max_poll_records: int = 500
+    """Most records of one poll, and so of one micro-batch."""
+    connect_timeout_s: float = 30.0
+    """How long to try to reach the broker."""
+
+    def __post_init__(self) -> None:
+        _check(0 <= self.max_poison_fraction <= 1, "max_poison_fraction", "between 0 and 1")
+        _check(self.poison_window >= 1, "poison_window", "at least 1")
+        _check(self.max_poll_records >= 1, "max_poll_records", "at least 1")
+        _check(self.connect_timeout_s > 0, "connect_timeout_s", "above 0")
+
+
+@with_config(_STRICT)
+@dataclass(frozen=True)
+class MilvusConfig:
+    """How the Milvus adapter behaves; its address comes from the environment."""
+
+    timeout_s: float = 10.0
+    """Bound of one call: without one a frozen server blocks for ever."""
+    retry_s: float = 30.0
+    """How long a call that failed for a passing reason is tried again."""
+    index: Literal["HNSW", "FLAT"] = "HNSW"
+    """Index of the item vectors; FLAT is exact."""
+    hnsw_m: int = 16
+    """Links per node."""
+    hnsw_ef_construction: int = 200
+    """Candidates looked at while building."""
+    search_ef: int = 256
+    """Candidates looked at while searching; raised to the limit where that is larger."""
+
+    def __post_init__(self) -> None:
+        _check(self.timeout_s > 0, "timeout_s", "above 0")
+        _check(self.retry_s >= 0, "retry_s", "0 or more")
+
+
+@with_config(_STRICT)
+@dataclass(frozen=True)
+class Addresses:
+    """Where the services are; read from the environment by `from_environment` and nowhere else."""
+
+    kafka: str = "127.0.0.1:9092"
+    """`MIND_DIST_KAFKA`: bootstrap servers, host:port separated by commas."""
+    milvus: str = "http://127.0.0.1:19530"
+    """`MIND_DIST_MILVUS`: URI of the Milvus server."""
+    milvus_token: str = field(default="", repr=False)
+    """`MIND_DIST_MILVUS_TOKEN`: user:password, or empty."""
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Addresses:
+        """Read the addresses."""
+        names = {f.name: f"MIND_DIST_{f.name.upper()}" for f in dataclasses.fields(cls)}
+        return cls(**{name: environment[variable] for name, variable in names.items() if variable in environment})
+
+
+def parse(kind: type[C], values: object, *, where: str = "config") -> C:
+    """Build a config from plain JSON values.
+
+    Raises:
+        ConfigError: A key is unknown or a value is not allowed; the message has the dotted path.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join([where, *(str(part) for part in first["loc"])])
+        problem = first["msg"].removeprefix("Value error, ")
+        if first["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
+            problem = "unknown setting" + _known_settings(kind)
+        raise ConfigError(path, problem) from error
+
+
+def _known_settings(kind: Any) -> str:
+    if not dataclasses.is_dataclass(kind):
+        return ""
+    return "; known here: " + ", ".join(f.name for f in dataclasses.fields(kind))
+
+
+def load(kind: type[C], path: Path) -> C:
+    """Read a config from a JSON file.
+
+    Raises:
+        ConfigError: The file is missing or not JSON, or its content is not allowed.
+    """
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(str(path), f"cannot be read as JSON: {error}") from error
+    return parse(kind, values, where=path.name)
+
+
+def dump(config: object) -> dict[str, Any]:
+    """Return a config as plain JSON values that `parse` reads back."""
+    values = TypeAdapter(type(config)).dump_python(config, mode="json")
+    assert isinstance(values, dict)
+    return values

@@ -1,0 +1,1 @@
+"""Logs and datasets → `Event` → `BehaviorSequence` → `Batch`."""

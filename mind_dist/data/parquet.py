@@ -1,0 +1,236 @@
+"""The prepared dataset of design 4.3: what `jobs/prepare` writes and training, evaluation and publishing read.
+
+    manifest.json                        what is in it; written last, so a dataset with one is whole
+    sequences/{train,valid,test}/bucket-00000.parquet …   one row a user, in time order
+    items.parquet                        the item catalog
+    users.parquet                        profiles (optional)
+
+Ids in it are keys (`mind_dist.data.codec`); the catalog keeps the outside ids.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import compute as pc
+
+from mind_dist.config import parse
+from mind_dist.data.codec import IdType
+from mind_dist.errors import ConfigError, DatasetError
+from mind_dist.records import BehaviorSequence, Keys
+from mind_dist.storage import Directory
+
+FORMAT_VERSION = 1
+
+Split = Literal["train", "valid", "test"]
+
+SEQUENCE_SCHEMA = pa.schema(
+    [("user_id", pa.int64()), ("item_ids", pa.list_(pa.int64())), ("timestamps_ms", pa.list_(pa.int64()))]
+)
+"""A user's behaviors; ids are keys."""
+
+ITEM_SCHEMA = pa.schema(
+    [
+        ("item_id", pa.int64()),
+        ("original_id", pa.string()),
+        ("count", pa.int64()),
+        ("feature_keys", pa.list_(pa.int64())),
+    ]
+)
+"""First columns of the item catalog: key, outside id, events in the train split, keys of the side features.
+The raw feature and display columns follow, by their own names."""
+
+USER_SCHEMA = pa.schema([("user_id", pa.int64()), ("original_id", pa.string()), ("profile_keys", pa.list_(pa.int64()))])
+"""First columns of the profiles: one key per profile feature in the manifest's order, 0 where missing."""
+
+
+@dataclass(frozen=True)
+class FeatureInfo:
+    """A side feature of items or users.
+
+    Attributes:
+        name: Column it came from, and its name.
+        kind: `category`, `categories` (several an item) or `buckets` (a number, cut at the boundaries).
+        boundaries: Upper bounds of all buckets but the last, for `buckets`.
+    """
+
+    name: str
+    kind: Literal["category", "categories", "buckets"] = "category"
+    boundaries: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class DatasetManifest:
+    """What a prepared dataset holds.
+
+    Attributes:
+        id_type: What ids were outside.
+        num_buckets: Buckets per split; a user's is `partition_of(user_key, num_buckets)`.
+        num_users: Users per split.
+        num_events: Events per split.
+        num_items: Items in the catalog.
+        first_ms: Time of the oldest event.
+        last_ms: Time of the newest event.
+        item_features: Side features of items, whose keys are in `feature_keys`.
+        item_columns: Further columns kept for display (titles).
+        profile_features: Profile features of users, in the order of `profile_keys`.
+        split: How users were split, in words and numbers.
+        num_rejected: Rows left out by reason.
+        format_version: Version of this layout.
+    """
+
+    id_type: IdType
+    num_buckets: int
+    num_users: dict[str, int]
+    num_events: dict[str, int]
+    num_items: int
+    first_ms: int
+    last_ms: int
+    item_features: tuple[FeatureInfo, ...] = ()
+    item_columns: tuple[str, ...] = ()
+    profile_features: tuple[FeatureInfo, ...] = ()
+    split: dict[str, Any] = field(default_factory=dict)
+    num_rejected: dict[str, int] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+
+@dataclass(frozen=True)
+class ItemCatalog:
+    """The items: keys, counts and side-feature keys as arrays, all columns as a table.
+
+    Attributes:
+        table: One row an item, `ITEM_SCHEMA` first, in ascending order of `item_id`.
+    """
+
+    table: pa.Table
+
+    def __post_init__(self) -> None:
+        assert bool((np.diff(self.keys) > 0).all()), "the item catalog must be in ascending key order"
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    @cached_property
+    def keys(self) -> Keys:
+        """Item keys, ascending, [N]."""
+        return np.asarray(self.table["item_id"].to_numpy(), dtype=np.int64)
+
+    @cached_property
+    def counts(self) -> Keys:
+        """Events of each item in the train split, [N]."""
+        return np.asarray(self.table["count"].to_numpy(), dtype=np.int64)
+
+    @cached_property
+    def feature_offsets(self) -> Keys:
+        """Where each item's feature keys start in `feature_keys`, [N + 1]."""
+        lengths = pc.list_value_length(self.table["feature_keys"]).to_numpy()
+        return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+    @cached_property
+    def feature_keys(self) -> Keys:
+        """Feature keys of all items, one after the other."""
+        return np.asarray(pc.list_flatten(self.table["feature_keys"]).to_numpy(), dtype=np.int64)
+
+    def rows(self, keys: Keys) -> Keys:
+        """Return each key's row, -1 where the catalog does not have it."""
+        if not len(self):
+            return np.full(len(keys), -1, dtype=np.int64)
+        rows = np.minimum(np.searchsorted(self.keys, keys), len(self) - 1)
+        return np.where(self.keys[rows] == keys, rows, -1)
+
+
+@dataclass(frozen=True)
+class PreparedDataset:
+    """A prepared dataset that has been checked to be there and readable.
+
+    Attributes:
+        directory: Where it is.
+        manifest: What it holds.
+    """
+
+    directory: Directory
+    manifest: DatasetManifest
+
+    @classmethod
+    def open(cls, uri: str) -> PreparedDataset:
+        """Open a dataset.
+
+        Raises:
+            DatasetError: There is no manifest, it is of another format, or files it promises are missing.
+        """
+        directory = Directory.at(uri)
+        try:
+            values = json.loads(directory.read_bytes("manifest.json"))
+            manifest = parse(DatasetManifest, values, where="manifest.json")
+        except FileNotFoundError as error:
+            raise DatasetError(directory.uri, "no manifest.json: run `python -m jobs.prepare` first") from error
+        except (ValueError, ConfigError) as error:
+            raise DatasetError(directory.uri, f"manifest.json is torn or of another format: {error}") from error
+        if manifest.format_version != FORMAT_VERSION:
+            problem = f"format version {manifest.format_version}, this release reads {FORMAT_VERSION}: prepare it again"
+            raise DatasetError(directory.uri, problem)
+        return cls(directory, manifest)
+
+    def read_bucket(self, split: Split, bucket: int) -> pa.Table:
+        """Return one bucket of a split, `SEQUENCE_SCHEMA`, in ascending order of `user_id`.
+
+        Raises:
+            DatasetError: The file is missing or torn.
+        """
+        return self._read(f"sequences/{split}/bucket-{bucket:05d}.parquet")
+
+    def sequences(self, split: Split) -> Iterator[BehaviorSequence]:
+        """Yield the users of a split with their profiles, bucket by bucket."""
+        profiles = self.profiles()
+        for bucket in range(self.manifest.num_buckets):
+            for row in self.read_bucket(split, bucket).to_pylist():
+                user_key = row["user_id"]
+                items = np.array(row["item_ids"], dtype=np.int64)
+                times = np.array(row["timestamps_ms"], dtype=np.int64)
+                yield BehaviorSequence(user_key, items, times, profiles.get(user_key, self.no_profile))
+
+    @cached_property
+    def no_profile(self) -> Keys:
+        """Profile keys of a user without a profile: all missing."""
+        return np.zeros(len(self.manifest.profile_features), dtype=np.int64)
+
+    def catalog(self) -> ItemCatalog:
+        """Return the item catalog."""
+        return ItemCatalog(self._read("items.parquet"))
+
+    def profiles(self) -> dict[int, Keys]:
+        """Return each user's profile keys; empty when the dataset has no profiles."""
+        if not self.manifest.profile_features:
+            return {}
+        table = self._read("users.parquet")
+        keys = [np.array(profile, dtype=np.int64) for profile in table["profile_keys"].to_pylist()]
+        return dict(zip(table["user_id"].to_pylist(), keys, strict=True))
+
+    def _read(self, name: str) -> pa.Table:
+        try:
+            return self.directory.read_table(name)
+        except (OSError, pa.ArrowException) as error:
+            raise DatasetError(f"{self.directory.uri}/{name}", f"missing or torn: {error}; prepare it again") from error
+
+
+def write_manifest(directory: Directory, manifest: DatasetManifest) -> None:
+    """Write the manifest, which makes the dataset whole: call it last."""
+    directory.write_bytes("manifest.json", json.dumps(dataclasses.asdict(manifest), indent=2).encode())
+
+
+def sequences_table(sequences: Sequence[BehaviorSequence]) -> pa.Table:
+    """Return users as a table of `SEQUENCE_SCHEMA`, in ascending order of `user_id`."""
+    ordered = sorted(sequences, key=lambda sequence: sequence.user_key)
+    columns = [
+        pa.array([s.user_key for s in ordered], pa.int64()),
+        pa.array([s.item_keys for s in ordered], pa.list_(pa.int64())),
+        pa.array([s.timestamps_ms for s in ordered], pa.list_(pa.int64())),
+    ]
+    return pa.Table.from_arrays(columns, schema=SEQUENCE_SCHEMA)

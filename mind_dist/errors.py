@@ -1,0 +1,131 @@
+"""Every error this package raises on purpose: what happened, where, what to do.
+
+    MindDistError
+    ├── ConfigError            a setting is unknown or out of range (exit code 2)
+    ├── DatasetError           a raw log or prepared dataset is missing, torn or unusable
+    ├── PoisonEvent            one record cannot be decoded; it is dead-lettered
+    ├── PoisonLimitExceeded    so many records are poison that the producer must be broken
+    ├── PositionLost           a position is older than the oldest record still kept
+    ├── VersionError           a model version is missing, torn or altered
+    ├── TrainingError          training cannot go on (a non-finite loss, say)
+    ├── PublishError           a version was not activated; readers stay where they were
+    ├── VectorStoreError       the vector store refused a call
+    ├── ServiceUnavailable     a broker, vector store or cluster could not be reached in time
+    ├── StaleAssignment        a batch outlived its right to be written
+    ├── InvalidRequest         a retrieval request is malformed (HTTP 422)
+    └── UnknownUser            nothing is known about a user (HTTP 404)
+
+Errors carry what they name as attributes; adapters translate their clients' exceptions into these at the boundary.
+"""
+
+from __future__ import annotations
+
+
+class MindDistError(Exception):
+    """Base of all errors raised on purpose; jobs print it as one line and exit with 1."""
+
+
+class ConfigError(MindDistError):
+    """A setting is unknown, mistyped or out of range.
+
+    Attributes:
+        path: Dotted path of the setting, such as `training.batch_size`.
+    """
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(f"{path}: {problem}")
+        self.path = path
+
+
+class DatasetError(MindDistError):
+    """A raw log or prepared dataset is missing, torn or unusable.
+
+    Attributes:
+        uri: The file or directory at fault.
+    """
+
+    def __init__(self, uri: str, problem: str) -> None:
+        super().__init__(f"{uri}: {problem}")
+        self.uri = uri
+
+
+class PoisonEvent(MindDistError):
+    """One record cannot be decoded as an event; the reason goes to the dead-letter header `error`."""
+
+
+class PoisonLimitExceeded(MindDistError):
+    """The share of poison records in the last window is above `max_poison_fraction`."""
+
+    def __init__(self, num_poison: int, num_records: int, limit: float) -> None:
+        super().__init__(
+            f"{num_poison} of the last {num_records} records are poison, above the limit of {limit:.0%}: "
+            "look at the dead-letter topic and mend the producer"
+        )
+        self.num_poison = num_poison
+        self.num_records = num_records
+
+
+class PositionLost(MindDistError):
+    """A position to read from is older than the oldest record the log still keeps."""
+
+    def __init__(self, partition: int, wanted: int, oldest: int) -> None:
+        super().__init__(
+            f"partition {partition}: position {wanted} is gone, the oldest record kept is {oldest}; "
+            "raise the topic's retention, or start from a newer checkpoint"
+        )
+        self.partition = partition
+        self.wanted = wanted
+        self.oldest = oldest
+
+
+class VersionError(MindDistError):
+    """A model version is missing, torn or altered.
+
+    Attributes:
+        uri: The version's directory.
+    """
+
+    def __init__(self, uri: str, problem: str) -> None:
+        super().__init__(f"{uri}: {problem}")
+        self.uri = uri
+
+
+class TrainingError(MindDistError):
+    """Training cannot go on; the last good checkpoint is kept."""
+
+
+class PublishError(MindDistError):
+    """A version was not activated; readers stay on the one they had."""
+
+
+class VectorStoreError(MindDistError):
+    """The vector store refused a call, and trying again would not help."""
+
+
+class ServiceUnavailable(MindDistError):
+    """A service could not be reached in time.
+
+    Attributes:
+        service: What it is: `Kafka`, `Milvus`, `Ray`.
+        address: Where it was expected.
+        waited_s: For how long it was tried, in seconds.
+    """
+
+    def __init__(self, service: str, address: str, waited_s: float, reason: str = "") -> None:
+        detail = f" ({reason})" if reason else ""
+        super().__init__(f"{service} at {address} did not answer within {waited_s:.0f} s{detail}")
+        self.service = service
+        self.address = address
+        self.waited_s = waited_s
+
+
+class StaleAssignment(MindDistError):
+    """A batch took so long that another worker may own its partitions now; it is not written."""
+
+
+class InvalidRequest(MindDistError):
+    """A retrieval request is malformed: a limit out of range, NaN, an unknown filter column."""
+
+
+class UnknownUser(MindDistError):
+    """Nothing is known about a user, and the request brought no usable behaviors."""

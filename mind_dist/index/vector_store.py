@@ -1,0 +1,240 @@
+"""The port to the index: items and users of each model version, and the switch between versions.
+
+Rows and the exact rules are design 4.5. Implementations: `InMemoryVectorStore` (`mind_dist.index.memory`, exact)
+and `MilvusVectorStore` (`mind_dist.index.milvus`). No torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mind_dist.records import Keys, no_keys
+
+Vectors = NDArray[np.float32]
+"""Float32 vectors, one a row."""
+
+Scalar = str | int | float | bool
+Filter = Mapping[str, Scalar | Sequence[Scalar]]
+"""Column → the value, or any of the values, an item must have there; all columns must agree.
+
+A column that holds several values for an item (genres) agrees when any of them does.
+"""
+
+MAX_LIMIT = 16_384
+"""The largest number of items one search may ask for (Milvus' own bound)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A filter column of the item catalog.
+
+    Attributes:
+        name: Its name.
+        kind: `text`, `integer`, `real`, or `texts` for several texts an item.
+    """
+
+    name: str
+    kind: str = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class VersionInfo:
+    """What a version is; it stands in its collections' descriptions.
+
+    Attributes:
+        model_version: Its name.
+        dim: Width D of an item vector.
+        num_interests: Interests K in a user's row, padded with zeros.
+        similarity: `cosine` (vectors are normalised) or `inner_product`; searched by inner product both ways.
+        uri: Where the model version's directory is, for whoever recomputes users.
+        max_behaviors: The longest history a user's row keeps.
+        id_type: `int64` or `string`.
+        step: Training step.
+        watermark_ms: Time of the newest event trained on.
+        metrics: Metrics of the version by name.
+        columns: Filter columns of its items.
+    """
+
+    model_version: str
+    dim: int
+    num_interests: int
+    similarity: str
+    uri: str
+    max_behaviors: int
+    id_type: str = "int64"
+    step: int = 0
+    watermark_ms: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    columns: tuple[Column, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> VersionInfo:
+        """Build it back from `to_json`."""
+        columns = tuple(Column(**column) for column in values["columns"])
+        return cls(**{**values, "columns": columns})
+
+
+@dataclass(frozen=True, slots=True)
+class ItemRows:
+    """Items to upsert.
+
+    Attributes:
+        keys: Item keys, [N], distinct.
+        vectors: Item vectors, [N, D].
+        columns: Column name → N values.
+    """
+
+    keys: Keys
+    vectors: Vectors
+    columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class UserRow:
+    """All that is kept of a user: interests, the history behind them, and up to where the log is applied.
+
+    Attributes:
+        user_key: The user.
+        interests: Interest vectors, [num_interests, D]: only the real ones, never padding.
+        weights: Share of the history behind each interest, [num_interests].
+        behaviors: Item keys, oldest first.
+        timestamps_ms: Their times.
+        profile: Profile feature keys.
+        partition: Partition of the log the user's events come from; -1 before the first.
+        next_offset: Events of that partition below it are in this row.
+        updated_ms: When the row was computed.
+        model_version: The version whose items the interests fit.
+    """
+
+    user_key: int
+    interests: Vectors
+    weights: NDArray[np.float32]
+    behaviors: Keys = field(default_factory=no_keys)
+    timestamps_ms: Keys = field(default_factory=no_keys)
+    profile: Keys = field(default_factory=no_keys)
+    partition: int = -1
+    next_offset: int = 0
+    updated_ms: int = 0
+    model_version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Hits:
+    """What one query found, best first.
+
+    Attributes:
+        keys: Item keys, [n].
+        scores: Inner products, [n].
+        columns: Requested column → n values.
+    """
+
+    keys: Keys
+    scores: NDArray[np.float32]
+    columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+
+
+class VectorStore(Protocol):
+    """Items and users by model version.
+
+    Every method raises `ServiceUnavailable` when the store does not answer within the implementation's bound, and
+    `VectorStoreError` when it refuses. Writes name the version: none goes through the alias.
+    """
+
+    def create_version(self, info: VersionInfo) -> None:
+        """Make empty places for a version's items and users; nothing happens if they are there already."""
+        ...
+
+    def versions(self) -> Sequence[VersionInfo]:
+        """Return all versions, by step then name."""
+        ...
+
+    def drop_version(self, model_version: str) -> None:
+        """Remove a version's items and users.
+
+        Raises:
+            VectorStoreError: The version is active.
+        """
+        ...
+
+    def activate(self, model_version: str) -> None:
+        """Point readers at a version; returns when reads through the alias show it."""
+        ...
+
+    def active_version(self) -> str | None:
+        """Return the version readers are pointed at, as read through the alias."""
+        ...
+
+    def stage(self, model_version: str | None) -> None:
+        """Name the version that updaters keep fresh beside the active one until it is activated; None clears it."""
+        ...
+
+    def staged_version(self) -> str | None:
+        """Return the staged version."""
+        ...
+
+    def upsert_items(self, model_version: str, rows: ItemRows) -> None:
+        """Write items; raises `VectorStoreError` for a vector that is not finite or of another width."""
+        ...
+
+    def count_items(self, model_version: str) -> int:
+        """Return how many items a version has, exactly."""
+        ...
+
+    def search_items(
+        self,
+        model_version: str,
+        queries: Vectors,
+        limit: int,
+        *,
+        filter: Filter | None = None,
+        columns: Sequence[str] = (),
+    ) -> Sequence[Hits]:
+        """Return for each query [Q, D] the `limit` items with the largest inner product.
+
+        Raises:
+            InvalidRequest: The limit is out of range, a query is not finite, or a filter column is unknown.
+        """
+        ...
+
+    def upsert_users(self, model_version: str, rows: Sequence[UserRow]) -> None:
+        """Write users, each at most once in `rows`; a row replaces all of what stood there."""
+        ...
+
+    def get_users(self, model_version: str, user_keys: Sequence[int], *, strong: bool) -> dict[int, UserRow]:
+        """Return the rows found by key in one call.
+
+        With `strong`, every write acknowledged before the call is seen; without it, writes of the last seconds
+        may be missing. Either way a row that is being written may be missing: ask `get_users_singly` before
+        treating a user as new.
+        """
+        ...
+
+    def get_users_singly(self, model_version: str, user_keys: Sequence[int]) -> dict[int, UserRow]:
+        """Return the rows found, each user asked for by its own strong read: exact, and slower."""
+        ...
+
+    def delete_users(self, model_version: str, user_keys: Sequence[int]) -> None:
+        """Remove users."""
+        ...
+
+    def count_users(self, model_version: str) -> int:
+        """Return how many users a version has, exactly."""
+        ...
+
+    def scan_users(self, model_version: str) -> Iterator[UserRow]:
+        """Yield every user of a version, in key order."""
+        ...
+
+    def close(self) -> None:
+        """Leave the store."""
+        ...

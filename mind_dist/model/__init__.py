@@ -1,0 +1,1 @@
+"""`Batch` tensors → `Interests` → loss: pure tensors."""

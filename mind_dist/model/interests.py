@@ -1,0 +1,55 @@
+"""What every multi-interest model takes and returns: behaviors → `Interests`."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+
+class Behaviors(NamedTuple):
+    """A batch of histories, padded.
+
+    Attributes:
+        vectors: Item vectors, [B, L, D].
+        keys: Item keys, [B, L]; any value where padded.
+        mask: True where real, [B, L].
+    """
+
+    vectors: Float[Tensor, "B L D"]
+    keys: Int64[Tensor, "B L"]
+    mask: Bool[Tensor, "B L"]
+
+
+class Interests(NamedTuple):
+    """What a model says of a batch of users.
+
+    Attributes:
+        vectors: Interest vectors, [B, K, D]; zeros where masked.
+        mask: True where the user has that interest, [B, K]; a user without behaviors has none.
+        weights: Share of the behaviors behind each interest, [B, K]; sums to 1 over a user's interests.
+    """
+
+    vectors: Float[Tensor, "B K D"]
+    mask: Bool[Tensor, "B K"]
+    weights: Float[Tensor, "B K"]
+
+
+class InterestModel(Protocol):
+    """The one signature of all models."""
+
+    def __call__(
+        self,
+        behaviors: Behaviors,
+        profile: Float[Tensor, "B P D"] | None = None,
+        context: Float[Tensor, "B C"] | None = None,
+    ) -> Interests:
+        """Extract interests.
+
+        Args:
+            behaviors: The histories.
+            profile: One vector per profile feature, concatenated and joined to every interest (P_u of MIND).
+            context: A query or context vector, joined to every interest the same way.
+        """
+        ...

@@ -1,0 +1,128 @@
+"""The nodes of the flow: what travels between its parts. No torch, no clients.
+
+`Record` (bytes of a log) → `Event` | `Tombstone` → `BehaviorSequence` → … → `Candidate`.
+Keys are int64 (`mind_dist.data.codec`); every time is in milliseconds since the epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+Keys = NDArray[np.int64]
+"""A 1-D array of int64 keys or times."""
+
+Positions = Mapping[int, int]
+"""Partition → the position after the last event taken from it; where to go on."""
+
+
+def no_keys() -> Keys:
+    """Return an empty array of keys."""
+    return np.empty(0, dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One undecoded entry of an ordered log.
+
+    Attributes:
+        partition: Partition of the log.
+        offset: Position in the partition; the next one to read is `offset + 1`.
+        key: The user id's bytes, or None.
+        value: The event's bytes; None is a tombstone.
+        appended_ms: When the log took it, for freshness.
+    """
+
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    appended_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A user touched an item."""
+
+    user_key: int
+    item_key: int
+    timestamp_ms: int
+    event_type: str = "click"
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """Forget this user, everywhere."""
+
+    user_key: int
+
+
+@dataclass(frozen=True, slots=True)
+class BehaviorSequence:
+    """What one user did, oldest first.
+
+    Attributes:
+        user_key: The user.
+        item_keys: Items in time order.
+        timestamps_ms: Their times, never decreasing.
+        profile_keys: One feature key per profile feature, 0 where missing; empty without profiles.
+    """
+
+    user_key: int
+    item_keys: Keys = field(default_factory=no_keys)
+    timestamps_ms: Keys = field(default_factory=no_keys)
+    profile_keys: Keys = field(default_factory=no_keys)
+
+    def __len__(self) -> int:
+        return len(self.item_keys)
+
+    def slice(self, start: int, stop: int) -> Self:
+        """Return the behaviors from `start` up to, not including, `stop`."""
+        return type(self)(self.user_key, self.item_keys[start:stop], self.timestamps_ms[start:stop], self.profile_keys)
+
+    def last(self, count: int) -> Self:
+        """Return the newest `count` behaviors."""
+        return self.slice(max(0, len(self) - count), len(self))
+
+    def merge(self, events: Iterable[Event], max_behaviors: int) -> Self:
+        """Return the sequence with `events` in their places by time, cut to the newest `max_behaviors`.
+
+        An event with the item and time of a behavior already there is a duplicate and changes nothing, so
+        merging the same events again, or in another batch, gives the same sequence. Among equal times the
+        order of arrival stands. Returns `self` itself when nothing changed.
+        """
+        known = set(zip(self.timestamps_ms.tolist(), self.item_keys.tolist(), strict=True))
+        fresh = []
+        for event in events:
+            behavior = (event.timestamp_ms, event.item_key)
+            if behavior not in known:
+                known.add(behavior)
+                fresh.append(behavior)
+        if not fresh:
+            return self
+        added = np.array(fresh, dtype=np.int64)
+        times = np.concatenate([self.timestamps_ms, added[:, 0]])
+        items = np.concatenate([self.item_keys, added[:, 1]])
+        order = np.argsort(times, kind="stable")[-max_behaviors:]
+        if len(order) == len(self) and bool((order < len(self)).all()):
+            return self
+        return type(self)(self.user_key, items[order], times[order], self.profile_keys)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An item proposed to a ranker.
+
+    Attributes:
+        item_key: The item.
+        score: The best inner product over the user's interests.
+        interest: Index of the interest that gave this score.
+    """
+
+    item_key: int
+    score: float
+    interest: int

@@ -1,0 +1,1 @@
+"""Kafka → fresh user rows, and user → candidates: plain cores and their Ray Serve shell."""

@@ -1,0 +1,93 @@
+"""Directories by URI — local paths, file://, s3://, gs:// — through pyarrow's filesystems."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from mind_dist.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Directory:
+    """A directory somewhere, reachable from any machine that can reach its URI.
+
+    Attributes:
+        uri: As it was given, absolute if local; what messages and manifests name.
+        filesystem: Where it is.
+        path: Its path there.
+    """
+
+    uri: str
+    filesystem: fs.FileSystem
+    path: str
+
+    @classmethod
+    def at(cls, uri: str | Path) -> Directory:
+        """Open a directory, which need not exist yet.
+
+        Raises:
+            ConfigError: The URI's scheme is not known.
+        """
+        text = str(uri)
+        if "://" not in text:
+            absolute = str(Path(text).expanduser().absolute())
+            return cls(absolute, fs.LocalFileSystem(), absolute)
+        try:
+            filesystem, path = fs.FileSystem.from_uri(text)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ConfigError(text, f"not a directory URI (local path, file://, s3://, gs://): {error}") from error
+        return cls(text.rstrip("/"), filesystem, path.rstrip("/"))
+
+    def __truediv__(self, name: str) -> Directory:
+        return Directory(f"{self.uri}/{name}", self.filesystem, f"{self.path}/{name}")
+
+    def exists(self, name: str = "") -> bool:
+        """Tell whether a file or directory is there."""
+        return bool(self.filesystem.get_file_info(self._join(name)).type != fs.FileType.NotFound)
+
+    def files(self, name: str = "") -> list[str]:
+        """Return the paths of all files below, relative to this directory, sorted; none when it is missing."""
+        selector = fs.FileSelector(self._join(name), recursive=True, allow_not_found=True)
+        found = [info.path for info in self.filesystem.get_file_info(selector) if info.is_file]
+        return sorted(path.removeprefix(self.path).lstrip("/") for path in found)
+
+    def read_bytes(self, name: str) -> bytes:
+        """Return a file's content; FileNotFoundError when it is missing."""
+        with self.filesystem.open_input_stream(self._join(name)) as stream:
+            return bytes(stream.read())
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Write a file, whole or not at all where the filesystem is local."""
+        path = self._join(name)
+        self.filesystem.create_dir(path.rpartition("/")[0], recursive=True)
+        if not isinstance(self.filesystem, fs.LocalFileSystem):
+            with self.filesystem.open_output_stream(path) as stream:
+                stream.write(content)
+            return
+        with self.filesystem.open_output_stream(f"{path}.part") as stream:
+            stream.write(content)
+        self.filesystem.move(f"{path}.part", path)
+
+    def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """Return a Parquet file; FileNotFoundError when it is missing, ArrowInvalid when it is torn."""
+        with self.filesystem.open_input_file(self._join(name)) as stream:
+            return pq.read_table(stream, columns=columns)
+
+    def write_table(self, name: str, table: pa.Table) -> None:
+        """Write a Parquet file."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink)
+        self.write_bytes(name, sink.getvalue().to_pybytes())
+
+    def delete(self) -> None:
+        """Remove the directory and all below it; nothing happens when it is missing."""
+        if self.exists():
+            self.filesystem.delete_dir(self.path)
+
+    def _join(self, name: str) -> str:
+        return f"{self.path}/{name}" if name else self.path
