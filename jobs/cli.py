@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import tyro
 
@@ -51,9 +51,8 @@ def read_settings(job: type[J], arguments: list[str]) -> J:
         default = load(job, Path(arguments[at + 1]))
         arguments = arguments[:at] + arguments[at + 2 :]
     try:
-        return tyro.cli(
-            job, args=arguments, prog=f"python -m {_module_of(job)}", description=job.__doc__, default=default
-        )
+        prog = f"python -m {_module_of(job)}"
+        return cast("J", tyro.cli(job, args=arguments, prog=prog, description=job.__doc__, default=default))
     except ValueError as error:  # a section's own check, reached from the command line
         raise ConfigError("command line", str(error)) from error
 

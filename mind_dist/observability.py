@@ -74,19 +74,19 @@ class InMemoryMetrics:
         self.observed: dict[str, list[float]] = defaultdict(list)
         self._lock = threading.Lock()
 
-    def add(self, name: str, value: float = 1.0, **tags: str) -> None:
+    def add(self, name: str, value: float = 1.0, **_tags: str) -> None:
         """Raise a counter; tags are summed over."""
         assert METRICS[name].kind == "counter", name
         with self._lock:
             self.values[name] += value
 
-    def set(self, name: str, value: float, **tags: str) -> None:
+    def set(self, name: str, value: float, **_tags: str) -> None:
         """Set a gauge; the last tags win."""
         assert METRICS[name].kind == "gauge", name
         with self._lock:
             self.values[name] = value
 
-    def observe(self, name: str, value: float, **tags: str) -> None:
+    def observe(self, name: str, value: float, **_tags: str) -> None:
         """Keep a value."""
         assert METRICS[name].kind == "histogram", name
         with self._lock:
