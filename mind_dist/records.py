@@ -91,9 +91,9 @@ class BehaviorSequence:
     def merge(self, events: Iterable[Event], max_behaviors: int) -> Self:
         """Return the sequence with `events` in their places by time, cut to the newest `max_behaviors`.
 
-        An event with the item and time of a behavior already there is a duplicate and changes nothing, so
-        merging the same events again, or in another batch, gives the same sequence. Among equal times the
-        order of arrival stands. Returns `self` itself when nothing changed.
+        An event with the item and time of a behavior already there is a duplicate and changes nothing. Equal times
+        are ordered by item key, not by arrival: the result depends on the set of events alone, so merging them
+        again, or in other batches, gives the same sequence. Returns `self` itself when nothing changed.
         """
         known = set(zip(self.timestamps_ms.tolist(), self.item_keys.tolist(), strict=True))
         fresh = []
@@ -107,7 +107,7 @@ class BehaviorSequence:
         added = np.array(fresh, dtype=np.int64)
         times = np.concatenate([self.timestamps_ms, added[:, 0]])
         items = np.concatenate([self.item_keys, added[:, 1]])
-        order = np.argsort(times, kind="stable")[-max_behaviors:]
+        order = np.lexsort((items, times))[-max_behaviors:]
         if len(order) == len(self) and bool((order < len(self)).all()):
             return self
         return type(self)(self.user_key, items[order], times[order], self.profile_keys)

@@ -1,0 +1,47 @@
+# make demo   see the whole system work on MovieLens-100K (ARGS=--exit ends instead of serving on)
+# make test   all tests, with real services
+# make lint   ruff, mypy, import-linter
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: demo test lint format clean
+
+demo: $(VENV)/.installed-local
+	@$(BIN)/python -m jobs.demo $(ARGS)
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) .mind_dist
+
+$(VENV)/bin/python:
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed (or set PYTHON=…)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# torch goes first and alone, at an exact version: a looser request may pull gigabytes of CUDA.
+# recbole (for MovieLens-100K, its data files only) goes without its dependencies.
+$(VENV)/.installed-local: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/pip install -q --disable-pip-version-check torch==2.13.0
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[local]'
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps -c constraints.txt recbole
+	@touch $@
+
+# milvus (a real Milvus standalone in a wheel, for the tests) pins a client of its own: without its dependencies.
+$(VENV)/.installed-dev: $(VENV)/.installed-local
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[local,dev]'
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps -c constraints.txt milvus
+	@touch $@

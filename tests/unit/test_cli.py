@@ -1,0 +1,87 @@
+import json
+import os
+import signal
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from jobs.cli import read_settings, run, stop_requested
+from mind_dist.config import ModelConfig
+from mind_dist.errors import ConfigError, DatasetError
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job for this test."""
+
+    name: str
+    """Its name."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+
+
+def exit_code(main: object, arguments: list[str]) -> object:
+    with pytest.raises(SystemExit) as stopped:
+        run(Job, main, arguments)  # type: ignore[arg-type]
+    return stopped.value.code
+
+
+def test_a_job_that_returns_nothing_exits_with_0() -> None:
+    seen: list[Job] = []
+    assert exit_code(seen.append, ["--name", "a", "--model.dim", "8"]) == 0
+    assert seen[0].model.dim == 8
+
+
+def test_a_known_error_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(_: Job) -> None:
+        raise DatasetError("/data", "no manifest.json")
+
+    assert exit_code(fail, ["--name", "a"]) == 1
+    assert capsys.readouterr().err == "error: /data: no manifest.json\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--name", "a", "--model.dim", "0"], ["--nmae", "a"], ["--name", "a", "--config"]]
+)
+def test_a_wrong_setting_exits_with_2(arguments: list[str]) -> None:
+    assert exit_code(lambda _: None, arguments) == 2
+
+
+def test_an_interrupted_job_exits_with_130() -> None:
+    def interrupted(_: Job) -> None:
+        raise KeyboardInterrupt
+
+    assert exit_code(interrupted, ["--name", "a"]) == 130
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    def bug(_: Job) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run(Job, bug, ["--name", "a"])
+
+
+def test_the_command_line_wins_over_the_config_file(tmp_path: Path) -> None:
+    path = tmp_path / "job.json"
+    path.write_text(json.dumps({"name": "from file", "model": {"dim": 8, "num_interests": 2}}))
+    job = read_settings(Job, ["--config", str(path), "--model.dim", "16"])
+    assert (job.name, job.model.dim, job.model.num_interests) == ("from file", 16, 2)
+
+
+def test_an_unknown_key_in_the_config_file_has_its_dotted_path(tmp_path: Path) -> None:
+    path = tmp_path / "job.json"
+    path.write_text(json.dumps({"name": "a", "model": {"wdith": 8}}))
+    with pytest.raises(ConfigError, match=r"job\.json\.model\.wdith: unknown setting"):
+        read_settings(Job, ["--config", str(path)])
+
+
+def test_sigterm_is_remembered_not_obeyed_at_once() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        stopping = stop_requested()
+        assert not stopping()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stopping()
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,43 @@
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from mind_dist.errors import ConfigError
+from mind_dist.storage import Directory
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_what_is_written_is_read_back(tmp_path: Path, scheme: str) -> None:
+    directory = Directory.at(f"{scheme}{tmp_path}/new")
+    directory.write_bytes("a/b.bin", b"content")
+    directory.write_table("t.parquet", pa.table({"x": [1, 2]}))
+    assert directory.read_bytes("a/b.bin") == b"content"
+    assert directory.read_table("t.parquet", columns=["x"])["x"].to_pylist() == [1, 2]
+    assert directory.files() == ["a/b.bin", "t.parquet"]
+    assert (directory / "a").exists("b.bin")
+    assert directory.uri.startswith(scheme)
+
+
+def test_a_relative_path_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Directory.at("data").uri == str(tmp_path / "data")
+
+
+def test_deleting_removes_everything_and_may_be_repeated(tmp_path: Path) -> None:
+    directory = Directory.at(tmp_path / "d")
+    directory.write_bytes("x", b"")
+    directory.delete()
+    directory.delete()
+    assert not directory.exists()
+    assert directory.files() == []
+
+
+def test_an_unknown_scheme_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match="ftp://host/x"):
+        Directory.at("ftp://host/x")
+
+
+def test_a_missing_file_is_a_file_not_found(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        Directory.at(tmp_path).read_bytes("absent")
