@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import socket
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar, cast
@@ -12,7 +15,7 @@ from typing import TypeVar, cast
 import tyro
 
 from mind_dist.config import load
-from mind_dist.errors import ConfigError, MindDistError
+from mind_dist.errors import ConfigError, MindDistError, ServiceUnavailable
 from mind_dist.observability import configure_logging
 
 J = TypeVar("J")
@@ -66,6 +69,45 @@ def _module_of(job: type[object]) -> str:
 def _fail(error: MindDistError, code: int) -> int:
     print(f"error: {error}", file=sys.stderr)
     return code
+
+
+def connect_ray() -> None:
+    """Connect to the cluster of `RAY_ADDRESS`, which `ray job submit` sets, or start Ray on this machine until exit.
+
+    Ray takes over SIGTERM, so call `stop_requested` after this. Nothing happens when already connected.
+
+    Raises:
+        ServiceUnavailable: No cluster answers at the address.
+    """
+    import ray  # noqa: PLC0415 - seconds that jobs without Ray need not wait
+
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray announces as its next default
+    address = os.environ.get("RAY_ADDRESS", "local")
+    if address == "local":
+        ray.init(address=address, include_dashboard=False, logging_level=logging.ERROR)
+        return
+    _await_cluster(address)
+    ray.init(address=address, logging_level=logging.ERROR)
+
+
+def _await_cluster(address: str, timeout_s: float = 30.0) -> None:
+    """Return when something listens at `host:port`: `ray.init` itself would try for a quarter of an hour."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdecimal():
+        return
+    started = time.monotonic()
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=1.0).close()
+        except OSError as error:
+            waited_s = time.monotonic() - started
+            if waited_s >= timeout_s:
+                raise ServiceUnavailable("Ray", address, waited_s, str(error)) from error
+            time.sleep(0.2)
+        else:
+            return
 
 
 def stop_requested() -> Callable[[], bool]:
