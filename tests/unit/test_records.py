@@ -24,13 +24,6 @@ def test_batches_cut_anywhere_give_the_same_sequence(log: list[Event], cut: int,
     assert parts.timestamps_ms.tolist() == whole.timestamps_ms.tolist()
 
 
-def test_a_behavior_cut_among_equal_times_does_not_come_back() -> None:
-    first, second = Event(1, 10, 5), Event(1, 11, 5)
-    merged = BehaviorSequence(1).merge([first, second], 1)
-    assert merged.item_keys.tolist() == [10]
-    assert merged.merge([second], 1) is merged
-
-
 @given(events, st.integers(1, 6))
 def test_a_sequence_keeps_the_newest_in_time_order(log: list[Event], max_behaviors: int) -> None:
     merged = BehaviorSequence(1).merge(log, max_behaviors)
