@@ -128,12 +128,15 @@ class KafkaConfig:
     """Most records of one poll, and so of one micro-batch."""
     connect_timeout_s: float = 30.0
     """How long to try to reach the broker."""
+    max_poll_interval_s: float = 90.0
+    """A consumer that polls less often loses its partitions; a batch older than half of it is not written."""
 
     def __post_init__(self) -> None:
         _check(0 <= self.max_poison_fraction <= 1, "max_poison_fraction", "between 0 and 1")
         _check(self.poison_window >= 1, "poison_window", "at least 1")
         _check(self.max_poll_records >= 1, "max_poll_records", "at least 1")
         _check(self.connect_timeout_s > 0, "connect_timeout_s", "above 0")
+        _check(self.max_poll_interval_s >= 1, "max_poll_interval_s", "at least 1")
 
 
 @with_config(_STRICT)
@@ -157,6 +160,62 @@ class MilvusConfig:
     def __post_init__(self) -> None:
         _check(self.timeout_s > 0, "timeout_s", "above 0")
         _check(self.retry_s >= 0, "retry_s", "0 or more")
+
+
+@with_config(_STRICT)
+@dataclass(frozen=True)
+class ServingConfig:
+    """The replicas that keep user vectors fresh and those that answer requests."""
+
+    kafka: KafkaConfig = field(default_factory=KafkaConfig)
+    """The event log."""
+    milvus: MilvusConfig = field(default_factory=MilvusConfig)
+    """The vector store."""
+    host: str = "127.0.0.1"
+    """Where HTTP listens; 0.0.0.0 for all interfaces."""
+    port: int = 8000
+    """Port of HTTP."""
+    num_updaters: int = 1
+    """Replicas of the updater; the topic's partitions are spread over them."""
+    num_recommenders: int = 1
+    """Replicas that answer requests."""
+    cpus_per_replica: float = 0.5
+    """CPUs that Ray sets aside for each replica."""
+    version_poll_s: float = 1.0
+    """How often to look for a new active or staged model version."""
+    poll_timeout_s: float = 0.1
+    """How long an updater waits for events before it looks round."""
+    visibility_s: float = 10.0
+    """Bound within which a write shows in a bounded read; rows written in it are kept in memory."""
+    row_cache_bytes: int = 256 * 1024 * 1024
+    """Memory of an updater for user rows; rows within `visibility_s` stay whatever it says."""
+    max_backoff_s: float = 5.0
+    """Longest pause before a batch that failed is tried again."""
+    unhealthy_after_s: float = 60.0
+    """An updater that has failed for so long is unhealthy and replaced."""
+    stuck_after_s: float = 90.0
+    """An updater that has spent so long in one step is stuck and replaced."""
+    max_limit: int = 1000
+    """Most candidates of one request."""
+    category_column: str = ""
+    """Item column that `diversity_weight` spreads candidates over; empty for none."""
+
+    def __post_init__(self) -> None:
+        _check(0 <= self.port < 1 << 16, "port", "between 0 and 65535")
+        for name in ("num_updaters", "num_recommenders", "max_limit"):
+            _check(getattr(self, name) >= 1, name, "at least 1")
+        for name in ("version_poll_s", "poll_timeout_s", "max_backoff_s", "unhealthy_after_s", "stuck_after_s"):
+            _check(getattr(self, name) > 0, name, "above 0")
+        _check(self.cpus_per_replica >= 0, "cpus_per_replica", "0 or more")
+        _check(self.visibility_s >= 0, "visibility_s", "0 or more")
+        _check(self.row_cache_bytes >= 0, "row_cache_bytes", "0 or more")
+        longest_write_s = self.milvus.retry_s + self.milvus.timeout_s
+        _check(
+            self.kafka.max_poll_interval_s >= 2 * longest_write_s,
+            "kafka.max_poll_interval_s",
+            f"at least {2 * longest_write_s:g}, twice milvus.retry_s + milvus.timeout_s, "
+            "so that no batch is written after its partitions moved",
+        )
 
 
 @with_config(_STRICT)

@@ -12,6 +12,8 @@
     ├── VectorStoreError       the vector store refused a call
     ├── ServiceUnavailable     a broker, vector store or cluster could not be reached in time
     ├── StaleAssignment        a batch outlived its right to be written
+    ├── UpdaterStopped         an updater's thread died, is stuck, or has been failing for too long
+    ├── NotReady               no model version is active and loaded yet (HTTP 503)
     ├── InvalidRequest         a retrieval request is malformed (HTTP 422)
     └── UnknownUser            nothing is known about a user (HTTP 404)
 
@@ -121,6 +123,14 @@ class ServiceUnavailable(MindDistError):
 
 class StaleAssignment(MindDistError):
     """A batch took so long that another worker may own its partitions now; it is not written."""
+
+
+class UpdaterStopped(MindDistError):
+    """An updater's thread died, is stuck, or has been failing for too long: its replica must be replaced."""
+
+
+class NotReady(MindDistError):
+    """Nothing can be served yet: no model version is active and loaded here."""
 
 
 class InvalidRequest(MindDistError):

@@ -24,11 +24,13 @@ class Metric:
         kind: A `counter` only rises, a `gauge` is a level, a `histogram` counts values by bucket.
         description: What it tells, with its unit.
         boundaries: Upper bounds of a histogram's buckets.
+        tags: Names of the tags a value may carry.
     """
 
     kind: Literal["counter", "gauge", "histogram"]
     description: str
     boundaries: tuple[float, ...] = ()
+    tags: tuple[str, ...] = ()
 
 
 METRICS: dict[str, Metric] = {
@@ -41,7 +43,9 @@ METRICS: dict[str, Metric] = {
     "mind_dist_poison_records": Metric("counter", "Records sent to the dead-letter topic."),
     "mind_dist_tombstones": Metric("counter", "Users forgotten."),
     "mind_dist_user_upserts": Metric("counter", "User rows written."),
-    "mind_dist_lag_records": Metric("gauge", "Records of the owned partitions not yet applied."),
+    "mind_dist_lag_records": Metric(
+        "gauge", "Records of an owned partition not yet applied.", tags=("partition", "model_version")
+    ),
     "mind_dist_freshness_seconds": Metric("histogram", "From an event's append to its user's row.", _LATENCY_S),
     "mind_dist_update_seconds": Metric("histogram", "One micro-batch, from decode to commit.", _LATENCY_S),
     "mind_dist_retrieve_seconds": Metric("histogram", "One retrieve request.", _LATENCY_S),
