@@ -61,6 +61,10 @@ class Directory:
         with self.filesystem.open_input_stream(self._join(name)) as stream:
             return bytes(stream.read())
 
+    def open(self, name: str) -> pa.NativeFile:
+        """Open a file to read it in blocks; FileNotFoundError when it is missing."""
+        return self.filesystem.open_input_stream(self._join(name))
+
     def write_bytes(self, name: str, content: bytes) -> None:
         """Write a file, whole or not at all where the filesystem is local."""
         path = self._join(name)

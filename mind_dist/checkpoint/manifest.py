@@ -1,0 +1,160 @@
+"""What makes a version whole: its manifest, sealed last and read first."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import xxhash
+
+from mind_dist.config import parse
+from mind_dist.data.codec import IdType
+from mind_dist.errors import ConfigError, VersionError
+from mind_dist.storage import Directory
+
+FORMAT_VERSION = 1
+
+MANIFEST = "manifest.json"
+DENSE = "dense.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+CATALOG = "catalog.parquet"
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """What the manifest says of a file.
+
+    Attributes:
+        size_bytes: Its size.
+        digest: xxh3-128 of its content, in hex.
+    """
+
+    size_bytes: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a model version is.
+
+    Attributes:
+        format_version: Version of this layout.
+        model_version: Its name; the same content has the same name.
+        created_ms: When it was sealed.
+        config: Plain JSON values: `model`, `training`, `item_features`, `item_columns`, `profile_features`.
+        id_type: What ids are outside.
+        step: Training step.
+        watermark_ms: Time of the newest event trained on.
+        positions: Partition → the position after its last trained event.
+        metrics: Metrics by name.
+        source: URI of what it was trained on.
+        files: Every other file, by its path in the directory.
+    """
+
+    format_version: int
+    model_version: str
+    created_ms: int
+    config: dict[str, Any]
+    id_type: IdType
+    step: int
+    watermark_ms: int
+    positions: dict[int, int]
+    metrics: dict[str, float]
+    source: str
+    files: dict[str, FileEntry]
+
+
+def seal(
+    directory: Directory,
+    files: Mapping[str, FileEntry],
+    *,
+    config: Mapping[str, Any],
+    id_type: IdType,
+    step: int,
+    watermark_ms: int,
+    positions: Mapping[int, int],
+    metrics: Mapping[str, float],
+    source: str,
+) -> Manifest:
+    """Write the manifest, which makes a version whole: when every file of every worker is written.
+
+    Raises:
+        ValueError: A part is missing from `files`.
+    """
+    absent = _missing_parts(files)
+    if absent:
+        raise ValueError(f"a version cannot be sealed without {', '.join(absent)}")
+    listed = dict(sorted(files.items()))
+    manifest = Manifest(
+        format_version=FORMAT_VERSION,
+        model_version=_version_name(step, config, listed),
+        created_ms=time.time_ns() // 1_000_000,
+        config=dict(config),
+        id_type=id_type,
+        step=step,
+        watermark_ms=watermark_ms,
+        positions=dict(positions),
+        metrics=dict(metrics),
+        source=source,
+        files=listed,
+    )
+    values = dataclasses.asdict(manifest)
+    directory.write_bytes(MANIFEST, json.dumps({**values, "digest": _digest_of(values)}, indent=2).encode())
+    return manifest
+
+
+def read_manifest(directory: Directory) -> Manifest:
+    """Read and check the manifest.
+
+    Raises:
+        VersionError: It is missing, torn, altered or of another format.
+    """
+    try:
+        values = json.loads(directory.read_bytes(MANIFEST))
+        found = values.pop("digest", None)
+    except OSError as error:
+        raise VersionError(directory.uri, f"no {MANIFEST}: not a model version, or its save was cut off") from error
+    except (ValueError, AttributeError, TypeError) as error:
+        raise VersionError(directory.uri, f"{MANIFEST} is torn: {error}") from error
+    if values.get("format_version") != FORMAT_VERSION:
+        problem = f"{MANIFEST} has format version {values.get('format_version')}, this release reads {FORMAT_VERSION}"
+        raise VersionError(directory.uri, problem)
+    if found != _digest_of(values):
+        raise VersionError(directory.uri, f"{MANIFEST} is altered: its content does not fit its digest")
+    try:
+        return parse(Manifest, values, where=MANIFEST)
+    except ConfigError as error:
+        raise VersionError(directory.uri, str(error)) from error
+
+
+def shard_name(shard: int, num_shards: int) -> str:
+    """Return the path of a worker's rows of the item table."""
+    return f"items/shard-{shard:05d}-of-{num_shards:05d}.parquet"
+
+
+def history_name(partition: int) -> str:
+    """Return the path of a partition's histories."""
+    return f"history/partition-{partition:05d}.parquet"
+
+
+def _missing_parts(files: Mapping[str, FileEntry]) -> list[str]:
+    """Return the names of the parts without which a version is not whole."""
+    totals = [int(name.removesuffix(".parquet").rpartition("-")[2]) for name in files if name.startswith("items/")]
+    num_shards = max(totals, default=1)
+    needed = [DENSE, OPTIMIZER, CATALOG, *(shard_name(shard, num_shards) for shard in range(num_shards))]
+    return [name for name in needed if name not in files]
+
+
+def _version_name(step: int, config: Mapping[str, Any], files: Mapping[str, FileEntry]) -> str:
+    """Return a name that follows the content, and is a valid end of a collection's name."""
+    digests = {name: entry.digest for name, entry in files.items()}
+    return f"v{step:08d}_{_digest_of({'config': config, 'files': digests})[:8]}"
+
+
+def _digest_of(values: object) -> str:
+    """Return the digest of plain JSON values."""
+    return xxhash.xxh3_128_hexdigest(json.dumps(values, sort_keys=True).encode())
