@@ -128,6 +128,8 @@ class KafkaConfig:
     """Most records of one poll, and so of one micro-batch."""
     connect_timeout_s: float = 30.0
     """How long to try to reach the broker."""
+    session_timeout_s: float = 8.0
+    """A consumer that died loses its partitions after so long."""
     max_poll_interval_s: float = 90.0
     """A consumer that polls less often loses its partitions; a batch older than half of it is not written."""
 
@@ -136,7 +138,46 @@ class KafkaConfig:
         _check(self.poison_window >= 1, "poison_window", "at least 1")
         _check(self.max_poll_records >= 1, "max_poll_records", "at least 1")
         _check(self.connect_timeout_s > 0, "connect_timeout_s", "above 0")
+        _check(self.session_timeout_s >= 6, "session_timeout_s", "at least 6, the brokers' own limit")  # noqa: PLR2004
+        _check(self.max_poll_interval_s > self.session_timeout_s, "max_poll_interval_s", "above session_timeout_s")
         _check(self.max_poll_interval_s >= 1, "max_poll_interval_s", "at least 1")
+
+    def group(self, model_version: str) -> str:
+        """Return the consumer group that keeps a version's users fresh: each version has its own positions."""
+        return f"mind-dist-users-{model_version}"
+
+
+@with_config(_STRICT)
+@dataclass(frozen=True)
+class PublishConfig:
+    """What a version must show before readers are switched to it, and what is kept behind it."""
+
+    ann_sample: int = 200
+    """Users whose interests are searched by index and exactly, to compare."""
+    ann_limit: int = 50
+    """Items asked for in that comparison."""
+    min_ann_recall: float = 0.95
+    """Least share of the exact items that the index must find."""
+    min_recall: float = 0.0
+    """Least recall@50 the version must have been evaluated with; 0 asks for none."""
+    max_recall_drop: float = 0.1
+    """Largest share of the active version's recall@50 that may be lost."""
+    catch_up_s: float = 300.0
+    """How long updaters may take to bring the new version's users up to date."""
+    keep: int = 2
+    """Versions kept behind the active one, for rollback."""
+    batch_size: int = 1000
+    """Users encoded and written at a time."""
+
+    def __post_init__(self) -> None:
+        _check(self.ann_sample >= 1, "ann_sample", "at least 1")
+        _check(self.ann_limit >= 1, "ann_limit", "at least 1")
+        _check(0 <= self.min_ann_recall <= 1, "min_ann_recall", "between 0 and 1")
+        _check(0 <= self.min_recall <= 1, "min_recall", "between 0 and 1")
+        _check(0 <= self.max_recall_drop <= 1, "max_recall_drop", "between 0 and 1")
+        _check(self.catch_up_s >= 0, "catch_up_s", "0 or more")
+        _check(self.keep >= 0, "keep", "0 or more")
+        _check(self.batch_size >= 1, "batch_size", "at least 1")
 
 
 @with_config(_STRICT)
@@ -149,13 +190,13 @@ class MilvusConfig:
     retry_s: float = 30.0
     """How long a call that failed for a passing reason is tried again."""
     index: Literal["HNSW", "FLAT"] = "HNSW"
-    """Index of the item vectors; FLAT is exact."""
+    """Index of the item vectors; FLAT is exact, and Milvus Lite always gets it."""
     hnsw_m: int = 16
     """Links per node."""
     hnsw_ef_construction: int = 200
     """Candidates looked at while building."""
     search_ef: int = 256
-    """Candidates looked at while searching; raised to the limit where that is larger."""
+    """Candidates looked at while searching; raised to the limit where that is larger, and under a filter."""
 
     def __post_init__(self) -> None:
         _check(self.timeout_s > 0, "timeout_s", "above 0")
@@ -216,6 +257,152 @@ class ServingConfig:
             f"at least {2 * longest_write_s:g}, twice milvus.retry_s + milvus.timeout_s, "
             "so that no batch is written after its partitions moved",
         )
+
+
+@with_config(_STRICT)
+@dataclass(frozen=True)
+class FilesConfig:
+    """Table files to read: Parquet, or CSV with a header line."""
+
+    paths: tuple[str, ...] = ()
+    """Files and directories, local or by URI; of a directory all files below, but for names that start with . or _."""
+    format: Literal["parquet", "csv"] = "parquet"
+    """What the files are; a `name:type` header of RecBole's atomic files is read as `name`."""
+    delimiter: str = ","
+    """Between the values of a CSV line."""
+    quote: str = '"'
+    """Around values of a CSV line that hold a delimiter; empty for none."""
+
+    def __post_init__(self) -> None:
+        _check(len(self.delimiter) == 1, "delimiter", "one character")
+        _check(len(self.quote) <= 1, "quote", "one character or empty")
+
+
+@with_config(_STRICT)
+@dataclass(frozen=True)
+class LogConfig(FilesConfig):
+    """A raw log of who touched what and when."""
+
+    user_column: str = "user_id"
+    """Column of the user ids."""
+    item_column: str = "item_id"
+    """Column of the item ids."""
+    timestamp_column: str = "timestamp"
+    """Column of the times."""
+    time_unit: Literal["s", "ms", "us", "ns", "iso"] = "s"
+    """Numbers since the epoch in this unit, or ISO 8601 texts (UTC where they name no zone)."""
+    event_type_column: str = ""
+    """Column of the event types; empty where there is none."""
+    event_types: tuple[str, ...] = ()
+    """Event types to keep; empty keeps all."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(not self.event_types or bool(self.event_type_column), "event_type_column", "set to filter event types")
+
+
+@with_config(_STRICT)
+@dataclass(frozen=True)
+class FeatureConfig:
+    """A side feature of items or users."""
+
+    name: str
+    """Its name in the dataset."""
+    kind: Literal["category", "categories", "buckets"] = "category"
+    """One value, several in one text, or a number cut into buckets of equal size."""
+    column: str = ""
+    """Column it comes from; empty when that is its name."""
+    separator: str = "|"
+    """Between the values of `categories`."""
+    num_buckets: int = 10
+    """Quantile buckets of `buckets`."""
+
+    def __post_init__(self) -> None:
+        _check(bool(self.separator), "separator", "a text")
+        _check(self.num_buckets > 1, "num_buckets", "at least 2")
+
+
+@with_config(_STRICT)
+@dataclass(frozen=True)
+class MetadataConfig(FilesConfig):
+    """What is known of items or users: one row each; without `paths`, nothing."""
+
+    id_column: str = ""
+    """Column of the ids; empty when it is named as in the log."""
+    features: tuple[FeatureConfig, ...] = ()
+    """Features the model learns from."""
+    columns: tuple[str, ...] = ()
+    """Further columns kept for display, such as titles (items only)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = [*(feature.name for feature in self.features), *self.columns]
+        _check(len(set(names)) == len(names), "features and columns", "of different names")
+
+
+@with_config(_STRICT)
+@dataclass(frozen=True)
+class SplitConfig:
+    """How users or time are split into train, valid and test."""
+
+    by: Literal["user", "time"] = "user"
+    """By user: whole users, shuffled. By time: what happened before two points in time."""
+    seed: int = 1230
+    """Seed of the shuffle (1230 is ComiRec's)."""
+    train_fraction: float = 0.8
+    """Share of the users to train on."""
+    valid_fraction: float = 0.1
+    """Share of the users to validate on; the rest is for testing."""
+    input_fraction: float = 0.8
+    """Share of a valid or test user's history that is shown to the model; what follows is to be found."""
+    train_before_ms: int = 0
+    """By time: events before it are trained on."""
+    valid_before_ms: int = 0
+    """By time: events from `train_before_ms` up to it are what valid users must find; later ones, test users."""
+
+    def __post_init__(self) -> None:
+        _check(self.train_fraction > 0, "train_fraction", "above 0")
+        _check(self.valid_fraction >= 0, "valid_fraction", "0 or more")
+        _check(self.train_fraction + self.valid_fraction <= 1, "train_fraction + valid_fraction", "at most 1")
+        _check(0 < self.input_fraction < 1, "input_fraction", "between 0 and 1")
+        ordered = 0 < self.train_before_ms <= self.valid_before_ms
+        _check(self.by == "user" or ordered, "train_before_ms", "above 0 and not above valid_before_ms")
+
+
+@with_config(_STRICT)
+@dataclass(frozen=True)
+class PrepareConfig:
+    """How raw logs become a prepared dataset."""
+
+    output: str
+    """Directory of the dataset; every worker must reach it, so on several machines a shared one."""
+    log: LogConfig = field(default_factory=LogConfig)
+    """The raw log."""
+    items: MetadataConfig = field(default_factory=MetadataConfig)
+    """Side features and titles of items."""
+    users: MetadataConfig = field(default_factory=MetadataConfig)
+    """Profiles of users."""
+    split: SplitConfig = field(default_factory=SplitConfig)
+    """Train, valid and test."""
+    id_type: Literal["int64", "string"] = "int64"
+    """What user and item ids are."""
+    min_item_events: int = 5
+    """Keep items with so many events."""
+    min_user_events: int = 5
+    """Then keep users with so many events on kept items."""
+    num_buckets: int = 16
+    """Files per split; a bucket is read by one worker, and must fit into its memory."""
+    max_rejected_fraction: float = 0.01
+    """Stop when more than this share of the log's rows is unusable."""
+    overwrite: bool = False
+    """Replace a dataset that is already there."""
+
+    def __post_init__(self) -> None:
+        _check(self.min_item_events >= 1, "min_item_events", "at least 1")
+        _check(self.min_user_events >= 1, "min_user_events", "at least 1")
+        _check(self.num_buckets >= 1, "num_buckets", "at least 1")
+        _check(0 <= self.max_rejected_fraction <= 1, "max_rejected_fraction", "between 0 and 1")
+        _check(all(f.kind != "categories" for f in self.users.features), "users.features", "of one value each")
 
 
 @with_config(_STRICT)

@@ -26,6 +26,16 @@ from __future__ import annotations
 class MindDistError(Exception):
     """Base of all errors raised on purpose; jobs print it as one line and exit with 1."""
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Travel between processes, as Ray sends errors, whatever arguments a subclass takes."""
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _rebuild(kind: type[MindDistError], arguments: tuple[object, ...], attributes: dict[str, object]) -> MindDistError:
+    error = kind.__new__(kind, *arguments)
+    error.__dict__.update(attributes)
+    return error
+
 
 class ConfigError(MindDistError):
     """A setting is unknown, mistyped or out of range.
