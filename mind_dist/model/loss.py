@@ -61,26 +61,32 @@ def sampled_softmax_loss(
 
 
 def log_inclusion_probability(
-    in_batch: Float[Tensor, " P"], num_in_batch_draws: int, num_items: int, num_uniform_draws: int
+    in_batch: Float[Tensor, " P"],
+    num_in_batch_draws: int,
+    num_items: int,
+    num_uniform_draws: int,
+    *,
+    num_workers: int = 1,
 ) -> Float[Tensor, " P"]:
     """Return log q_i, the log of the probability that an item is drawn into the pool at least once.
 
-    Draws are independent: `num_in_batch_draws` times with the item's own probability, as a target, and
-    `num_uniform_draws` times evenly over all items. So q = 1 - (1 - p)^n (1 - 1/N)^m, kept exact for small and
-    large q alike.
+    It is drawn `num_in_batch_draws` times with its own probability, as a target, and each worker draws
+    `num_uniform_draws` distinct ones of all items. So q = 1 - (1 - p)^n (1 - m/N)^w, kept exact for small and large
+    q alike; 1 where the workers draw all items.
 
     Args:
         in_batch: Probability p that one target is this item: its share of all events. Above 0 wherever
             `num_uniform_draws` is 0, or the result is -inf.
         num_in_batch_draws: Targets n in the pool over all workers, the positive itself not counted.
         num_items: Items N.
-        num_uniform_draws: Uniform draws m over all workers.
+        num_uniform_draws: Distinct items m that each worker draws evenly; more than N is N.
+        num_workers: Workers w that draw.
 
     >>> log_inclusion_probability(torch.tensor([0.5]), 2, 4, 0).exp().item()
     0.75
     """
-    uniform = torch.full_like(in_batch, 1 / max(num_items, 1))
-    log_absent = _log_never(in_batch, num_in_batch_draws) + _log_never(uniform, num_uniform_draws)
+    drawn = torch.full_like(in_batch, min(num_uniform_draws / max(num_items, 1), 1.0))
+    log_absent = _log_never(in_batch, num_in_batch_draws) + _log_never(drawn, num_workers)
     seldom = log_absent > -math.log(2)
     return torch.where(seldom, (-torch.expm1(log_absent)).log(), torch.log1p(-log_absent.exp()))
 

@@ -1,0 +1,196 @@
+"""BehaviorSequence → interests, with one loaded model version: what evaluation, publishing and serving share.
+
+The same history gives the same vectors to the last bit, whatever else is in the batch: the model always runs on
+tensors of one shape, so that every user goes through the same arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mind_dist.checkpoint import Manifest, ModelVersion, TableRows
+from mind_dist.config import ModelConfig
+from mind_dist.data.parquet import ItemCatalog
+from mind_dist.errors import VersionError
+from mind_dist.model.interests import Behaviors, Interests
+from mind_dist.model.item_bag import bag_members, pool_bags, score_vectors
+from mind_dist.model.mind import MIND
+from mind_dist.records import BehaviorSequence, Keys
+
+Vectors = NDArray[np.float32]
+
+CHUNK_USERS = 32
+"""Users the model always runs on at once, padded where there are fewer."""
+
+
+class UserInterests(NamedTuple):
+    """A user's interests.
+
+    Attributes:
+        vectors: Only real ones, [k, D]; k is 0 when no behavior is of a known item.
+        weights: Share of the behaviors behind each, [k].
+    """
+
+    vectors: Vectors
+    weights: Vectors
+
+
+@dataclass(frozen=True)
+class _Vectors:
+    """Vectors by key.
+
+    Attributes:
+        keys: Ascending, [N].
+        vectors: One a key and zeros at the end, for keys that are not there, [N + 1, D].
+    """
+
+    keys: Keys
+    vectors: Tensor
+
+    @classmethod
+    def of(cls, keys: Keys, vectors: Tensor) -> _Vectors:
+        return cls(keys, torch.cat([vectors, vectors.new_zeros(1, vectors.shape[1])]))
+
+    def rows(self, keys: Keys) -> Keys:
+        """Return each key's row, that of the zeros where it is not there."""
+        if not len(self.keys):
+            return np.zeros(keys.shape, dtype=np.int64)
+        at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        return np.where(self.keys[at] == keys, at, len(self.keys))
+
+
+class InterestEncoder:
+    """A model version at work.
+
+    Safe to use from several threads: nothing changes after loading.
+
+    Args:
+        version: An opened version.
+
+    Raises:
+        VersionError: A part of the version does not fit its config.
+    """
+
+    def __init__(self, version: ModelVersion) -> None:
+        self.manifest: Manifest = version.manifest
+        self.config: ModelConfig = version.model_config()
+        self.max_behaviors: int = version.training_config().max_behaviors
+        self.catalog: ItemCatalog = version.catalog()
+        self._model = _load_model(version, self.config)
+        table = version.items()
+        self._table = _Vectors.of(table.keys, torch.from_numpy(table.vectors))
+        self._items = _item_vectors(table, self.catalog)
+
+    @classmethod
+    def load(cls, uri: str) -> InterestEncoder:
+        """Open, verify and load a version.
+
+        Raises:
+            VersionError: It is missing, torn or altered.
+        """
+        return cls(ModelVersion.open(uri))
+
+    @property
+    def model_version(self) -> str:
+        """Name of the version."""
+        return self.manifest.model_version
+
+    @property
+    def item_keys(self) -> Keys:
+        """Every item that has a vector, from the catalog or seen in training alone; ascending, [N]."""
+        return self._items.keys
+
+    @cached_property
+    def item_vectors(self) -> Vectors:
+        """The vectors items are searched by, of length 1 when the config normalises, [N, D]."""
+        searched = score_vectors(self._items.vectors[:-1], normalize=self.config.normalize)
+        return np.asarray(searched.numpy(), dtype=np.float32)
+
+    def knows(self, keys: Keys) -> NDArray[np.bool_]:
+        """Tell which keys are items that have a vector, [n]."""
+        return self._items.rows(keys) < len(self.item_keys)
+
+    def encode(self, sequences: Sequence[BehaviorSequence]) -> list[UserInterests]:
+        """Return the interests of some users, each from its newest `max_behaviors` behaviors of known items.
+
+        A sequence without profile keys is one whose profile is missing whole.
+
+        Raises:
+            ValueError: A sequence has profile keys, but not as many as the model has profile features.
+        """
+        return [user for chunk in _chunks(sequences) for user in self._encode_chunk(chunk)]
+
+    def _encode_chunk(self, sequences: Sequence[BehaviorSequence]) -> Iterator[UserInterests]:
+        with torch.inference_mode():
+            interests = self._model(self._behaviors(sequences), self._profiles(sequences), self._context())
+        return _split(interests, len(sequences))
+
+    def _behaviors(self, sequences: Sequence[BehaviorSequence]) -> Behaviors:
+        shape = (CHUNK_USERS, self.max_behaviors)
+        keys, rows = np.zeros(shape, dtype=np.int64), np.full(shape, len(self.item_keys))
+        for user, sequence in enumerate(sequences):
+            known = self._items.rows(sequence.item_keys)
+            newest = np.flatnonzero(known < len(self.item_keys))[-self.max_behaviors :]
+            keys[user, : len(newest)] = sequence.item_keys[newest]
+            rows[user, : len(newest)] = known[newest]
+        vectors = self._items.vectors[torch.from_numpy(rows)]
+        return Behaviors(vectors, torch.from_numpy(keys), torch.from_numpy(rows < len(self.item_keys)))
+
+    def _profiles(self, sequences: Sequence[BehaviorSequence]) -> Tensor | None:
+        if not self.config.num_profile_features:
+            return None
+        keys = np.zeros((CHUNK_USERS, self.config.num_profile_features), dtype=np.int64)
+        for user, sequence in enumerate(sequences):
+            if len(sequence.profile_keys):
+                keys[user, :] = _checked_profile(sequence, self.config.num_profile_features)
+        rows = np.where(keys == 0, len(self._table.keys), self._table.rows(keys))
+        return self._table.vectors[torch.from_numpy(rows)]
+
+    def _context(self) -> Tensor | None:
+        """Return zeros where the model takes a context: a history alone comes without a query."""
+        return torch.zeros(CHUNK_USERS, self.config.context_dim) if self.config.context_dim else None
+
+
+def _checked_profile(sequence: BehaviorSequence, num_features: int) -> Keys:
+    if len(sequence.profile_keys) != num_features:
+        found = f"user {sequence.user_key} has {len(sequence.profile_keys)} profile keys"
+        raise ValueError(f"{found}, the model has {num_features} profile features")
+    return sequence.profile_keys
+
+
+def _chunks(sequences: Sequence[BehaviorSequence]) -> Iterator[Sequence[BehaviorSequence]]:
+    for start in range(0, len(sequences), CHUNK_USERS):
+        yield sequences[start : start + CHUNK_USERS]
+
+
+def _split(interests: Interests, num_users: int) -> Iterator[UserInterests]:
+    """Yield the real interests of the first users."""
+    vectors, masks, weights = (part.numpy() for part in interests)
+    for user in range(num_users):
+        yield UserInterests(vectors[user][masks[user]], weights[user][masks[user]])
+
+
+def _load_model(version: ModelVersion, config: ModelConfig) -> MIND:
+    model = MIND(config).eval()
+    try:
+        model.load_state_dict(version.dense())
+    except RuntimeError as error:
+        raise VersionError(version.directory.uri, f"its parameters do not fit its config: {error}") from error
+    return model
+
+
+def _item_vectors(table: TableRows, catalog: ItemCatalog) -> _Vectors:
+    """Return the vectors of all items that have one, as behaviors enter the model."""
+    keys = np.union1d(catalog.keys, table.keys[table.counts > 0])
+    bags = bag_members(keys, catalog, table.keys)
+    vectors = pool_bags(torch.from_numpy(table.vectors), bags.members, bags.mask)
+    known = bags.mask.any(dim=1)
+    return _Vectors.of(keys[known.numpy()], vectors[known])
