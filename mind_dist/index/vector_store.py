@@ -59,6 +59,7 @@ class VersionInfo:
         watermark_ms: Time of the newest event trained on.
         metrics: Metrics of the version by name.
         columns: Filter columns of its items.
+        published_ms: When it was put into the store.
     """
 
     model_version: str
@@ -72,6 +73,7 @@ class VersionInfo:
     watermark_ms: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
     columns: tuple[Column, ...] = ()
+    published_ms: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""

@@ -1,0 +1,125 @@
+"""What every store checks before it acts, because servers do not: widths, finite numbers, limits, filters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mind_dist.errors import InvalidRequest, VectorStoreError
+from mind_dist.index.vector_store import MAX_LIMIT, Column, Filter, ItemRows, Scalar, UserRow, Vectors, VersionInfo
+
+MAX_PROFILE = 64
+"""Most profile feature keys in a user's row."""
+
+FIRST_KEY, LAST_KEY = -(2**63) + 2, 2**63 - 2
+"""Keys a user may have. Milvus cannot parse the lowest int64, the next is taken by each version's marker row, and
+Milvus 2.3 never returns a row of the highest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A column must have one of these values."""
+
+    column: Column
+    values: tuple[Scalar, ...]
+
+
+def conditions(info: VersionInfo, filter: Filter | None) -> list[Condition]:
+    """Return a filter as checked conditions.
+
+    Raises:
+        InvalidRequest: A column is unknown, has no values, or has a value that is not of its kind.
+    """
+    known = {column.name: column for column in info.columns}
+    found = []
+    for name, wanted in (filter or {}).items():
+        if name not in known:
+            raise InvalidRequest(f"filter: unknown column {name!r}; known: {', '.join(sorted(known)) or 'none'}")
+        values = [wanted] if isinstance(wanted, str | int | float) else list(wanted)
+        if not values:
+            raise InvalidRequest(f"filter {name}: needs at least one value")
+        found.append(Condition(known[name], tuple(_of_kind(known[name], value) for value in values)))
+    return found
+
+
+def _of_kind(column: Column, value: Scalar) -> Scalar:
+    match column.kind, value:
+        case "text" | "texts", str() if _is_plain(value):
+            return value
+        case "integer", int() if not isinstance(value, bool) and -(2**63) < value < 2**63:
+            return value
+        case "real", int() | float() if not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    raise InvalidRequest(f"filter {column.name}: {value!r} is not allowed in a column of kind {column.kind}")
+
+
+def _is_plain(text: str) -> bool:
+    """Tell whether every server can parse the text in a filter: no control characters but tab and line ends."""
+    return all(c >= " " or c in "\t\n\r" for c in text) and not any("\ud800" <= c <= "\udfff" for c in text)
+
+
+def check_search(info: VersionInfo, queries: Vectors, limit: int, columns: Sequence[str]) -> None:
+    """Check a search.
+
+    Raises:
+        InvalidRequest: The limit is out of range, a query is of another width or not finite, or a column is unknown.
+    """
+    if not 1 <= limit <= MAX_LIMIT:
+        raise InvalidRequest(f"limit {limit} must be between 1 and {MAX_LIMIT}")
+    if queries.ndim != 2 or queries.shape[1] != info.dim:  # noqa: PLR2004 - [Q, D]
+        raise InvalidRequest(f"queries of shape {queries.shape} must be [Q, {info.dim}]")
+    if not np.isfinite(queries).all():
+        raise InvalidRequest("queries must be finite numbers")
+    unknown = set(columns) - {column.name for column in info.columns}
+    if unknown:
+        raise InvalidRequest(f"unknown columns: {', '.join(sorted(unknown))}")
+
+
+def check_items(info: VersionInfo, rows: ItemRows) -> None:
+    """Check items before they are written.
+
+    Raises:
+        VectorStoreError: A vector is of another width or not finite, or the columns are not the version's.
+    """
+    assert len(np.unique(rows.keys)) == len(rows.keys), "an item may be only once in a batch"
+    if rows.vectors.shape != (len(rows.keys), info.dim):
+        raise VectorStoreError(f"item vectors of shape {rows.vectors.shape} must be [{len(rows.keys)}, {info.dim}]")
+    finite = np.isfinite(rows.vectors).all(axis=1)
+    if not finite.all():
+        raise VectorStoreError(f"the vector of item {rows.keys[~finite][0]} is not finite")
+    sizes = {name: len(values) for name, values in rows.columns.items()}
+    if sizes != {column.name: len(rows.keys) for column in info.columns}:
+        raise VectorStoreError(f"columns {sizes} must be the version's, with {len(rows.keys)} values each")
+
+
+def check_users(info: VersionInfo, rows: Sequence[UserRow]) -> None:
+    """Check users before they are written.
+
+    Raises:
+        VectorStoreError: A row's vectors are of another width, too many or not finite, or its history is too long.
+    """
+    assert len({row.user_key for row in rows}) == len(rows), "a user may be only once in a batch"
+    for row in rows:
+        problem = _problem(info, row)
+        if problem:
+            raise VectorStoreError(f"user {row.user_key}: {problem}")
+
+
+def _problem(info: VersionInfo, row: UserRow) -> str:  # noqa: PLR0911 - one for each rule
+    num_interests = len(row.interests)
+    if not FIRST_KEY <= row.user_key <= LAST_KEY:
+        return f"keys are between {FIRST_KEY} and {LAST_KEY}"
+    if num_interests > info.num_interests or row.interests.shape != (num_interests, info.dim):
+        return f"interests of shape {row.interests.shape} must be [at most {info.num_interests}, {info.dim}]"
+    if len(row.weights) != num_interests:
+        return f"{len(row.weights)} weights for {num_interests} interests"
+    if not (np.isfinite(row.interests).all() and np.isfinite(row.weights).all()):
+        return "interests and weights must be finite"
+    if not len(row.behaviors) == len(row.timestamps_ms) <= info.max_behaviors:
+        return f"{len(row.behaviors)} behaviors with {len(row.timestamps_ms)} times, at most {info.max_behaviors}"
+    if len(row.profile) > MAX_PROFILE:
+        return f"{len(row.profile)} profile keys, at most {MAX_PROFILE}"
+    return ""

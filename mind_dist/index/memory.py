@@ -1,0 +1,199 @@
+"""The vector store in this process: exact search over arrays, the twin of Milvus in tests and evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mind_dist.errors import VectorStoreError
+from mind_dist.index.checks import Condition, check_items, check_search, check_users, conditions
+from mind_dist.index.vector_store import Filter, Hits, ItemRows, UserRow, Vectors, VersionInfo
+from mind_dist.records import Keys
+
+
+@dataclass
+class _Version:
+    info: VersionInfo
+    items: ItemRows
+    users: dict[int, UserRow] = field(default_factory=dict)
+
+
+class InMemoryVectorStore:
+    """A `VectorStore` that keeps everything in memory and searches exactly; safe to share between threads.
+
+    Items of equal score come in ascending order of their keys.
+    """
+
+    def __init__(self) -> None:
+        self._versions: dict[str, _Version] = {}
+        self._active: str | None = None
+        self._staged: str | None = None
+        self._lock = threading.RLock()
+
+    def create_version(self, info: VersionInfo) -> None:
+        """Make empty places for a version."""
+        nothing = ItemRows(
+            np.empty(0, dtype=np.int64),
+            np.empty((0, info.dim), dtype=np.float32),
+            {column.name: [] for column in info.columns},
+        )
+        with self._lock:
+            self._versions.setdefault(info.model_version, _Version(info, nothing))
+
+    def versions(self) -> Sequence[VersionInfo]:
+        """Return all versions, by step then name."""
+        with self._lock:
+            infos = [version.info for version in self._versions.values()]
+        return sorted(infos, key=lambda info: (info.step, info.model_version))
+
+    def drop_version(self, model_version: str) -> None:
+        """Remove a version that is neither active nor staged."""
+        with self._lock:
+            if model_version in (self._active, self._staged):
+                raise VectorStoreError(f"version {model_version} is active or staged: it cannot be dropped")
+            self._versions.pop(model_version, None)
+
+    def activate(self, model_version: str) -> None:
+        """Point readers at a version, which is then no longer staged."""
+        with self._lock:
+            self._of(model_version)
+            self._active = model_version
+            if self._staged == model_version:
+                self._staged = None
+
+    def active_version(self) -> str | None:
+        """Return the version readers are pointed at."""
+        return self._active
+
+    def stage(self, model_version: str | None) -> None:
+        """Name the staged version."""
+        with self._lock:
+            if model_version is not None:
+                self._of(model_version)
+            self._staged = model_version
+
+    def staged_version(self) -> str | None:
+        """Return the staged version."""
+        return self._staged
+
+    def upsert_items(self, model_version: str, rows: ItemRows) -> None:
+        """Write items."""
+        with self._lock:
+            version = self._of(model_version)
+            check_items(version.info, rows)
+            version.items = _merged(version.items, rows)
+
+    def count_items(self, model_version: str) -> int:
+        """Return how many items a version has."""
+        return len(self._of(model_version).items.keys)
+
+    def search_items(
+        self,
+        model_version: str,
+        queries: Vectors,
+        limit: int,
+        *,
+        filter: Filter | None = None,
+        columns: Sequence[str] = (),
+    ) -> Sequence[Hits]:
+        """Return for each query the `limit` items with the largest inner product, exactly."""
+        version = self._of(model_version)
+        check_search(version.info, queries, limit, columns)
+        items = version.items
+        allowed = np.flatnonzero(_agrees(items, conditions(version.info, filter)))
+        scores = queries.astype(np.float32) @ items.vectors[allowed].T
+        found = [largest(row, limit) for row in scores]
+        return [
+            Hits(
+                items.keys[allowed[best]],
+                row[best],
+                {name: [items.columns[name][i] for i in allowed[best]] for name in columns},
+            )
+            for row, best in zip(scores, found, strict=True)
+        ]
+
+    def upsert_users(self, model_version: str, rows: Sequence[UserRow]) -> None:
+        """Write users."""
+        with self._lock:
+            version = self._of(model_version)
+            check_users(version.info, rows)
+            named = [dataclasses.replace(row, model_version=model_version) for row in rows]
+            version.users.update({row.user_key: row for row in named})
+
+    def get_users(self, model_version: str, user_keys: Sequence[int], *, strong: bool) -> dict[int, UserRow]:  # noqa: ARG002 - every read is strong here
+        """Return the rows found."""
+        with self._lock:
+            users = self._of(model_version).users
+            return {key: users[key] for key in user_keys if key in users}
+
+    def get_users_singly(self, model_version: str, user_keys: Sequence[int]) -> dict[int, UserRow]:
+        """Return the rows found."""
+        return self.get_users(model_version, user_keys, strong=True)
+
+    def delete_users(self, model_version: str, user_keys: Sequence[int]) -> None:
+        """Remove users."""
+        with self._lock:
+            users = self._of(model_version).users
+            for key in user_keys:
+                users.pop(key, None)
+
+    def count_users(self, model_version: str) -> int:
+        """Return how many users a version has."""
+        return len(self._of(model_version).users)
+
+    def scan_users(self, model_version: str) -> Iterator[UserRow]:
+        """Yield the users there are at the start, in key order."""
+        with self._lock:
+            rows = sorted(self._of(model_version).users.values(), key=lambda row: row.user_key)
+        yield from rows
+
+    def close(self) -> None:
+        """Do nothing: the store lives as long as the process."""
+
+    def _of(self, model_version: str) -> _Version:
+        try:
+            return self._versions[model_version]
+        except KeyError:
+            raise VectorStoreError(f"version {model_version} is not in the store") from None
+
+
+def largest(scores: NDArray[np.float32], limit: int) -> Keys:
+    """Return the indexes of the `limit` largest scores, largest first, equal ones in ascending order."""
+    found = np.arange(len(scores))
+    if limit < len(scores):
+        found = np.flatnonzero(scores >= np.partition(scores, -limit)[-limit])
+    order = np.argsort(-scores[found], kind="stable")[:limit]
+    return np.asarray(found[order], dtype=np.int64)
+
+
+def _merged(old: ItemRows, new: ItemRows) -> ItemRows:
+    """Return old and new items in key order; a new one replaces an old one."""
+    kept = np.flatnonzero(~np.isin(old.keys, new.keys)).tolist()
+    keys = np.concatenate([old.keys[kept], new.keys])
+    vectors = np.concatenate([old.vectors[kept], new.vectors]).astype(np.float32)
+    order = np.argsort(keys)
+    joined: Mapping[str, list[Any]] = {
+        name: [values[i] for i in kept] + list(new.columns[name]) for name, values in old.columns.items()
+    }
+    return ItemRows(keys[order], vectors[order], {name: [v[i] for i in order] for name, v in joined.items()})
+
+
+def _agrees(items: ItemRows, wanted: Sequence[Condition]) -> NDArray[np.bool_]:
+    """Tell which items agree with all conditions, [N]."""
+    mask = np.ones(len(items.keys), dtype=np.bool_)
+    for condition in wanted:
+        values = items.columns[condition.column.name]
+        mask &= np.fromiter((_has_any(value, condition) for value in values), np.bool_, len(mask))
+    return mask
+
+
+def _has_any(value: Any, condition: Condition) -> bool:
+    if condition.column.kind == "texts":
+        return any(text in condition.values for text in value)
+    return value in condition.values

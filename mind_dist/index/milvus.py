@@ -1,0 +1,331 @@
+"""The vector store in Milvus: Milvus Lite's server, Milvus standalone or a cluster, 2.3.5 and newer.
+
+Writes name the concrete collection, for an upsert through an alias that has just moved can be lost. Every call is
+bounded, and tried again while the server is away (`MilvusConnection`); upserts may be repeated without harm.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from pymilvus import MilvusClient
+from pymilvus.exceptions import MilvusException
+
+from mind_dist.config import MilvusConfig
+from mind_dist.errors import VectorStoreError
+from mind_dist.index import milvus_schema as layout
+from mind_dist.index.checks import check_items, check_search, check_users, conditions
+from mind_dist.index.milvus_connection import NO_COLLECTION, MilvusConnection
+from mind_dist.index.vector_store import Filter, Hits, ItemRows, UserRow, Vectors, VersionInfo
+
+_NO_ALIAS = (NO_COLLECTION, 1600)
+_MAX_ROWS, _MAX_BYTES = 1000, 16_000_000  # a request may have 64 MB; what Python holds for it is several times that
+_MAX_QUERIES = 256
+_MAX_EF = 32_768
+_FILTERED_EF = 4  # a filter hides most of what HNSW walks past, so let it look at more
+_READERS = 8
+_NOBODY = f"user_id != {layout.MARKER_KEY}"
+
+
+class MilvusVectorStore:
+    """A `VectorStore` on Milvus; safe to share between threads.
+
+    Args:
+        uri: The server, such as `http://127.0.0.1:19530`.
+        config: Bounds and index.
+        token: user:password, or empty.
+        sleep: Waits between attempts.
+
+    Raises:
+        ServiceUnavailable: The server does not answer within `config.retry_s`.
+    """
+
+    def __init__(
+        self, uri: str, config: MilvusConfig, token: str = "", *, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._config = config
+        self._sleep = sleep
+        self._connection = MilvusConnection(uri, token, config.timeout_s, config.retry_s, sleep)
+        self._call = self._connection.call
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="milvus-reader")
+        self._infos: dict[str, VersionInfo] = {}
+        self._lite = str(self._call(MilvusClient.get_server_version)).startswith("milvus_lite")
+
+    # Versions
+
+    def create_version(self, info: VersionInfo) -> None:
+        """Make a version's collections, indexes and marker, as far as they are not there yet."""
+        users, items = layout.users_of(info.model_version), layout.items_of(info.model_version)
+        self._call(self._create, items, layout.items_schema(info), "vector", self._item_index())
+        self._call(self._create, users, layout.users_schema(info), "interests", {"index_type": "FLAT"})
+        for name in (items, users):
+            self._call(MilvusClient.load_collection, name)
+        self._call(MilvusClient.upsert, users, [layout.marker_fields(info)])
+
+    def _create(self, client: MilvusClient, name: str, schema: Any, field: str, index: Any, *, timeout: float) -> None:
+        """Make a collection with its index, and begin to load it."""
+        if not client.has_collection(name, timeout=timeout):
+            # Milvus Lite drops descriptions and keeps properties; other servers know only properties of their own.
+            properties = {layout.INFO_PROPERTY: schema.description} if self._lite else {}
+            settings = {"consistency_level": "Bounded", "properties": properties}
+            client.create_collection(name, schema=schema, timeout=timeout, **settings)
+        if not client.list_indexes(name, timeout=timeout):
+            params = client.prepare_index_params()
+            params.add_index(field, metric_type="IP", **index)
+            client.create_index(name, params, timeout=timeout, sync=False)
+        client.load_collection(name, timeout=timeout, _async=True)
+
+    def _item_index(self) -> dict[str, Any]:
+        if self._lite or self._config.index == "FLAT":  # Lite's HNSW loses items under a filter
+            return {"index_type": "FLAT"}
+        params = {"M": self._config.hnsw_m, "efConstruction": self._config.hnsw_ef_construction}
+        return {"index_type": "HNSW", "params": params}
+
+    def versions(self) -> Sequence[VersionInfo]:
+        """Return all versions, by step then name."""
+        names = layout.versions_among(self._call(MilvusClient.list_collections))
+        infos = [self._described(layout.users_of(name)) for name in names]
+        return sorted(infos, key=lambda info: (info.step, info.model_version))
+
+    def drop_version(self, model_version: str) -> None:
+        """Remove a version that is neither active nor staged.
+
+        Milvus would drop a collection with the alias that leads to it, so this is looked at first.
+        """
+        users = layout.users_of(model_version)
+        targets = [self._target(alias) for alias in (layout.USERS_ALIAS, layout.STAGED_ALIAS)]
+        if users in targets or self.active_version() == model_version:
+            raise VectorStoreError(f"version {model_version} is active or staged: it cannot be dropped")
+        for name in (users, layout.items_of(model_version)):
+            self._call(MilvusClient.drop_collection, name)
+        self._infos.pop(model_version, None)
+
+    def _info(self, model_version: str) -> VersionInfo:
+        """Return what a version is; it never changes, so it is asked for once."""
+        if model_version not in self._infos:
+            self._infos[model_version] = self._described(layout.users_of(model_version))
+        return self._infos[model_version]
+
+    def _described(self, collection: str) -> VersionInfo:
+        return layout.read_info(self._call(MilvusClient.describe_collection, collection))
+
+    # The switch
+
+    def activate(self, model_version: str) -> None:
+        """Move the alias of users until a read through it shows the version; then that of items.
+
+        A move can leave readers on the old target though the server lists the new one; moving again mends it.
+
+        Raises:
+            VectorStoreError: Reads through the alias did not show the version within `retry_s`.
+        """
+        users = self._there(model_version)
+        give_up = time.monotonic() + self._config.retry_s
+        self._call(_move, layout.USERS_ALIAS, users)
+        while self._marker("Strong") != model_version:
+            if time.monotonic() > give_up:
+                raise VectorStoreError(f"the alias {layout.USERS_ALIAS!r} does not lead readers to {model_version}")
+            self._sleep(0.1)
+            self._call(_move, layout.USERS_ALIAS, users)
+        self._call(_move, layout.ITEMS_ALIAS, layout.items_of(model_version))
+        if self.staged_version() == model_version:
+            self.stage(None)
+
+    def active_version(self) -> str | None:
+        """Return the version that the marker names, read through the alias of users."""
+        if self._target(layout.USERS_ALIAS) is None:
+            return None
+        return self._marker("Bounded") or self._marker("Strong")  # a marker just written shows only in strong reads
+
+    def stage(self, model_version: str | None) -> None:
+        """Point the alias of staged users at a version, or remove it."""
+        if model_version is None:
+            self._call(MilvusClient.drop_alias, layout.STAGED_ALIAS)
+        else:
+            self._call(_move, layout.STAGED_ALIAS, self._there(model_version))
+
+    def staged_version(self) -> str | None:
+        """Return the version that the alias of staged users is set to."""
+        target = self._target(layout.STAGED_ALIAS)
+        return self._described(target).model_version if target else None
+
+    def _target(self, alias: str) -> str | None:
+        """Return the collection an alias is set to, as the server lists it; readers may lag behind."""
+        return self._call(_target, alias)
+
+    def _there(self, model_version: str) -> str:
+        """Return the collection of a version's users, having seen that it exists."""
+        users = layout.users_of(model_version)
+        self._described(users)
+        return users
+
+    def _marker(self, consistency: str) -> str | None:
+        found = self._get(layout.USERS_ALIAS, [layout.MARKER_KEY], consistency, ["model_version"])
+        return str(found[0]["model_version"]) if found else None
+
+    # Items
+
+    def upsert_items(self, model_version: str, rows: ItemRows) -> None:
+        """Write items, in as many requests as their size needs."""
+        check_items(self._info(model_version), rows)
+        self._upsert(layout.items_of(model_version), layout.item_fields(rows))
+
+    def count_items(self, model_version: str) -> int:
+        """Return how many items a version has."""
+        return self._count(layout.items_of(model_version), "")
+
+    def search_items(
+        self,
+        model_version: str,
+        queries: Vectors,
+        limit: int,
+        *,
+        filter: Filter | None = None,
+        columns: Sequence[str] = (),
+    ) -> Sequence[Hits]:
+        """Return for each query the `limit` items with the largest inner product.
+
+        Items written in the last seconds may be missing.
+        """
+        info, name = self._info(model_version), layout.items_of(model_version)
+        check_search(info, queries, limit, columns)
+        wanted = layout.expression(conditions(info, filter))
+        ef = min(max(self._config.search_ef, limit) * (_FILTERED_EF if wanted else 1), _MAX_EF)
+        settings = {
+            "filter": wanted,
+            "limit": limit,
+            "search_params": {"metric_type": "IP", "params": {"ef": ef}},
+            # Never the vector: searches that return it fail now and then. The key is asked for by its name, since
+            # servers differ in what they call it otherwise.
+            "output_fields": ["item_id", *columns],
+        }
+        hits: list[Hits] = []
+        for start in range(0, len(queries), _MAX_QUERIES):
+            part = list(queries[start : start + _MAX_QUERIES].astype(np.float32))
+            found = self._call(MilvusClient.search, name, part, **settings)
+            hits += [_hits(entities, columns) for entities in found]
+        return hits
+
+    # Users
+
+    def upsert_users(self, model_version: str, rows: Sequence[UserRow]) -> None:
+        """Write users, in as many requests as their size needs."""
+        info = self._info(model_version)
+        check_users(info, rows)
+        self._upsert(layout.users_of(model_version), (layout.user_fields(info, row) for row in rows))
+
+    def get_users(self, model_version: str, user_keys: Sequence[int], *, strong: bool) -> dict[int, UserRow]:
+        """Return the rows found; a strong read waits for the server's next time tick, 200 to 400 ms."""
+        consistency = "Strong" if strong else "Bounded"
+        rows = [row for part in _parts(user_keys) for row in self._read(model_version, part, consistency)]
+        return {row.user_key: row for row in rows}
+
+    def get_users_singly(self, model_version: str, user_keys: Sequence[int]) -> dict[int, UserRow]:
+        """Return the rows found, several reads at a time."""
+        found = self._readers.map(lambda key: self._read(model_version, [key], "Strong"), user_keys)
+        return {row.user_key: row for rows in found for row in rows}
+
+    def _read(self, model_version: str, user_keys: Sequence[int], consistency: str) -> list[UserRow]:
+        info = self._info(model_version)
+        found = self._get(layout.users_of(model_version), user_keys, consistency, ["*"])
+        return [layout.read_user(info, fields) for fields in found]
+
+    def delete_users(self, model_version: str, user_keys: Sequence[int]) -> None:
+        """Remove users."""
+        for part in _parts(user_keys):
+            self._call(MilvusClient.delete, layout.users_of(model_version), ids=[int(key) for key in part])
+
+    def count_users(self, model_version: str) -> int:
+        """Return how many users a version has."""
+        return self._count(layout.users_of(model_version), _NOBODY)
+
+    def scan_users(self, model_version: str) -> Iterator[UserRow]:
+        """Yield every user in key order, as they were at the start."""
+        info, name = self._info(model_version), layout.users_of(model_version)
+        settings = {"filter": _NOBODY, "output_fields": ["*"], "consistency_level": "Strong"}
+        pages = self._call(MilvusClient.query_iterator, name, _MAX_ROWS, **settings)
+        while page := self._call(lambda _client, _name, timeout: pages.next(), name):  # noqa: ARG005 - it has its own
+            yield from (layout.read_user(info, fields) for fields in page)
+        pages.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._readers.shutdown()
+        self._connection.close()
+
+    # Requests
+
+    def _upsert(self, collection: str, rows: Iterator[dict[str, Any]]) -> None:
+        for batch in _batches(rows):
+            self._call(MilvusClient.upsert, collection, batch)
+
+    def _get(
+        self, collection: str, keys: Sequence[int], consistency: str, fields: Sequence[str]
+    ) -> Sequence[dict[str, Any]]:
+        ids = [int(key) for key in keys]  # a key goes into an expression as it is: nothing but a number may
+        settings = {"output_fields": list(fields), "consistency_level": consistency}
+        found: Sequence[dict[str, Any]] = self._call(MilvusClient.get, collection, ids, **settings)
+        return found
+
+    def _count(self, collection: str, wanted: str) -> int:
+        settings = {"output_fields": ["count(*)"], "consistency_level": "Strong"}
+        [row] = self._call(MilvusClient.query, collection, wanted, **settings)
+        return int(row["count(*)"])
+
+
+def _target(client: MilvusClient, alias: str, *, timeout: float) -> str | None:
+    try:
+        return str(client.describe_alias(alias, timeout=timeout)["collection_name"])
+    except MilvusException as error:
+        if error.code in _NO_ALIAS:
+            return None
+        raise
+
+
+def _move(client: MilvusClient, alias: str, collection: str, *, timeout: float) -> None:
+    there = _target(client, alias, timeout=timeout) is not None
+    move = client.alter_alias if there else client.create_alias
+    move(collection, alias, timeout=timeout)
+
+
+def _hits(entities: Sequence[Any], columns: Sequence[str]) -> Hits:
+    return Hits(
+        np.array([hit["entity"]["item_id"] for hit in entities], dtype=np.int64),
+        np.array([hit["distance"] for hit in entities], dtype=np.float32),
+        {name: [hit["entity"][name] for hit in entities] for name in columns},
+    )
+
+
+def _parts(keys: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Cut keys into parts that one request can name."""
+    return (keys[start : start + _MAX_ROWS] for start in range(0, len(keys), _MAX_ROWS))
+
+
+def _batches(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Cut rows into batches that one request can carry."""
+    batch: list[dict[str, Any]] = []
+    size = 0
+    for row in rows:
+        row_bytes = sum(_size(value) for value in row.values())
+        if batch and (len(batch) == _MAX_ROWS or size + row_bytes > _MAX_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(row)
+        size += row_bytes
+    if batch:
+        yield batch
+
+
+def _size(value: Any) -> int:
+    match value:
+        case str():
+            return len(value.encode())
+        case list():
+            return sum(_size(part) for part in value)
+        case np.ndarray():
+            return int(value.nbytes)
+    return 8

@@ -1,0 +1,463 @@
+"""What every vector store promises, over the in-memory one, Milvus Lite and Milvus standalone.
+
+Making a version takes seconds on Milvus standalone, so tests share two where they can, with users of their own.
+"""
+
+import dataclasses
+import itertools
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mind_dist import local_stack
+from mind_dist.config import MilvusConfig
+from mind_dist.errors import InvalidRequest, ServiceUnavailable, VectorStoreError
+from mind_dist.index.checks import FIRST_KEY, LAST_KEY
+from mind_dist.index.memory import InMemoryVectorStore
+from mind_dist.index.milvus import MilvusVectorStore
+from mind_dist.index.vector_store import MAX_LIMIT, Column, Filter, Hits, ItemRows, UserRow, VectorStore, VersionInfo
+from mind_dist.local_process import free_ports, listeners
+from mind_dist.records import Keys
+
+DIM, NUM_INTERESTS, NUM_ITEMS = 8, 3, 1200
+COLUMNS = (Column("title"), Column("year", "integer"), Column("price", "real"), Column("genres", "texts"))
+HOSTILE = [
+    *('"', "\\", "'", '" or year > 0 or title == "', "\n\t\r", "a\\", "é", "😀", "\u2028", "\x7f", "%", "{x}", ""),
+    *("\\u0041", "//", "title", "\\n", "a b", "[", "]", "$", "drama"),
+]
+GENRES = ["drama", "war", "comedy", *HOSTILE[:6]]
+KEYS = np.array([FIRST_KEY, *range(-5, NUM_ITEMS - 7), 2**63 - 1], dtype=np.int64)
+_numbers = itertools.count()
+
+
+def make_info(**changes: Any) -> VersionInfo:
+    name = f"v{next(_numbers):08d}_{os.getpid():x}"
+    info = VersionInfo(
+        name,
+        DIM,
+        NUM_INTERESTS,
+        "inner_product",
+        "s3://bucket/é",
+        max_behaviors=20,
+        id_type="string",
+        step=7,
+        watermark_ms=123,
+        metrics={"recall@50": 0.125},
+        columns=COLUMNS,
+        published_ms=99,
+    )
+    return dataclasses.replace(info, **changes)
+
+
+def make_items() -> ItemRows:
+    rng = np.random.default_rng(0)
+    columns: dict[str, list[Any]] = {
+        "title": [HOSTILE[i % len(HOSTILE)] for i in range(NUM_ITEMS)],
+        "year": [1990 + i % 7 for i in range(NUM_ITEMS)],
+        "price": [(0.5, 1e-7, -3.0)[i % 3] for i in range(NUM_ITEMS)],
+        "genres": [GENRES[i % 4 : i % 11] for i in range(NUM_ITEMS)],
+    }
+    return ItemRows(KEYS, rng.normal(size=(NUM_ITEMS, DIM)).astype(np.float32), columns)
+
+
+ITEMS = make_items()
+
+
+def make_user(user_key: int, *, num_interests: int = NUM_INTERESTS, length: int = 5, next_offset: int = 0) -> UserRow:
+    rng = np.random.default_rng(abs(user_key))
+    return UserRow(
+        user_key,
+        rng.normal(size=(num_interests, DIM)).astype(np.float32),
+        np.full(num_interests, 0.25, dtype=np.float32),
+        rng.integers(-(2**62), 2**62, length),
+        np.arange(length, dtype=np.int64),
+        np.array([0, -7], dtype=np.int64),
+        partition=3,
+        next_offset=next_offset,
+        updated_ms=1_700_000_000_000,
+    )
+
+
+def assert_same_row(found: UserRow, wanted: UserRow, model_version: str) -> None:
+    for one, other in zip(
+        dataclasses.astuple(found),
+        dataclasses.astuple(dataclasses.replace(wanted, model_version=model_version)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one, other)
+    assert found.interests.dtype == found.weights.dtype == np.float32
+    assert found.behaviors.dtype == found.timestamps_ms.dtype == np.int64
+
+
+STORES = ["in_memory", "milvus_lite", "milvus_standalone"]
+
+
+@pytest.fixture(scope="module", params=STORES)
+def store(request: pytest.FixtureRequest) -> Iterator[VectorStore]:
+    if request.param == "in_memory":
+        yield InMemoryVectorStore()
+        return
+    server = request.getfixturevalue(request.param)
+    connected = MilvusVectorStore(server, MilvusConfig(index="FLAT", timeout_s=20, retry_s=60))
+    yield connected
+    connected.close()
+
+
+@pytest.fixture(scope="module")
+def filled(store: VectorStore) -> VersionInfo:
+    info = make_info(step=1)
+    store.create_version(info)
+    store.upsert_items(info.model_version, ITEMS)
+    assert store.count_items(info.model_version) == NUM_ITEMS  # a strong read: searches see the items from here on
+    return info
+
+
+@pytest.fixture(scope="module")
+def other(store: VectorStore) -> VersionInfo:
+    info = make_info(step=2)
+    store.create_version(info)
+    return info
+
+
+# Items
+
+
+def exact(queries: Any, limit: int, allowed: Sequence[bool] | None = None) -> list[tuple[Keys, Any]]:
+    """Return keys and scores of the best items by a plain sort."""
+    kept = np.flatnonzero(np.ones(NUM_ITEMS) if allowed is None else allowed)
+    found = []
+    for query in queries:
+        ranked = sorted((-float(np.dot(ITEMS.vectors[i], query)), int(KEYS[i])) for i in kept)[:limit]
+        found.append((np.array([key for _, key in ranked]), np.array([-score for score, _ in ranked])))
+    return found
+
+
+def assert_finds(hits: Sequence[Hits], wanted: list[tuple[Keys, Any]]) -> None:
+    for found, (keys, scores) in zip(hits, wanted, strict=True):
+        np.testing.assert_array_equal(found.keys, keys)
+        np.testing.assert_allclose(found.scores, scores, rtol=1e-4, atol=1e-5)
+
+
+def random_queries(count: int, seed: int = 1) -> Any:
+    return np.random.default_rng(seed).normal(size=(count, DIM)).astype(np.float32)
+
+
+def test_search_equals_brute_force(store: VectorStore, filled: VersionInfo) -> None:
+    queries = random_queries(4)
+    assert_finds(store.search_items(filled.model_version, queries, 50), exact(queries, 50))
+
+
+def test_search_with_more_queries_than_one_request_takes_answers_each(store: VectorStore, filled: VersionInfo) -> None:
+    queries = random_queries(300)
+    assert_finds(store.search_items(filled.model_version, queries, 3), exact(queries, 3))
+    assert list(store.search_items(filled.model_version, queries[:0], 3)) == []
+
+
+def test_search_for_more_than_there_is_returns_all(store: VectorStore, filled: VersionInfo) -> None:
+    [hits] = store.search_items(filled.model_version, random_queries(1), MAX_LIMIT)
+    assert sorted(hits.keys.tolist()) == KEYS.tolist()
+
+
+def test_search_returns_the_columns_asked_for(store: VectorStore, filled: VersionInfo) -> None:
+    names = [column.name for column in COLUMNS]
+    [hits] = store.search_items(filled.model_version, random_queries(1), 40, columns=names)
+    rows = np.searchsorted(KEYS, hits.keys)
+    for name in names:
+        assert list(hits.columns[name]) == [ITEMS.columns[name][row] for row in rows]
+
+
+FILTERS: list[Filter] = [
+    {"year": 1993},
+    {"year": [1990, 1992]},
+    {"price": 1e-7},
+    {"price": [-3, 0.5]},
+    {"title": HOSTILE[1:4]},
+    {"genres": "war"},
+    {"genres": ["comedy", HOSTILE[0], HOSTILE[3]]},
+    {"genres": "drama", "year": [1991, 1995], "title": HOSTILE},
+    {"title": "no such title"},
+    *({"title": text} for text in HOSTILE),
+]
+
+
+@pytest.mark.parametrize("filter", FILTERS, ids=repr)
+def test_filtered_search_equals_brute_force(store: VectorStore, filled: VersionInfo, filter: Filter) -> None:
+    queries = random_queries(2)
+    hits = store.search_items(filled.model_version, queries, 30, filter=filter)
+    assert_finds(hits, exact(queries, 30, [agrees(filter, i) for i in range(NUM_ITEMS)]))
+
+
+def agrees(filter: Filter, item: int) -> bool:
+    def has(name: str, wanted: Any) -> bool:
+        any_of = wanted if isinstance(wanted, list) else [wanted]
+        value = ITEMS.columns[name][item]
+        return bool(set(value) & set(any_of)) if name == "genres" else value in any_of
+
+    return all(has(name, wanted) for name, wanted in filter.items())
+
+
+@pytest.mark.parametrize(
+    "filter",
+    [
+        {"nope": 1},
+        {"item_id": 1},
+        {"vector": 1},
+        {"year > 0 or year": 1},
+        {"year": "1990"},
+        {"year": True},
+        {"year": 1990.5},
+        {"year": 2**63},
+        {"year": []},
+        {"price": float("nan")},
+        {"title": 5},
+        {"title": "bell\x07"},
+        {"title": "\ud800"},
+        {"genres": [["drama"]]},
+    ],
+    ids=repr,
+)
+def test_a_bad_filter_is_an_invalid_request(store: VectorStore, filled: VersionInfo, filter: Filter) -> None:
+    with pytest.raises(InvalidRequest):
+        store.search_items(filled.model_version, random_queries(1), 5, filter=filter)
+
+
+@pytest.mark.parametrize("limit", [-1, 0, MAX_LIMIT + 1])
+def test_a_limit_out_of_range_is_an_invalid_request(store: VectorStore, filled: VersionInfo, limit: int) -> None:
+    with pytest.raises(InvalidRequest, match="limit"):
+        store.search_items(filled.model_version, random_queries(1), limit)
+
+
+def test_a_bad_query_or_column_is_an_invalid_request(store: VectorStore, filled: VersionInfo) -> None:
+    for query in (
+        np.full((1, DIM), np.nan, np.float32),
+        np.full((1, DIM), np.inf, np.float32),
+        np.zeros((1, 5), np.float32),
+    ):
+        with pytest.raises(InvalidRequest):
+            store.search_items(filled.model_version, query, 5)
+    with pytest.raises(InvalidRequest, match="nope"):
+        store.search_items(filled.model_version, random_queries(1), 5, columns=["nope"])
+
+
+def test_items_are_replaced_by_key(store: VectorStore, other: VersionInfo) -> None:
+    first = ItemRows(KEYS[:10], ITEMS.vectors[:10], {name: values[:10] for name, values in ITEMS.columns.items()})
+    changed = dataclasses.replace(first, vectors=first.vectors + 100, columns={**first.columns, "year": [5] * 10})
+    store.upsert_items(other.model_version, first)
+    store.upsert_items(other.model_version, changed)
+    assert store.count_items(other.model_version) == 10
+    [hits] = store.search_items(other.model_version, np.ones((1, DIM), np.float32), 20, filter={"year": 5})
+    assert sorted(hits.keys.tolist()) == KEYS[:10].tolist()
+    assert hits.scores.min() > 700
+
+
+def test_bad_items_are_refused(store: VectorStore, other: VersionInfo) -> None:
+    def write(vectors: Any, columns: Any) -> None:
+        store.upsert_items(other.model_version, ItemRows(KEYS[:2], vectors, columns))
+
+    columns = {name: values[:2] for name, values in ITEMS.columns.items()}
+    not_finite = ITEMS.vectors[:2].copy()
+    not_finite[1, 3] = np.nan
+    for vectors, problem in ((not_finite, "item -5 is not finite"), (ITEMS.vectors[:2, :4], "must be")):
+        with pytest.raises(VectorStoreError, match=problem):
+            write(vectors, columns)
+    with pytest.raises(VectorStoreError, match="columns"):
+        write(ITEMS.vectors[:2], {"year": [1, 2]})
+
+
+# Users
+
+
+def test_a_user_comes_back_as_written(store: VectorStore, filled: VersionInfo) -> None:
+    users = [
+        make_user(FIRST_KEY),
+        make_user(LAST_KEY, num_interests=1, length=20),
+        make_user(10, num_interests=0, length=0),
+        dataclasses.replace(make_user(11, num_interests=2), profile=np.empty(0, np.int64)),
+    ]
+    store.upsert_users(filled.model_version, users)
+    found = store.get_users(filled.model_version, [user.user_key for user in users] + [12], strong=True)
+    assert set(found) == {user.user_key for user in users}
+    for user in users:
+        assert_same_row(found[user.user_key], user, filled.model_version)
+
+
+def test_a_strong_read_sees_every_acknowledged_write(store: VectorStore, filled: VersionInfo) -> None:
+    for offset in range(5):
+        store.upsert_users(filled.model_version, [make_user(20, next_offset=offset)])
+        assert store.get_users(filled.model_version, [20], strong=True)[20].next_offset == offset
+        assert store.get_users_singly(filled.model_version, [20])[20].next_offset == offset
+
+
+def test_a_weak_read_sees_old_writes(store: VectorStore, filled: VersionInfo) -> None:
+    store.upsert_users(filled.model_version, [make_user(30, next_offset=4)])
+    store.get_users(filled.model_version, [30], strong=True)
+    assert store.get_users(filled.model_version, [30, 31], strong=False)[30].next_offset == 4
+
+
+def test_a_row_replaces_all_of_the_old_one(store: VectorStore, filled: VersionInfo) -> None:
+    store.upsert_users(filled.model_version, [make_user(40, length=20)])
+    shorter = make_user(40, num_interests=1, length=1, next_offset=9)
+    store.upsert_users(filled.model_version, [shorter])
+    assert_same_row(store.get_users(filled.model_version, [40], strong=True)[40], shorter, filled.model_version)
+
+
+def test_users_asked_for_singly_are_all_found(store: VectorStore, filled: VersionInfo) -> None:
+    store.upsert_users(filled.model_version, [make_user(key) for key in range(50, 70)])
+    found = store.get_users_singly(filled.model_version, range(45, 70))
+    assert sorted(found) == list(range(50, 70))
+
+
+def test_a_deleted_user_is_gone(store: VectorStore, filled: VersionInfo) -> None:
+    store.upsert_users(filled.model_version, [make_user(80), make_user(81)])
+    store.delete_users(filled.model_version, [80, 82])
+    assert set(store.get_users(filled.model_version, [80, 81, 82], strong=True)) == {81}
+
+
+def test_count_and_scan_have_every_user_once(store: VectorStore, other: VersionInfo) -> None:
+    keys = [FIRST_KEY, *range(-1200, 1200), LAST_KEY]
+    store.upsert_users(other.model_version, [make_user(key, length=2) for key in reversed(keys)])
+    store.upsert_users(other.model_version, [make_user(key, length=3) for key in range(100)])
+    assert store.count_users(other.model_version) == len(keys)
+    rows = list(store.scan_users(other.model_version))
+    assert [row.user_key for row in rows] == keys
+    assert [len(row.behaviors) for row in rows if 0 <= row.user_key < 101] == [3] * 100 + [2]
+
+
+def test_bad_users_are_refused(store: VectorStore, filled: VersionInfo) -> None:
+    good = make_user(90)
+    nan = good.interests.copy()
+    nan[0, 0] = np.nan
+    for change, problem in (
+        ({"interests": nan}, "finite"),
+        ({"interests": good.interests[:, :4]}, "must be"),
+        ({"interests": np.zeros((4, DIM), np.float32), "weights": np.zeros(4, np.float32)}, "at most 3"),
+        ({"weights": good.weights[:1]}, "1 weights for 3"),
+        ({"behaviors": np.zeros(21, np.int64), "timestamps_ms": np.zeros(21, np.int64)}, "at most 20"),
+        ({"timestamps_ms": np.zeros(2, np.int64)}, "5 behaviors with 2 times"),
+        ({"profile": np.zeros(65, np.int64)}, "at most 64"),
+        ({"user_key": FIRST_KEY - 1}, "keys are between"),
+        ({"user_key": LAST_KEY + 1}, "keys are between"),
+    ):
+        with pytest.raises(VectorStoreError, match=problem):
+            store.upsert_users(filled.model_version, [dataclasses.replace(good, **change)])
+    assert store.get_users(filled.model_version, [90], strong=True) == {}
+
+
+# Versions
+
+
+def test_what_a_version_is_comes_back(store: VectorStore, filled: VersionInfo, other: VersionInfo) -> None:
+    ours = [info for info in store.versions() if info in (filled, other)]
+    assert ours == [filled, other]
+
+
+def test_creating_a_version_again_changes_nothing(store: VectorStore, filled: VersionInfo) -> None:
+    store.upsert_users(filled.model_version, [make_user(95)])
+    store.create_version(filled)
+    assert set(store.get_users(filled.model_version, [95], strong=True)) == {95}
+    assert store.count_items(filled.model_version) == NUM_ITEMS
+
+
+def test_readers_are_switched(store: VectorStore, filled: VersionInfo, other: VersionInfo) -> None:
+    for info in (filled, other, filled, filled):
+        store.activate(info.model_version)
+        assert store.active_version() == info.model_version
+
+
+def test_a_staged_version_is_named_until_it_is_active(
+    store: VectorStore, filled: VersionInfo, other: VersionInfo
+) -> None:
+    store.activate(filled.model_version)
+    store.stage(other.model_version)
+    assert (store.active_version(), store.staged_version()) == (filled.model_version, other.model_version)
+    store.activate(other.model_version)
+    assert (store.active_version(), store.staged_version()) == (other.model_version, None)
+    store.stage(filled.model_version)
+    store.stage(None)
+    store.stage(None)
+    assert store.staged_version() is None
+
+
+def test_only_a_version_without_readers_is_dropped(store: VectorStore, filled: VersionInfo) -> None:
+    short_lived = make_info(columns=())
+    name = short_lived.model_version
+    store.create_version(short_lived)
+    store.stage(name)
+    with pytest.raises(VectorStoreError, match="staged"):
+        store.drop_version(name)
+    store.activate(name)
+    with pytest.raises(VectorStoreError, match="active"):
+        store.drop_version(name)
+    store.activate(filled.model_version)
+    store.drop_version(name)
+    store.drop_version(name)
+    assert name not in {info.model_version for info in store.versions()}
+    assert store.active_version() == filled.model_version
+
+
+def test_an_unknown_version_is_refused_at_once(store: VectorStore) -> None:
+    started = time.monotonic()
+    for call in (
+        lambda: store.get_users("v_none", [1], strong=True),
+        lambda: store.search_items("v_none", random_queries(1), 5),
+        lambda: store.activate("v_none"),
+        lambda: store.stage("v_none"),
+        lambda: store.count_items("v_none"),
+    ):
+        with pytest.raises(VectorStoreError):
+            call()
+    assert time.monotonic() - started < 2
+
+
+# Servers that are away
+
+
+def test_rows_outlive_a_killed_server(tmp_path: Path) -> None:
+    with local_stack.milvus_lite(tmp_path) as server:
+        store = MilvusVectorStore(server.address, MilvusConfig(retry_s=30))
+        info = make_info()
+        assert store.active_version() is None
+        store.create_version(info)
+        store.upsert_items(info.model_version, ITEMS)
+        store.upsert_users(info.model_version, [make_user(1), make_user(2)])
+        store.activate(info.model_version)
+        for pid in listeners(server.port):
+            os.kill(pid, signal.SIGKILL)
+        server.stop()
+        server.start()
+        assert store.active_version() == info.model_version
+        assert store.count_items(info.model_version) == NUM_ITEMS
+        store.upsert_users(info.model_version, [make_user(2, next_offset=5), make_user(3)])
+        found = store.get_users(info.model_version, [1, 2, 3], strong=True)
+        assert [found[key].next_offset for key in (1, 2, 3)] == [0, 5, 0]
+        assert list(store.versions()) == [info]
+        store.close()
+
+
+def test_a_frozen_server_is_unavailable_within_the_bound(tmp_path: Path) -> None:
+    with local_stack.milvus_lite(tmp_path) as server:
+        store = MilvusVectorStore(server.address, MilvusConfig(timeout_s=1, retry_s=1))
+        [pid] = listeners(server.port)
+        os.kill(pid, signal.SIGSTOP)
+        started = time.monotonic()
+        with pytest.raises(ServiceUnavailable):
+            store.active_version()
+        assert time.monotonic() - started < 5
+        os.kill(pid, signal.SIGCONT)
+        assert store.active_version() is None
+        store.close()
+
+
+def test_an_absent_server_is_named_with_the_time_waited() -> None:
+    [port] = free_ports(1)
+    pauses: list[float] = []
+    with pytest.raises(ServiceUnavailable, match=f"Milvus at http://127.0.0.1:{port}") as caught:
+        MilvusVectorStore(f"http://127.0.0.1:{port}", MilvusConfig(timeout_s=0.5, retry_s=0.2), sleep=pauses.append)
+    assert caught.value.waited_s > 0.2
+    assert pauses == sorted(pauses)
