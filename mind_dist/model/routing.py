@@ -98,7 +98,7 @@ def content_keyed_logits(keys: Int64[Tensor, "B L"], num_interests: int) -> Floa
     bits = _scatter_bits(keys[:, :, None] + interests * _signed(_GOLDEN))
     # The sum of four uniform numbers is close to normal, and exact in integers.
     uniform = torch.stack([(bits >> shift) & 0xFFFF for shift in (0, 16, 32, 48)])
-    return (uniform.sum(dim=0) - 2 * 0xFFFF).float() * (math.sqrt(3) / 0x10000)
+    return ((uniform.sum(dim=0) - 2 * 0xFFFF).double() * (math.sqrt(3) / 0x10000)).float()
 
 
 def _couple(logits: Float[Tensor, "B L K"], mask: Bool[Tensor, "B L K"]) -> Float[Tensor, "B L K"]:

@@ -1,0 +1,79 @@
+"""MIND's maths in plain loops over Python floats: slow and obvious twins of `mind_dist.model`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+Vector = list[float]
+Matrix = list[Vector]
+
+BITS = (1 << 64) - 1
+
+
+def dot(left: Vector, right: Vector) -> float:
+    return sum(a * b for a, b in zip(left, right, strict=True))
+
+
+def softmax(values: Vector) -> Vector:
+    top = max(values)
+    weights = [math.exp(value - top) for value in values]
+    return [weight / sum(weights) for weight in weights]
+
+
+def squash(vector: Vector) -> Vector:
+    length = math.sqrt(dot(vector, vector))
+    return [x * length / (1 + length**2) for x in vector]
+
+
+def routing(behaviors: Matrix, initial_logits: Matrix, num_iterations: int) -> tuple[Matrix, Matrix]:
+    """Return the capsules and the coupling of one user, from the real behaviors and the real interests' logits."""
+    logits = [list(row) for row in initial_logits]
+    num_interests, dim = len(logits[0]), len(behaviors[0])
+    capsules, coupling = [[0.0] * dim] * num_interests, logits
+    for _ in range(num_iterations):
+        coupling = [softmax(row) for row in logits]
+        for j in range(num_interests):
+            total = [sum(c[j] * e[d] for c, e in zip(coupling, behaviors, strict=True)) for d in range(dim)]
+            capsules = [*capsules[:j], squash(total), *capsules[j + 1 :]]
+        logits = [
+            [logit + dot(capsules[j], e) for j, logit in enumerate(row)]
+            for row, e in zip(logits, behaviors, strict=True)
+        ]
+    return capsules, coupling
+
+
+def content_keyed_logit(key: int, interest: int) -> float:
+    """Return one initial logit: splitmix64 over (key, interest), its four 16-bit words summed and scaled."""
+    bits = (key + (interest + 1) * 0x9E3779B97F4A7C15) & BITS
+    bits = ((bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9) & BITS
+    bits = ((bits ^ (bits >> 27)) * 0x94D049BB133111EB) & BITS
+    bits ^= bits >> 31
+    words = [(bits >> shift) & 0xFFFF for shift in (0, 16, 32, 48)]
+    return (sum(words) - 2 * 0xFFFF) / 0x10000 * math.sqrt(3)
+
+
+def label_attention(interests: Matrix, target: Vector, power: float) -> Vector:
+    """Return the interests weighted by exp(score)^power."""
+    weights = softmax([power * dot(interest, target) for interest in interests])
+    return [sum(w * interest[d] for w, interest in zip(weights, interests, strict=True)) for d in range(len(target))]
+
+
+def full_softmax_loss(user: Vector, items: Matrix, target: int, temperature: float) -> float:
+    """Return the negative log likelihood of a target among all items."""
+    return -math.log(softmax([dot(user, item) / temperature for item in items])[target])
+
+
+def sampled_softmax_loss(
+    user: Vector,
+    pool: Matrix,
+    target: int,
+    inclusion: Sequence[float],
+    temperature: float,
+    *,
+    is_negative: Callable[[int], bool],
+) -> float:
+    """Return the same with the sum over all items estimated from a pool, each negative divided by its probability."""
+    own = math.exp(dot(user, pool[target]) / temperature)
+    others = [i for i in range(len(pool)) if i != target and is_negative(i)]
+    return -math.log(own / (own + sum(math.exp(dot(user, pool[i]) / temperature) / inclusion[i] for i in others)))
