@@ -89,8 +89,11 @@ class Directory:
         self.write_bytes(name, sink.getvalue().to_pybytes())
 
     def delete(self) -> None:
-        """Remove the directory and all below it; nothing happens when it is missing."""
-        if self.exists():
+        """Remove the directory and all below it, or the file; nothing happens when it is missing."""
+        kind = self.filesystem.get_file_info(self.path).type
+        if kind == fs.FileType.File:
+            self.filesystem.delete_file(self.path)
+        elif kind != fs.FileType.NotFound:
             self.filesystem.delete_dir(self.path)
 
     def _join(self, name: str) -> str:
