@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+import mind_dist.model as model_package
 from mind_dist.config import ModelConfig
 from mind_dist.model.interests import Behaviors, Interests
 from mind_dist.model.mind import MIND
@@ -176,3 +178,8 @@ def test_autocast_to_bfloat16_runs_finite() -> None:
     loss_of(found).backward()
     assert bool(found.vectors.isfinite().all())
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters())
+
+
+def test_the_model_knows_nothing_of_other_workers() -> None:
+    sources = Path(str(model_package.__path__[0])).glob("*.py")
+    assert not [source.name for source in sources if "distributed" in source.read_text()]
