@@ -4,6 +4,7 @@
     dense.safetensors                   the model's dense parameters
     optimizer.safetensors               their optimizer state
     items/shard-00000-of-00002.parquet  rows of the item table with their optimizer state and counts, per worker
+    waiting/shard-00000-of-00002.parquet items seen too seldom to have a row, per worker (where there are any)
     history/partition-00000.parquet     users' histories per log partition (training from a log only)
     catalog.parquet                     the item catalog
 
@@ -12,7 +13,16 @@ Writing: every worker writes its parts with a `VersionWriter`; when all have, on
 """
 
 from mind_dist.checkpoint.manifest import FORMAT_VERSION, FileEntry, Manifest, seal
-from mind_dist.checkpoint.rows import TableRows
+from mind_dist.checkpoint.rows import SightingCounts, TableRows
 from mind_dist.checkpoint.version import ModelVersion, VersionWriter
 
-__all__ = ["FORMAT_VERSION", "FileEntry", "Manifest", "ModelVersion", "TableRows", "VersionWriter", "seal"]
+__all__ = [
+    "FORMAT_VERSION",
+    "FileEntry",
+    "Manifest",
+    "ModelVersion",
+    "SightingCounts",
+    "TableRows",
+    "VersionWriter",
+    "seal",
+]

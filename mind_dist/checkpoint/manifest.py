@@ -136,6 +136,11 @@ def shard_name(shard: int, num_shards: int) -> str:
     return f"items/shard-{shard:05d}-of-{num_shards:05d}.parquet"
 
 
+def waiting_name(shard: int, num_shards: int) -> str:
+    """Return the path of a worker's items that have no row yet."""
+    return f"waiting/shard-{shard:05d}-of-{num_shards:05d}.parquet"
+
+
 def history_name(partition: int) -> str:
     """Return the path of a partition's histories."""
     return f"history/partition-{partition:05d}.parquet"

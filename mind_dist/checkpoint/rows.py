@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -56,6 +56,26 @@ class TableRows:
         parts = {name: [_to_numpy(table[name]) for table in tables] for name in names}
         rows = cls(**{name: np.concatenate(columns) for name, columns in parts.items()})
         return rows.take(np.argsort(rows.keys, kind="stable"))
+
+
+class SightingCounts(NamedTuple):
+    """How often items were seen that have no row yet (below `admission_count`); keys ascending, all [n]."""
+
+    keys: Keys
+    counts: Keys
+    last_seen_ms: Keys
+
+    def to_table(self) -> pa.Table:
+        """Return them as a table."""
+        return pa.table(self._asdict())
+
+    @classmethod
+    def from_tables(cls, tables: Sequence[pa.Table]) -> SightingCounts:
+        """Return the sightings of all tables, in ascending key order."""
+        columns = [
+            np.concatenate([np.empty(0, np.int64), *(_to_numpy(t[name]) for t in tables)]) for name in cls._fields
+        ]
+        return cls(*(column[np.argsort(columns[0], kind="stable")] for column in columns))
 
 
 def _to_arrow(column: NDArray[Any]) -> pa.Array:

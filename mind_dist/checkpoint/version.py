@@ -24,8 +24,9 @@ from mind_dist.checkpoint.manifest import (
     history_name,
     read_manifest,
     shard_name,
+    waiting_name,
 )
-from mind_dist.checkpoint.rows import TableRows
+from mind_dist.checkpoint.rows import SightingCounts, TableRows
 from mind_dist.config import ModelConfig, TrainingConfig, parse
 from mind_dist.data.parquet import ItemCatalog, sequences_table
 from mind_dist.errors import ConfigError, VersionError
@@ -60,6 +61,11 @@ class VersionWriter:
     def write_item_shard(self, shard: int, num_shards: int, rows: TableRows) -> None:
         """Write one worker's rows of the item table; every shard must be written, empty ones too."""
         self._write(shard_name(shard, num_shards), _encode_table(rows.to_table()))
+
+    def write_waiting(self, shard: int, num_shards: int, sightings: SightingCounts) -> None:
+        """Write one worker's items that have no row yet, if there are any."""
+        if len(sightings.keys):
+            self._write(waiting_name(shard, num_shards), _encode_table(sightings.to_table()))
 
     def write_history(self, partition: int, sequences: Sequence[BehaviorSequence]) -> None:
         """Write the histories of a partition's users."""
@@ -139,6 +145,11 @@ class ModelVersion:
         if bool((np.diff(rows.keys) == 0).any()):
             raise self._error("a key is in two item shards")
         return rows
+
+    def waiting(self) -> SightingCounts:
+        """Return the items of all shards that were seen too seldom to have a row, ascending."""
+        names = [name for name in self.manifest.files if name.startswith("waiting/")]
+        return SightingCounts.from_tables([self._read_table(name) for name in names])
 
     def history(self, partition: int) -> list[BehaviorSequence]:
         """Return the histories of a partition's users, by user key; none where the version keeps none for it."""

@@ -27,7 +27,7 @@ class EventSource(Protocol):
         """Return the next records, each partition's in order; empty when none came within `timeout_s`.
 
         Raises:
-            PositionLost: A position to go on from is no longer kept.
+            PositionLost: A position to go on from is no longer kept, or behind the end.
             ServiceUnavailable: The log could not be reached within the implementation's bound.
         """
         ...
@@ -40,6 +40,10 @@ class EventSource(Protocol):
         """Return, for every owned partition, the position of the next record to poll."""
         ...
 
+    def oldest_positions(self) -> Positions:
+        """Return, for every owned partition, the position of the oldest record kept."""
+        ...
+
     def end_positions(self) -> Positions:
         """Return, for every owned partition, the position after its newest record."""
         ...
@@ -49,7 +53,12 @@ class EventSource(Protocol):
         ...
 
     def commit(self, positions: Positions) -> None:
-        """Store positions for this source's group; all records below them are done with."""
+        """Store positions for this source's group; all records below them are done with.
+
+        Raises:
+            StaleAssignment: The partitions have moved to another worker, which reads again what is not stored.
+            ServiceUnavailable: The log could not be reached within the implementation's bound.
+        """
         ...
 
     def committed(self) -> Positions:
@@ -123,11 +132,11 @@ class InMemoryLog:
         """Return up to `count` records from a position on.
 
         Raises:
-            PositionLost: The position is below the oldest record kept.
+            PositionLost: The position is below the oldest record kept, or behind the end.
         """
         with self._lock:
             first = self.first(partition)
-            if position < first:
+            if not first <= position <= self.end(partition):
                 raise PositionLost(partition, position, first)
             return self._partitions[partition][position - first : position - first + count]
 
@@ -201,6 +210,10 @@ class InMemorySource:
     def position(self) -> Positions:
         """Return the next position of every partition."""
         return dict(self._position)
+
+    def oldest_positions(self) -> Positions:
+        """Return the oldest position of every partition."""
+        return {p: self._log.first(p) for p in self._position}
 
     def end_positions(self) -> Positions:
         """Return the end of every partition."""

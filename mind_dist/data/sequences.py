@@ -1,0 +1,258 @@
+"""Behavior sequences → training examples, by partition: the port `ExampleSource`, and its side for prepared datasets.
+
+An example is a window of a user's history and the items that came next. A prepared bucket is an ordered log of
+them like a Kafka partition: it has positions, one owner at a time, and the same examples at the same positions
+whoever reads it (`mind_dist.data.event_sequences` is the side for event logs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyarrow import compute as pc
+
+from mind_dist.data.parquet import PreparedDataset
+from mind_dist.records import BehaviorSequence, Keys, Positions
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """n windows of users' histories and the items that followed, as columns.
+
+    Attributes:
+        history: Item keys before the targets, oldest first, [n, L]; 0 where padded.
+        history_mask: True where real, [n, L].
+        targets: Item keys that followed, nearest first, [n, T]; 0 where padded.
+        target_mask: True where real, [n, T].
+        profile: Profile feature keys, [n, P]; 0 where missing.
+        timestamps_ms: Time of the first target, [n].
+    """
+
+    history: Keys
+    history_mask: Mask
+    targets: Keys
+    target_mask: Mask
+    profile: Keys
+    timestamps_ms: Keys
+
+    def __len__(self) -> int:
+        return len(self.timestamps_ms)
+
+    @classmethod
+    def none(cls, max_behaviors: int, num_targets: int, num_profile_features: int) -> Examples:
+        """Return no examples of given widths."""
+        history, targets, profile = (
+            np.zeros((0, width), dtype=np.int64) for width in (max_behaviors, num_targets, num_profile_features)
+        )
+        return cls(history, history > 0, targets, targets > 0, profile, np.zeros(0, dtype=np.int64))
+
+    @classmethod
+    def concatenate(cls, chunks: Sequence[Examples]) -> Examples:
+        """Return the examples of at least one chunk as one, in order."""
+        columns = (np.concatenate([getattr(chunk, f.name) for chunk in chunks]) for f in fields(cls))
+        return cls(*columns)
+
+
+class ExampleSource(Protocol):
+    """Examples of the partitions this worker owns, each partition's in order, from a position on.
+
+    The state to go on from is `positions` and, for each partition, its `history`: both per partition, so that
+    any number of workers can take over.
+    """
+
+    @property
+    def partitions(self) -> Sequence[int]:
+        """Partitions owned, ascending."""
+        ...
+
+    @property
+    def num_examples(self) -> int | None:
+        """Examples left in all owned partitions together; None when that cannot be known."""
+        ...
+
+    def take(self, partition: int, count: int) -> Examples:
+        """Return the next `count` examples; fewer where the partition ends, or none came in time to a live one.
+
+        Raises:
+            PositionLost: The log no longer keeps the position to go on from.
+            PoisonLimitExceeded: Too many records cannot be decoded.
+        """
+        ...
+
+    def positions(self) -> Positions:
+        """Return, for every owned partition, the position after the last example taken."""
+        ...
+
+    def history(self, partition: int) -> Sequence[BehaviorSequence]:
+        """Return the histories behind a partition's coming examples, as of its position; none for datasets."""
+        ...
+
+    def finished(self) -> bool:
+        """Tell whether all partitions have ended, so that nothing will ever come."""
+        ...
+
+    def flush(self) -> None:
+        """Return when what taking examples has written elsewhere is stored; call it before a checkpoint."""
+        ...
+
+    def commit(self, positions: Positions) -> None:
+        """Show positions to whoever watches the lag; call it after a checkpoint, which alone decides where to go on."""
+        ...
+
+    def close(self) -> None:
+        """Leave the source."""
+        ...
+
+
+class ParquetExamples:
+    """The train split of a prepared dataset, every epoch of it one after the other.
+
+    A bucket with n window ends (each behavior but a user's first) is a log of epochs · n examples: position p is
+    the (p mod n)-th of epoch p // n's permutation, which depends on seed, epoch and bucket alone.
+
+    Args:
+        dataset: Where to read.
+        partitions: Buckets owned.
+        max_behaviors: Longest history L.
+        num_targets: Most targets T of an example.
+        epochs: Passes over each bucket.
+        seed: Seed of the permutations.
+        positions: Where to go on; a bucket not named starts at its beginning.
+
+    Raises:
+        DatasetError: A bucket is missing or torn.
+    """
+
+    def __init__(
+        self,
+        dataset: PreparedDataset,
+        partitions: Iterable[int],
+        *,
+        max_behaviors: int,
+        num_targets: int,
+        epochs: int = 1,
+        seed: int = 0,
+        positions: Positions | None = None,
+    ) -> None:
+        profiles = dataset.profiles()
+        self._buckets = {p: _Bucket.read(dataset, p, profiles) for p in sorted(partitions)}
+        self._shape = (max_behaviors, num_targets)
+        self._epochs = epochs
+        self._seed = seed
+        self._positions = {p: (positions or {}).get(p, 0) for p in self._buckets}
+        self._orders: dict[int, tuple[int, Keys]] = {}
+
+    @property
+    def partitions(self) -> Sequence[int]:
+        """Buckets owned, ascending."""
+        return list(self._buckets)
+
+    @property
+    def num_examples(self) -> int:
+        """Examples left, over all epochs."""
+        return sum(max(0, self._end(p) - position) for p, position in self._positions.items())
+
+    def take(self, partition: int, count: int) -> Examples:
+        """Return the next `count` examples of a bucket; fewer only at its end."""
+        bucket = self._buckets[partition]
+        position = self._positions[partition]
+        stop = max(position, min(position + count, self._end(partition)))
+        chosen = [np.empty(0, dtype=np.int64)]
+        while position < stop:
+            epoch, first = divmod(position, len(bucket.windows))
+            ordered = self._order(partition, epoch)[first : first + stop - position]
+            chosen.append(ordered)
+            position += len(ordered)
+        self._positions[partition] = position
+        return bucket.examples(bucket.windows[np.concatenate(chosen)], *self._shape)
+
+    def positions(self) -> Positions:
+        """Return the position after the last example taken from each bucket."""
+        return dict(self._positions)
+
+    def history(self, partition: int) -> Sequence[BehaviorSequence]:
+        """Return nothing: the dataset holds every history."""
+        assert partition in self._buckets
+        return []
+
+    def finished(self) -> bool:
+        """Tell whether the last epoch of every bucket is through."""
+        return self.num_examples == 0
+
+    def flush(self) -> None:
+        """Do nothing: nothing was written."""
+
+    def commit(self, positions: Positions) -> None:
+        """Do nothing: nobody watches the lag of a dataset."""
+
+    def close(self) -> None:
+        """Do nothing: the dataset is in memory."""
+
+    def _end(self, partition: int) -> int:
+        return self._epochs * len(self._buckets[partition].windows)
+
+    def _order(self, partition: int, epoch: int) -> Keys:
+        """Return an epoch's permutation of a bucket's windows, the newest kept at hand."""
+        at_hand = self._orders.get(partition)
+        if at_hand is None or at_hand[0] != epoch:
+            generator = np.random.default_rng([self._seed, epoch, partition])
+            at_hand = (epoch, generator.permutation(len(self._buckets[partition].windows)))
+            self._orders[partition] = at_hand
+        return at_hand[1]
+
+
+@dataclass(frozen=True, slots=True)
+class _Bucket:
+    """The users of one bucket, flat.
+
+    Attributes:
+        items: Item keys of all users, one after the other, [E].
+        timestamps_ms: Their times, [E].
+        offsets: Where each user's behaviors start, [U + 1].
+        windows: Index of the first target of every example, [n].
+        profile: Profile keys of each user, [U, P].
+    """
+
+    items: Keys
+    timestamps_ms: Keys
+    offsets: Keys
+    windows: Keys
+    profile: Keys
+
+    @classmethod
+    def read(cls, dataset: PreparedDataset, bucket: int, profiles: Mapping[int, Keys]) -> _Bucket:
+        table = dataset.read_bucket("train", bucket)
+        lengths = pc.list_value_length(table["item_ids"]).to_numpy()
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        starts_user = np.zeros(offsets[-1] + 1, dtype=np.bool_)
+        starts_user[offsets] = True
+        users = table["user_id"].to_pylist()
+        found = [profiles.get(user, dataset.no_profile) for user in users]
+        profile = np.array(found, dtype=np.int64).reshape(len(users), len(dataset.no_profile))
+        windows = np.flatnonzero(~starts_user)
+        return cls(_flat(table["item_ids"]), _flat(table["timestamps_ms"]), offsets, windows, profile)
+
+    def examples(self, windows: Keys, max_behaviors: int, num_targets: int) -> Examples:
+        """Return the examples whose first targets are at `windows`."""
+        users = np.searchsorted(self.offsets, windows, side="right") - 1
+        first = np.maximum(self.offsets[users], windows - max_behaviors)
+        history, history_mask = self._gather(first, windows, max_behaviors)
+        targets, target_mask = self._gather(windows, self.offsets[users + 1], num_targets)
+        return Examples(history, history_mask, targets, target_mask, self.profile[users], self.timestamps_ms[windows])
+
+    def _gather(self, first: Keys, stop: Keys, width: int) -> tuple[Keys, Mask]:
+        """Return up to `width` items of each range, padded with 0, and which of them are real."""
+        at = first[:, None] + np.arange(width)
+        real = at < stop[:, None]
+        return np.where(real, self.items.take(at, mode="clip"), 0), real
+
+
+def _flat(column: pa.ChunkedArray) -> Keys:
+    return np.asarray(pc.list_flatten(column).to_numpy(), dtype=np.int64)

@@ -1,0 +1,202 @@
+"""Batches → steps: the whole of training, plain PyTorch, from top to bottom.
+
+    for report in train(model, optimizer, table, batches, config=config, …):
+        ...  # report, save, or stop: whoever iterates decides
+
+Every rank runs the same loop over partitions of its own. Ranks that have run dry go on with empty batches, so that
+every collective is joined by all; the loss is the mean over the targets of all ranks, however unequal their shares.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mind_dist.config import ModelConfig, TrainingConfig
+from mind_dist.data.batches import Batch
+from mind_dist.errors import TrainingError
+from mind_dist.model.attention import label_aware_attention
+from mind_dist.model.interests import Interests
+from mind_dist.model.item_bag import ItemFeatures, score_vectors
+from mind_dist.model.loss import log_inclusion_probability, sampled_softmax_loss
+from mind_dist.records import Positions
+from mind_dist.training.collectives import Collectives, SingleRank
+from mind_dist.training.item_table import ItemTable
+from mind_dist.training.sparse_rows import BETAS, EPSILON
+from mind_dist.training.step_inputs import StepInputs
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What a step did.
+
+    Attributes:
+        step: Steps done, this one included.
+        num_examples: Examples of all ranks; 0 when live logs were silent and nothing was done.
+        loss: Mean over the targets of all ranks, in nats; NaN when there were none.
+        learning_rate: As used.
+        positions: Where this rank goes on after the step.
+        watermark_ms: Time of this rank's newest example in the step, 0 without one.
+    """
+
+    step: int
+    num_examples: int
+    loss: float
+    learning_rate: float
+    positions: Positions
+    watermark_ms: int
+
+
+def dense_optimizer(model: nn.Module) -> torch.optim.Optimizer:
+    """Return Adam over the dense parameters, with the item rows' constants; `train` sets its learning rate."""
+    return torch.optim.Adam(model.parameters(), betas=BETAS, eps=EPSILON)
+
+
+def linear_decay(learning_rate: float, num_steps: int | None) -> Callable[[int], float]:
+    """Return step → learning rate: falling to a tenth over the run, or constant when its length is not known."""
+    if num_steps is None:
+        return lambda _step: learning_rate
+    return lambda step: learning_rate * (1 - 0.9 * min(1.0, step / max(1, num_steps)))
+
+
+def train(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    table: ItemTable,
+    batches: Iterable[Batch],
+    *,
+    model_config: ModelConfig,
+    config: TrainingConfig,
+    features: ItemFeatures,
+    empty_batch: Batch,
+    learning_rate: Callable[[int], float],
+    observe: bool = False,
+    first_step: int = 0,
+    collectives: Collectives | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[StepReport]:
+    """Train until all ranks have run dry, `max_steps` are done, or a rank is asked to stop.
+
+    Args:
+        model: An `InterestModel`, wrapped for data-parallel training where there is more than one rank.
+        optimizer: Over the model's parameters.
+        table: The item, feature and profile rows.
+        batches: This rank's.
+        model_config: For normalisation and label-aware attention.
+        config: Everything else.
+        features: Side features of items.
+        empty_batch: What a rank without examples of its own begins with, and goes on with when it has run dry.
+        learning_rate: By steps done before.
+        observe: Count the targets as sightings (for an event log; a dataset's counts are known before).
+        first_step: Steps done before.
+        collectives: The other ranks.
+        should_stop: Asked before every step; when any rank says so, all end after that step.
+
+    Raises:
+        TrainingError: A loss or gradient is not finite; the message names step and tensor.
+    """
+    ranks = collectives or SingleRank()
+    step = first_step
+    positions = empty_batch.positions
+    upcoming = iter(batches)
+    while not config.max_steps or step < config.max_steps:
+        # 1. Agree: does anybody have a batch?
+        own = next(upcoming, None)
+        batch = Batch(empty_batch.examples, positions) if own is None else own
+        alive, num_examples, stop = ranks.sum([own is not None, len(batch), should_stop()])
+        if not alive:
+            return
+        positions = batch.positions
+        if num_examples:
+            # 2. Rows: what is seen gets one, negatives are drawn, every distinct row is looked up once.
+            if observe:
+                table.observe(batch.examples.targets[batch.examples.target_mask], batch.watermark_ms)
+            generator = np.random.default_rng([config.seed, step, ranks.rank])
+            negatives = table.sample_items(config.num_uniform_negatives, generator)
+            inputs = StepInputs.of(batch, negatives, table, features)
+            rows = table.lookup(inputs.row_keys)
+            # 3. Forward and backward: this rank's share of the mean over all targets.
+            (num_targets,) = ranks.sum([inputs.num_targets])
+            loss, tensors = _loss(model, rows, inputs, table, model_config=model_config, config=config)
+            (total,) = ranks.sum([loss.item()])
+            if not math.isfinite(total):
+                raise _not_finite("loss", step, tensors)
+            optimizer.zero_grad()
+            (loss * ranks.world_size / max(1.0, num_targets)).backward()
+            # 4. Update: dense parameters (their gradients averaged by the model's wrapper) and touched rows.
+            _check_gradients(model, rows, step)
+            rate = learning_rate(step)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            table.apply_gradients(rate)
+            step += 1
+            mean = total / num_targets if num_targets else math.nan
+            yield StepReport(step, int(num_examples), mean, rate, positions, batch.watermark_ms)
+        else:
+            yield StepReport(step, 0, math.nan, 0.0, positions, 0)
+        if stop:
+            return
+
+
+def _loss(
+    model: nn.Module,
+    rows: Float[Tensor, "U D"],
+    inputs: StepInputs,
+    table: ItemTable,
+    *,
+    model_config: ModelConfig,
+    config: TrainingConfig,
+) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+    """Return this rank's summed loss, and by name what it was computed from."""
+    precise = config.precision == "float32"
+    with torch.autocast(rows.device.type, dtype=torch.bfloat16, enabled=not precise):
+        items = inputs.item_vectors(rows)
+        interests: Interests = model(inputs.behaviors(items), inputs.profiles(rows))
+        pool = score_vectors(items[inputs.pool.to(rows.device)], normalize=model_config.normalize)
+        target_index = inputs.targets.to(rows.device)
+        users = label_aware_attention(
+            interests, nn.functional.embedding(target_index, pool), model_config.label_attention_power
+        )
+        loss = sampled_softmax_loss(
+            users,
+            inputs.target_mask.to(rows.device),
+            target_index,
+            pool,
+            _log_inclusion(inputs, table, config).to(rows.device),
+            temperature=config.temperature,
+            mask_other_targets=True,
+        )
+    return loss, {"item rows": rows, "interests": interests.vectors, "users": users, "pool": pool}
+
+
+def _log_inclusion(inputs: StepInputs, table: ItemTable, config: TrainingConfig) -> Float[Tensor, " P"]:
+    """Return the log of how likely each item of the pool was to be in it; zeros without the correction."""
+    if not config.logq_correction:
+        return torch.zeros(len(inputs.pool))
+    shares = torch.from_numpy(table.sighting_shares(inputs.pool_keys)).float()
+    num_others = max(1, inputs.num_targets - 1)
+    return log_inclusion_probability(shares, num_others, table.num_items, config.num_uniform_negatives)
+
+
+def _check_gradients(model: nn.Module, rows: Tensor, step: int) -> None:
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    if rows.grad is not None:
+        gradients["item rows"] = rows.grad
+    if not math.isfinite(sum(gradient.sum().item() for gradient in gradients.values())):
+        raise _not_finite("gradient", step, gradients)
+
+
+def _not_finite(what: str, step: int, tensors: dict[str, Tensor]) -> TrainingError:
+    at_fault = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
+    where = f"first in {at_fault[0]}" if at_fault else "on another worker"
+    return TrainingError(
+        f"step {step + 1}: the {what} is not finite, {where}; the last checkpoint is kept: "
+        "lower training.learning_rate, or look for broken input, and start again"
+    )

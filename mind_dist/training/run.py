@@ -1,0 +1,214 @@
+"""Settings and data → a run that can be stopped and gone on with: what one rank holds, and how it is saved.
+
+State is saved per partition and per shard, never per rank, so that any number of ranks can take over.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mind_dist.checkpoint import Manifest, ModelVersion, VersionWriter, seal
+from mind_dist.config import ModelConfig, TrainingConfig, dump
+from mind_dist.data.batches import Batch, batches
+from mind_dist.data.parquet import PreparedDataset
+from mind_dist.data.sequences import Examples, ExampleSource
+from mind_dist.model.item_bag import COLD_KEY
+from mind_dist.model.mind import MIND
+from mind_dist.storage import Directory
+from mind_dist.training.collectives import Collectives, SingleRank
+from mind_dist.training.item_table import ItemTable, ReplicatedItemTable
+from mind_dist.training.loop import StepReport, dense_optimizer, linear_decay, train
+
+
+class TrainingRun:
+    """One rank's model, item table, examples and progress.
+
+    Args:
+        examples: This rank's share.
+        dataset: The catalog, profiles and features behind the examples.
+        model_config: The model.
+        config: How to train it.
+        source: What the version will say it was trained on.
+        observe: Count items as they are seen, for an event log; else the catalog's counts stand.
+        collectives: The other ranks.
+        device: Where to compute.
+        parallel: Wraps the model so that ranks average its gradients.
+    """
+
+    def __init__(
+        self,
+        examples: ExampleSource,
+        dataset: PreparedDataset,
+        model_config: ModelConfig,
+        config: TrainingConfig,
+        *,
+        source: str,
+        observe: bool = False,
+        collectives: Collectives | None = None,
+        device: torch.device | str = "cpu",
+        parallel: Callable[[nn.Module], nn.Module] = lambda model: model,
+    ) -> None:
+        self.examples = examples
+        self.step = 0
+        self.metrics: dict[str, float] = {}
+        self._dataset = dataset
+        self._catalog = dataset.catalog()
+        self._model_config = model_config
+        self._config = config
+        self._source = source
+        self._observe = observe
+        self._ranks = collectives or SingleRank()
+        self._positions = examples.positions()
+        self._watermark_ms = 0
+        torch.manual_seed(config.seed)
+        self.model = MIND(model_config).to(device)
+        self._parallel_model = parallel(self.model)
+        self._optimizer = dense_optimizer(self.model)
+        self.table: ItemTable = ReplicatedItemTable(
+            model_config.dim,
+            seed=config.seed,
+            admission_count=config.admission_count,
+            collectives=self._ranks,
+            device=device,
+        )
+        self._fill_table()
+
+    def steps(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[StepReport]:
+        """Train on; see `loop.train`."""
+        widths = (self._config.max_behaviors, self._config.num_targets, self._model_config.num_profile_features)
+        reports = train(
+            self._parallel_model,
+            self._optimizer,
+            self.table,
+            batches(self.examples, self._config.batch_size),
+            model_config=self._model_config,
+            config=self._config,
+            features=self._catalog,
+            empty_batch=Batch(Examples.none(*widths), self._positions),
+            learning_rate=linear_decay(self._config.learning_rate, self.num_steps() if self._config.lr_decay else None),
+            observe=self._observe,
+            first_step=self.step,
+            collectives=self._ranks,
+            should_stop=should_stop,
+        )
+        for report in reports:
+            self.step = report.step
+            self._positions = report.positions
+            self._watermark_ms = max(self._watermark_ms, report.watermark_ms)
+            if report.num_examples:
+                self.metrics = {"loss": report.loss}
+            yield report
+
+    def num_steps(self) -> int | None:
+        """Return the step at which the run will end, None where that is not known. Collective."""
+        size, bound = self._config.batch_size, self._config.max_steps or None
+        left: list[int | None] = self._ranks.gather_objects(self.examples.num_examples)
+        known = [count for count in left if count is not None]
+        if len(known) < len(left):
+            return bound
+        end = self.step + max(-(-count // size) for count in known)
+        return min(end, bound or end)
+
+    def save(self, directory: Directory) -> Manifest:
+        """Write a version of the state after the last step: every rank its part, rank 0 the manifest. Collective.
+
+        Args:
+            directory: This rank's; the version is the files of all ranks together.
+        """
+        rank, num_ranks = self._ranks.rank, self._ranks.world_size
+        self.examples.flush()
+        writer = VersionWriter(directory)
+        writer.write_item_shard(rank, num_ranks, self.table.shard(rank, num_ranks))
+        writer.write_waiting(rank, num_ranks, self.table.waiting(rank, num_ranks))
+        for partition in self.examples.partitions:
+            history = self.examples.history(partition)
+            if history:
+                writer.write_history(partition, history)
+        if rank == 0:
+            writer.write_dense(self.model.state_dict())
+            writer.write_optimizer(_optimizer_tensors(self.model, self._optimizer))
+            writer.write_catalog(self._catalog)
+        parts = self._ranks.gather_objects((writer.files, dict(self._positions), self._watermark_ms))
+        manifests: list[Manifest] = self._ranks.gather_objects(self._seal(directory, parts) if rank == 0 else None)
+        return manifests[0]
+
+    def commit(self) -> None:
+        """Show the positions of the last step to whoever watches the lag; call it once a version is stored."""
+        self.examples.commit(self._positions)
+
+    def resume(self, version: ModelVersion) -> None:
+        """Go on from a version of this run; the examples must have been opened at its positions."""
+        self.step = version.manifest.step
+        self.metrics = dict(version.manifest.metrics)
+        self._watermark_ms = version.manifest.watermark_ms
+        self._load(version)
+        _load_optimizer(self.model, self._optimizer, version.optimizer())
+
+    def start_from(self, version: ModelVersion) -> None:
+        """Begin with the parameters of a version, at step 0 and with a fresh optimizer."""
+        self._load(version)
+
+    def _load(self, version: ModelVersion) -> None:
+        self.model.load_state_dict(version.dense())
+        self.table.load(version.items())
+        self.table.load_waiting(version.waiting())
+        self._fill_table()
+
+    def _fill_table(self) -> None:
+        """Give features a row, and items theirs where the catalog's counts stand."""
+        profiles = np.concatenate([*self._dataset.profiles().values(), self._dataset.no_profile])
+        self.table.add_features(np.concatenate([self._catalog.feature_keys, [COLD_KEY], profiles[profiles != 0]]))
+        if not self._observe:
+            seen = self._catalog.counts > 0
+            last_ms = self._dataset.manifest.last_ms
+            self.table.set_counts(self._catalog.keys[seen], self._catalog.counts[seen], last_ms)
+
+    def _seal(self, directory: Directory, parts: list[Any]) -> Manifest:
+        files, positions, watermarks = zip(*parts, strict=True)
+        about = self._dataset.manifest
+        return seal(
+            directory,
+            _joined(files),
+            config={
+                "model": dump(self._model_config),
+                "training": dump(self._config),
+                "item_features": [dataclasses.asdict(feature) for feature in about.item_features],
+                "item_columns": list(about.item_columns),
+                "profile_features": [dataclasses.asdict(feature) for feature in about.profile_features],
+            },
+            id_type=about.id_type,
+            step=self.step,
+            watermark_ms=max(watermarks),
+            positions=_joined(positions),
+            metrics=self.metrics,
+            source=self._source,
+        )
+
+
+def _joined(parts: tuple[Mapping[Any, Any], ...]) -> dict[Any, Any]:
+    return {name: value for part in parts for name, value in part.items()}
+
+
+def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return Adam's state as tensors named `parameter/moment`."""
+    return {
+        f"{name}/{moment}": value
+        for name, parameter in model.named_parameters()
+        for moment, value in optimizer.state[parameter].items()
+    }
+
+
+def _load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Take over what `_optimizer_tensors` returned."""
+    states: dict[int, dict[str, Tensor]] = {}
+    places = {name: place for place, (name, _) in enumerate(model.named_parameters())}
+    for full_name, tensor in tensors.items():
+        name, _, moment = full_name.rpartition("/")
+        states.setdefault(places[name], {})[moment] = tensor
+    optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,188 @@
+"""What an item table is made of: an index of keys, counts of sightings, and rows with their Adam state."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mind_dist.data.codec import mix
+from mind_dist.records import Keys, no_keys
+
+BETAS = (0.9, 0.98)
+"""Decay of Adam's first and second moment, for table rows and dense parameters alike."""
+
+EPSILON = 1e-8
+"""Keeps Adam's denominator from zero."""
+
+
+def initial_rows(keys: Keys, dim: int, seed: int) -> Float[Tensor, "U D"]:
+    """Return the first values of rows, normal with deviation 1/√D: a function of seed and key alone.
+
+    >>> bool((initial_rows(np.array([5, 7]), 4, seed=1)[1] == initial_rows(np.array([7]), 4, seed=1)[0]).all())
+    True
+    """
+    salt = mix(np.array([seed])).view(np.int64)
+    streams = mix(keys ^ salt).view(np.int64)[:, None]
+    with np.errstate(over="ignore"):
+        bits = mix(streams + np.arange(dim)) >> np.uint64(11)
+    uniform = torch.from_numpy((bits.astype(np.float64) + 0.5) / (1 << 53))
+    normal: Tensor = torch.special.ndtri(uniform)
+    return normal.float() / math.sqrt(dim)
+
+
+class KeyIndex:
+    """Distinct keys in the order they came, found again by binary search."""
+
+    def __init__(self) -> None:
+        self._ascending = no_keys()
+        self._row_of = no_keys()
+
+    def __len__(self) -> int:
+        return len(self._ascending)
+
+    @property
+    def ascending(self) -> Keys:
+        """All keys, ascending, [N]."""
+        return self._ascending
+
+    def find(self, keys: Keys) -> Keys:
+        """Return each key's row, -1 where it has none."""
+        if not len(self):
+            return np.full(len(keys), -1, dtype=np.int64)
+        at = np.minimum(np.searchsorted(self._ascending, keys), len(self) - 1)
+        return np.where(self._ascending[at] == keys, self._row_of[at], -1)
+
+    def add(self, keys: Keys) -> None:
+        """Give new keys, distinct and ascending, the next rows."""
+        rows = np.arange(len(self), len(self) + len(keys))
+        at = np.searchsorted(self._ascending, keys)
+        self._ascending = np.insert(self._ascending, at, keys)
+        self._row_of = np.insert(self._row_of, at, rows)
+
+
+class Sightings:
+    """How often keys were seen, and when last.
+
+    Attributes:
+        keys: What was seen, ascending, [N].
+        counts: How often, [N].
+        last_seen_ms: When last, [N].
+        total: Sum of the counts.
+    """
+
+    def __init__(self) -> None:
+        self.keys = no_keys()
+        self.counts = no_keys()
+        self.last_seen_ms = no_keys()
+        self.total = 0
+
+    def add(self, keys: Keys, counts: Keys, seen_ms: Keys | int) -> None:
+        """Count sightings of distinct, ascending keys."""
+        at = self._place(keys)
+        self.counts[at] += counts
+        self.last_seen_ms[at] = np.maximum(self.last_seen_ms[at], seen_ms)
+        self.total += int(counts.sum())
+
+    def set(self, keys: Keys, counts: Keys, seen_ms: Keys | int) -> None:
+        """Replace what is known of distinct, ascending keys."""
+        at = self._place(keys)
+        self.counts[at] = counts
+        self.last_seen_ms[at] = seen_ms
+        self.total = int(self.counts.sum())
+
+    def of(self, keys: Keys) -> tuple[Keys, Keys]:
+        """Return counts and last times of keys, zeros where never seen."""
+        if not len(self.keys):
+            return np.zeros_like(keys), np.zeros_like(keys)
+        at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        known = self.keys[at] == keys
+        return np.where(known, self.counts[at], 0), np.where(known, self.last_seen_ms[at], 0)
+
+    def _place(self, keys: Keys) -> Keys:
+        """Return where keys stand, after making room for the new ones."""
+        at = np.searchsorted(self.keys, keys)
+        new = np.append(self.keys, 0)[at] != keys
+        new |= at == len(self.keys)
+        if new.any():
+            self.counts = np.insert(self.counts, at[new], 0)
+            self.last_seen_ms = np.insert(self.last_seen_ms, at[new], 0)
+            self.keys = np.insert(self.keys, at[new], keys[new])
+            at = np.searchsorted(self.keys, keys)
+        return at
+
+
+class AdamRows:
+    """Vectors by row number, with Adam's moments and the number of updates of each row.
+
+    Args:
+        dim: Width D.
+        device: Where they live.
+    """
+
+    def __init__(self, dim: int, device: torch.device) -> None:
+        self._size = 0
+        self._vectors = torch.zeros(0, dim, device=device)
+        self._first = torch.zeros(0, dim, device=device)
+        self._second = torch.zeros(0, dim, device=device)
+        self._steps = torch.zeros(0, dtype=torch.int64, device=device)
+
+    def append(self, vectors: Float[Tensor, "N D"]) -> None:
+        """Add rows that were never updated."""
+        size = self._size + len(vectors)
+        if size > len(self._steps):
+            self._reserve(max(size, 2 * len(self._steps)))
+        self._vectors[self._size : size] = vectors.to(self._vectors.device)
+        self._size = size
+
+    def vectors(self, rows: Keys) -> Float[Tensor, "U D"]:
+        """Return copies of some rows."""
+        return self._vectors[torch.from_numpy(rows).to(self._vectors.device)]
+
+    def update(self, rows: Int64[Tensor, " U"], gradient: Float[Tensor, "U D"], learning_rate: float) -> None:
+        """Take one Adam step for some distinct rows, each with its own bias correction (lazy Adam)."""
+        decay1, decay2 = BETAS
+        rows = rows.to(self._steps.device)
+        steps = self._steps[rows] + 1
+        first = self._first[rows].lerp_(gradient, 1 - decay1)
+        second = self._second[rows].mul_(decay2).addcmul_(gradient, gradient, value=1 - decay2)
+        age = steps.double()[:, None]
+        correction1, correction2 = 1 - decay1**age, 1 - decay2**age
+        denominator = second.sqrt().div_(correction2.sqrt().float()).add_(EPSILON)
+        change = first.div(denominator).mul_((learning_rate / correction1).float())
+        self._steps[rows] = steps
+        self._first[rows] = first
+        self._second[rows] = second
+        self._vectors[rows] -= change
+
+    def read(self, rows: Keys) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], Keys]:
+        """Return vectors, first and second moments and numbers of updates of some rows."""
+        at = torch.from_numpy(rows).to(self._steps.device)
+        vectors, first, second = (column[at].cpu().numpy() for column in (self._vectors, self._first, self._second))
+        return vectors, first, second, self._steps[at].cpu().numpy()
+
+    def write(
+        self,
+        rows: Keys,
+        vectors: NDArray[np.float32],
+        first: NDArray[np.float32],
+        second: NDArray[np.float32],
+        steps: Keys,
+    ) -> None:
+        """Replace some rows by what `read` returned."""
+        at = torch.from_numpy(rows).to(self._steps.device)
+        columns = ((self._vectors, vectors), (self._first, first), (self._second, second), (self._steps, steps))
+        for column, values in columns:
+            column[at] = torch.from_numpy(values).to(column)
+
+    def _reserve(self, capacity: int) -> None:
+        """Make room; doubling keeps the cost of growing in proportion to the rows."""
+        for name in ("_vectors", "_first", "_second", "_steps"):
+            column = getattr(self, name)
+            grown = column.new_zeros(capacity, *column.shape[1:])
+            grown[: self._size] = column[: self._size]
+            setattr(self, name, grown)

@@ -1,0 +1,146 @@
+"""A small prepared dataset, its events as a log, and runs over them in this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from mind_dist.checkpoint import ModelVersion
+from mind_dist.config import ModelConfig, TrainingConfig
+from mind_dist.data.codec import PoisonGate, encode_event, encode_key, feature_key, partition_of
+from mind_dist.data.event_sequences import EventExamples
+from mind_dist.data.parquet import (
+    ITEM_SCHEMA,
+    USER_SCHEMA,
+    DatasetManifest,
+    FeatureInfo,
+    PreparedDataset,
+    sequences_table,
+    write_manifest,
+)
+from mind_dist.data.sequences import ExampleSource, ParquetExamples
+from mind_dist.data.source import InMemoryDeadLetters, InMemoryLog, InMemorySource
+from mind_dist.records import BehaviorSequence
+from mind_dist.storage import Directory
+from mind_dist.training.run import TrainingRun
+
+NUM_BUCKETS = 4
+NUM_ITEMS = 40
+MODEL = ModelConfig(dim=8, num_interests=2, hidden_dims=(8,), num_profile_features=1)
+TRAINING = TrainingConfig(
+    batch_size=16, max_behaviors=6, num_targets=2, num_uniform_negatives=20, learning_rate=0.01, epochs=2, seed=3
+)
+
+
+def toy_users(num_users: int = 24) -> list[BehaviorSequence]:
+    """Return users who walk through the items of their own half, some of them very short."""
+    generator = np.random.default_rng(5)
+    users = []
+    for user in range(1, num_users + 1):
+        length = int(generator.integers(1, 14))
+        items = generator.integers(1, NUM_ITEMS // 2, size=length) + (user % 2) * NUM_ITEMS // 2
+        times = np.sort(generator.choice(10_000, size=length, replace=False))
+        users.append(BehaviorSequence(user, items.astype(np.int64), times.astype(np.int64)))
+    return users
+
+
+def write_dataset(path: Path) -> str:
+    """Write the toy users as the train split; items have a feature, users a profile."""
+    directory, users = Directory.at(path), toy_users()
+    bucket_of = partition_of(np.array([user.user_key for user in users]), NUM_BUCKETS)
+    for bucket in range(NUM_BUCKETS):
+        inside = [user for user, at in zip(users, bucket_of, strict=True) if at == bucket]
+        directory.write_table(f"sequences/train/bucket-{bucket:05d}.parquet", sequences_table(inside))
+    keys, counts = np.unique(np.concatenate([user.item_keys for user in users]), return_counts=True)
+    features = [[feature_key("half", int(key) > NUM_ITEMS // 2)] for key in keys]
+    columns = [pa.array(keys), pa.array([str(key) for key in keys]), pa.array(counts), pa.array(features)]
+    directory.write_table("items.parquet", pa.Table.from_arrays(columns, schema=ITEM_SCHEMA))
+    profiles = [[feature_key("odd", user.user_key % 2) if user.user_key % 3 else 0] for user in users]
+    ids = [user.user_key for user in users]
+    table = pa.table([ids, [str(user) for user in ids], profiles], schema=USER_SCHEMA)
+    directory.write_table("users.parquet", table)
+    manifest = DatasetManifest(
+        id_type="int64",
+        num_buckets=NUM_BUCKETS,
+        num_users={"train": len(users)},
+        num_events={"train": int(counts.sum())},
+        num_items=len(keys),
+        first_ms=0,
+        last_ms=10_000,
+        item_features=(FeatureInfo("half"),),
+        profile_features=(FeatureInfo("odd"),),
+    )
+    write_manifest(directory, manifest)
+    return directory.uri
+
+
+def toy_log(*, poison_every: int = 0) -> InMemoryLog:
+    """Return the toy users' behaviors in time order as events; some users are forgotten half way."""
+    behaviors = [
+        (int(time), user.user_key, int(item))
+        for user in toy_users()
+        for item, time in zip(user.item_keys, user.timestamps_ms, strict=True)
+    ]
+    log = InMemoryLog(num_partitions=NUM_BUCKETS)
+    for number, (time, user, item) in enumerate(sorted(behaviors)):
+        partition = int(partition_of(np.array([user]), NUM_BUCKETS)[0])
+        log.append(encode_key(user), encode_event(user, item, time), partition)
+        if poison_every and number % poison_every == 0:
+            log.append(encode_key(user), b"{", partition)
+        if number % 29 == 28:
+            log.append(encode_key(user), None, partition)
+    return log
+
+
+def parquet_examples(
+    dataset: PreparedDataset, config: TrainingConfig, version: ModelVersion | None = None, partitions: Any = None
+) -> ParquetExamples:
+    """Open the dataset where a version stands."""
+    return ParquetExamples(
+        dataset,
+        range(NUM_BUCKETS) if partitions is None else partitions,
+        max_behaviors=config.max_behaviors,
+        num_targets=config.num_targets,
+        epochs=config.epochs,
+        seed=config.seed,
+        positions=version.manifest.positions if version else None,
+    )
+
+
+def event_examples(
+    log: InMemoryLog,
+    version: ModelVersion | None = None,
+    *,
+    max_records: int = 500,
+    dataset: PreparedDataset | None = None,
+    **options: Any,
+) -> EventExamples:
+    """Open the log where a version stands."""
+    source = InMemorySource(log, "training", options.pop("partitions", None), max_records)
+    if version:
+        options["positions"] = version.manifest.positions
+        options["histories"] = {p: version.history(p) for p in source.assignment()}
+    return EventExamples(
+        source,
+        "int64",
+        options.pop("dead_letters", InMemoryDeadLetters()),
+        options.pop("gate", PoisonGate(0.5, 1000)),
+        max_behaviors=options.pop("max_behaviors", TRAINING.max_behaviors),
+        profiles=dataset.profiles() if dataset else None,
+        num_profile_features=1 if dataset else 0,
+        **options,
+    )
+
+
+def open_run(
+    examples: ExampleSource, dataset: PreparedDataset, version: ModelVersion | None = None, **options: Any
+) -> TrainingRun:
+    """Return a run over examples, going on from a version if one is given."""
+    config = options.pop("config", TRAINING)
+    run = TrainingRun(examples, dataset, MODEL, config, source="toy", **options)
+    if version:
+        run.resume(version)
+    return run

@@ -1,0 +1,214 @@
+"""Training examples: which there are, in what order, and how they make batches."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mind_dist.data.batches import Batch, batches, next_batch
+from mind_dist.data.codec import PoisonGate, encode_event, encode_key
+from mind_dist.data.parquet import PreparedDataset
+from mind_dist.data.sequences import Examples, ExampleSource, ParquetExamples
+from mind_dist.data.source import InMemoryDeadLetters, InMemoryLog
+from mind_dist.errors import PoisonLimitExceeded, PositionLost
+from tests.toy_training import NUM_BUCKETS, event_examples, toy_log, toy_users, write_dataset
+
+Window = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
+    return PreparedDataset.open(write_dataset(tmp_path_factory.mktemp("dataset")))
+
+
+def open_dataset(dataset: PreparedDataset, **options: Any) -> ParquetExamples:
+    shape = {"max_behaviors": 4, "num_targets": 2, "seed": 1} | options
+    return ParquetExamples(dataset, shape.pop("partitions", range(NUM_BUCKETS)), **shape)
+
+
+def windows(examples: Examples) -> list[Window]:
+    return [
+        (
+            tuple(examples.history[row][examples.history_mask[row]].tolist()),
+            tuple(examples.targets[row][examples.target_mask[row]].tolist()),
+        )
+        for row in range(len(examples))
+    ]
+
+
+def rows(all_batches: Sequence[Batch]) -> list[Any]:
+    """Return batches as plain values that compare."""
+    columns = [dataclasses.astuple(batch.examples) for batch in all_batches]
+    return [
+        ([column.tolist() for column in batch], dict(b.positions))
+        for batch, b in zip(columns, all_batches, strict=True)
+    ]
+
+
+def windows_by_hand(max_behaviors: int, num_targets: int) -> Counter[Window]:
+    expected: Counter[Window] = Counter()
+    for user in toy_users():
+        items = user.item_keys.tolist()
+        for end in range(1, len(items)):
+            expected[tuple(items[max(0, end - max_behaviors) : end]), tuple(items[end : end + num_targets])] += 1
+    return expected
+
+
+def test_each_window_of_each_user_comes_once_per_epoch(dataset: PreparedDataset) -> None:
+    source = open_dataset(dataset, epochs=3)
+    trained = Counter(window for batch in batches(source, 7) for window in windows(batch.examples))
+    assert trained == Counter({window: 3 * count for window, count in windows_by_hand(4, 2).items()})
+
+
+def test_epochs_have_orders_of_their_own_that_depend_on_the_seed(dataset: PreparedDataset) -> None:
+    num_examples = open_dataset(dataset, partitions=[0]).num_examples
+    first_two = [windows(source.take(0, num_examples)) for source in [open_dataset(dataset, epochs=2)] for _ in "12"]
+    other_seed = windows(open_dataset(dataset, seed=2).take(0, num_examples))
+    assert first_two[0] != first_two[1]
+    assert first_two[0] != other_seed
+    assert sorted(first_two[0]) == sorted(first_two[1]) == sorted(other_seed)
+
+
+def test_profiles_and_times_belong_to_the_window(dataset: PreparedDataset) -> None:
+    profiles = dataset.profiles()
+    by_time = {int(time): user for user in toy_users() for time in user.timestamps_ms}
+    for batch in batches(open_dataset(dataset), 16):
+        assert batch.watermark_ms == max(batch.examples.timestamps_ms)
+        for profile, time, targets in zip(
+            batch.examples.profile, batch.examples.timestamps_ms, batch.examples.targets, strict=True
+        ):
+            user = by_time[int(time)]
+            assert profile.tolist() == profiles[user.user_key].tolist()
+            assert targets[0] in user.item_keys
+
+
+def test_batches_after_a_batch_depend_on_its_positions_alone(dataset: PreparedDataset) -> None:
+    whole = list(batches(open_dataset(dataset, epochs=2), 10))
+    for at in (0, 3, len(whole) - 2):
+        resumed = open_dataset(dataset, epochs=2, positions=whole[at].positions)
+        assert rows(list(batches(resumed, 10))) == rows(whole[at + 1 :])
+
+
+def test_batches_are_full_until_the_last_one(dataset: PreparedDataset) -> None:
+    sizes = [len(batch) for batch in batches(open_dataset(dataset, epochs=2), 10)]
+    assert set(sizes[:-1]) == {10}
+    assert sum(sizes) == open_dataset(dataset, epochs=2).num_examples
+
+
+def test_no_partition_starves_when_there_are_more_than_a_batch_holds(dataset: PreparedDataset) -> None:
+    source = open_dataset(dataset)
+    for _ in range(NUM_BUCKETS):
+        next_batch(source, 1)
+    assert set(source.positions().values()) == {1}
+
+
+def drain(source: ExampleSource, size: int = 5) -> list[Batch]:
+    return list(batches(source, size))
+
+
+def test_batches_of_a_log_are_the_same_however_polls_are_cut() -> None:
+    log = toy_log(poison_every=9)
+    expected = rows(drain(event_examples(log)))
+    assert expected
+    for max_records in (1, 3, 17):
+        assert rows(drain(event_examples(log, max_records=max_records))) == expected
+
+
+def test_an_event_is_an_example_with_its_users_history_before_it() -> None:
+    log = InMemoryLog()
+    for user, item, time in [(1, 10, 5), (2, 20, 6), (1, 11, 7), (1, 12, 8), (1, 13, 9), (2, 21, 9)]:
+        log.append(encode_key(user), encode_event(user, item, time))
+    (batch,) = batches(event_examples(log, max_behaviors=2), 10)
+    assert windows(batch.examples) == [((10,), (11,)), ((10, 11), (12,)), ((11, 12), (13,)), ((20,), (21,))]
+    assert batch.positions == {0: 6}
+
+
+def test_late_events_take_their_place_and_duplicates_are_no_examples() -> None:
+    log = InMemoryLog()
+    for item, time in [(10, 5), (11, 7), (11, 7), (12, 6), (9, 1), (13, 7), (14, 8)]:
+        log.append(b"1", encode_event(1, item, time))
+    (batch,) = batches(event_examples(log), 10)
+    assert windows(batch.examples) == [
+        ((10,), (11,)),
+        ((10,), (12,)),
+        ((9, 10, 12, 11), (13,)),
+        ((9, 10, 12, 11, 13), (14,)),
+    ]
+
+
+def test_a_tombstone_forgets_the_user() -> None:
+    log = InMemoryLog()
+    log.append(b"1", encode_event(1, 10, 5))
+    log.append(b"1", None)
+    log.append(b"1", encode_event(1, 11, 6))
+    source = event_examples(log)
+    assert not list(batches(source, 10))
+    assert [sequence.item_keys.tolist() for sequence in source.history(0)] == [[11]]
+    assert source.finished()
+    assert source.positions() == {0: 3}
+
+
+def test_poison_goes_to_the_dead_letters_and_positions_pass_it() -> None:
+    log, letters = toy_log(poison_every=4), InMemoryDeadLetters()
+    clean, poisoned = drain(event_examples(toy_log())), drain(event_examples(log, dead_letters=letters))
+    num_events = sum(len(user) for user in toy_users())
+    assert len(letters.letters) == -(-num_events // 4)
+    assert sum(len(batch) for batch in clean) == sum(len(batch) for batch in poisoned)
+    assert poisoned[-1].positions == {p: log.end(p) for p in range(NUM_BUCKETS)}
+
+
+def test_a_broken_producer_stops_training() -> None:
+    with pytest.raises(PoisonLimitExceeded):
+        drain(event_examples(toy_log(poison_every=1), gate=PoisonGate(0.2, 20)))
+
+
+def test_a_log_goes_on_from_positions_and_histories() -> None:
+    log = toy_log(poison_every=7)
+    first = event_examples(log)
+    begun = [next_batch(first, 6) for _ in range(4)]
+    histories = {partition: first.history(partition) for partition in first.partitions}
+    resumed = event_examples(log, max_records=2, positions=begun[-1].positions, histories=histories)
+    assert rows(drain(resumed, 6)) == rows(drain(first, 6))
+
+
+def test_a_position_that_retention_took_stops_training() -> None:
+    log = toy_log()
+    source = event_examples(log)
+    log.truncate(0, 3)
+    with pytest.raises(PositionLost, match="partition 0: position 0 is gone, the oldest record kept is 3"):
+        drain(source)
+    assert drain(event_examples(log))
+
+
+def test_what_arrives_after_the_start_is_left_for_the_next_run() -> None:
+    log = InMemoryLog()
+    log.append(b"1", encode_event(1, 10, 5))
+    log.append(b"1", encode_event(1, 11, 6))
+    source = event_examples(log)
+    log.append(b"1", encode_event(1, 12, 7))
+    assert [windows(batch.examples) for batch in batches(source, 1)] == [[((10,), (11,))]]
+    assert source.positions() == {0: 2}
+
+
+def test_a_followed_log_has_empty_batches_while_it_is_silent() -> None:
+    log = InMemoryLog()
+    log.append(b"1", encode_event(1, 10, 5))
+    following = batches(event_examples(log, follow=True), 4)
+    assert len(next(following)) == 0
+    log.append(b"1", encode_event(1, 11, 6))
+    assert windows(next(following).examples) == [((10,), (11,))]
+
+
+def test_a_worker_without_partitions_has_nothing_to_do() -> None:
+    assert not drain(event_examples(toy_log(), partitions=[], follow=True))
+
+
+def test_users_of_a_log_have_their_profiles(dataset: PreparedDataset) -> None:
+    (batch, *_) = drain(event_examples(toy_log(), dataset=dataset), 50)
+    assert batch.examples.profile.shape == (len(batch), 1)
+    assert len(np.unique(batch.examples.profile)) == 3

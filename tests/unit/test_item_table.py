@@ -1,0 +1,141 @@
+"""The replicated item table: rows by key, counted, admitted, updated and carried over."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mind_dist.training.item_table import ReplicatedItemTable
+from mind_dist.training.sparse_rows import Sightings, initial_rows
+from tests.reference.row_adam import RowAdam
+
+DIM = 6
+
+
+def keys(*values: int) -> Any:
+    return np.array(values, dtype=np.int64)
+
+
+def table_with_items(*items: int, **options: Any) -> ReplicatedItemTable:
+    table = ReplicatedItemTable(DIM, seed=1, **options)
+    table.set_counts(keys(*sorted(items)), np.ones(len(items), dtype=np.int64), seen_ms=9)
+    return table
+
+
+def train_rows(table: ReplicatedItemTable, step: int, touched: Any) -> None:
+    rows = table.lookup(touched)
+    (rows * initial_rows(touched, DIM, seed=100 + step)).sum().backward()
+    table.apply_gradients(0.01)
+
+
+def test_updates_equal_an_adam_of_its_own_for_every_row_touched() -> None:
+    items = list(range(-5, 15))
+    table = table_with_items(*items)
+    first = table.lookup(keys(*items)).detach()
+    twin = RowAdam(dict(zip(items, first, strict=True)))
+    generator = np.random.default_rng(0)
+    for step in range(30):
+        touched = keys(*generator.choice(items, size=7, replace=False))
+        gradients = initial_rows(touched, DIM, seed=100 + step)
+        train_rows(table, step, touched)
+        twin.update(dict(zip(touched.tolist(), gradients, strict=True)), 0.01)
+    expected = torch.stack([twin.rows[item].detach() for item in items])
+    torch.testing.assert_close(table.lookup(keys(*items)).detach(), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_a_row_begins_the_same_whenever_and_beside_whatever_it_is_added() -> None:
+    one, other = table_with_items(3, 5, 9), table_with_items(9)
+    other.observe(keys(5), seen_ms=1)
+    assert torch.equal(one.lookup(keys(5, 9)), other.lookup(keys(5, 9)))
+
+
+def test_first_values_are_normal_and_differ_by_key_and_seed() -> None:
+    rows = initial_rows(np.arange(2000), 16, seed=4)
+    assert abs(float(rows.mean())) < 0.005
+    assert abs(float(rows.std()) - 0.25) < 0.005
+    assert len(rows.unique(dim=0)) == 2000
+    assert float(torch.corrcoef(rows.T).fill_diagonal_(0).abs().max()) < 0.1
+    assert not torch.equal(rows, initial_rows(np.arange(2000), 16, seed=5))
+
+
+def test_an_item_gets_a_row_when_it_was_seen_often_enough() -> None:
+    table = ReplicatedItemTable(DIM, admission_count=3)
+    table.observe(keys(7, 7, 8), seen_ms=5)
+    assert not table.has(keys(7, 8)).any()
+    table.observe(keys(7), seen_ms=6)
+    assert table.has(keys(7, 8)).tolist() == [True, False]
+    assert table.num_items == 1
+    assert table.sighting_shares(keys(7, 8, 99)).tolist() == [3 / 4, 1 / 4, 1 / 4]
+
+
+def test_features_have_rows_but_are_never_items() -> None:
+    table = table_with_items(1, 2)
+    table.add_features(keys(50, 51, 50))
+    assert table.has(keys(50, 51)).all()
+    assert set(table.sample_items(200, np.random.default_rng(0)).tolist()) == {1, 2}
+
+
+def test_sampled_items_are_even_and_none_without_items() -> None:
+    table = table_with_items(*range(10))
+    sampled = table.sample_items(10_000, np.random.default_rng(0))
+    assert np.bincount(sampled).min() > 900
+    assert not len(ReplicatedItemTable(DIM).sample_items(5, np.random.default_rng(0)))
+
+
+def test_shards_hold_every_used_row_once_and_load_into_an_equal_table() -> None:
+    table = table_with_items(*range(20), admission_count=1)
+    table.add_features(keys(100, 101))
+    train_rows(table, 0, keys(3, 100))
+    loaded = ReplicatedItemTable(DIM, seed=1)
+    shards = [table.shard(rank, 3) for rank in range(3)]
+    assert sorted(np.concatenate([shard.keys for shard in shards]).tolist()) == [*range(20), 100]
+    for shard in shards:
+        loaded.load(shard)
+    loaded.add_features(keys(100, 101))
+    for each in (table, loaded):
+        train_rows(each, 1, keys(2, 3, 100, 101))
+    assert_same(table.shard(0, 1), loaded.shard(0, 1))
+    sampled = [each.sample_items(50, np.random.default_rng(2)).tolist() for each in (table, loaded)]
+    assert sampled[0] == sampled[1]
+
+
+def assert_same(left: Any, right: Any) -> None:
+    for column in dataclasses.fields(left):
+        np.testing.assert_array_equal(getattr(left, column.name), getattr(right, column.name))
+
+
+def test_items_waiting_for_a_row_are_carried_over() -> None:
+    table = ReplicatedItemTable(DIM, seed=1, admission_count=2)
+    table.observe(keys(4, 5, 5, 6), seen_ms=3)
+    loaded = ReplicatedItemTable(DIM, seed=1, admission_count=2)
+    loaded.load(table.shard(0, 1))
+    for shard in range(2):
+        loaded.load_waiting(table.waiting(shard, 2))
+    for each in (table, loaded):
+        each.observe(keys(4), seen_ms=8)
+    assert loaded.has(keys(4, 5, 6)).tolist() == [True, True, False]
+    assert_same(table.shard(0, 1), loaded.shard(0, 1))
+    assert loaded.waiting(0, 1).counts.tolist() == [1]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(st.integers(-20, 20), unique=True), max_size=6))
+def test_sightings_count_like_a_dictionary(rounds: list[list[int]]) -> None:
+    seen, expected, last = Sightings(), dict[int, int](), dict[int, int]()
+    for time, seen_keys in enumerate(rounds):
+        ordered = keys(*sorted(seen_keys))
+        seen.add(ordered, np.full(len(ordered), time + 1), time)
+        for key in seen_keys:
+            expected[key] = expected.get(key, 0) + time + 1
+            last[key] = time
+    everything = np.arange(-21, 22)
+    counts, times = seen.of(everything)
+    assert counts.tolist() == [expected.get(int(key), 0) for key in everything]
+    assert times.tolist() == [last.get(int(key), 0) for key in everything]
+    assert seen.total == sum(expected.values())
+    assert seen.keys.tolist() == sorted(expected)
