@@ -1,4 +1,4 @@
-"""Interests × targets → the user as each target sees them (MIND, section 4.5); training only."""
+"""Interests × targets → the user as each target sees them (MIND, section 4.4); training only."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ class MIND(nn.Module):
     """Multi-interest network with dynamic routing.
 
     Behaviors are mapped by one shared matrix S, routed to interest capsules, and each capsule, joined with the
-    profile and the context, goes through ReLU layers (MIND, section 4.4). Two things differ from the paper: the
+    profile and the context, goes through ReLU layers. Two things differ from the paper: the
     layers' output is added to the capsule, and S starts as the identity, so that a fresh model's interests are
     means of the very item vectors they are to find; routing starts from `content_keyed_logits`, so that the same
     history always gives the same vectors.

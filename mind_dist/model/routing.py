@@ -68,14 +68,14 @@ def b2i_dynamic_routing(
 
 
 def squash(vectors: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
-    """Shorten vectors to a length below 1 and keep their direction: n² / (1 + n²) · v / n (MIND, equation 5)."""
+    """Shorten vectors to a length below 1 and keep their direction: n² / (1 + n²) · v / n (MIND, section 4.3)."""
     wide = vectors.float() if vectors.dtype in (torch.float16, torch.bfloat16) else vectors
     squared = wide.square().sum(dim=-1, keepdim=True)
     return (wide * (squared / (1 + squared) * torch.rsqrt(squared + _EPSILON))).to(vectors.dtype)
 
 
 def num_adaptive_interests(lengths: Int64[Tensor, "*B"], num_interests: int) -> Int64[Tensor, "*B"]:
-    """Return how many interests a history of each length gets: max(1, min(K, floor(log2 n))) (MIND, equation 9).
+    """Return how many interests a history of each length gets: max(1, min(K, floor(log2 n))) (MIND, section 4.3).
 
     >>> num_adaptive_interests(torch.tensor([0, 1, 3, 4, 7, 8, 1000]), 4).tolist()
     [1, 1, 1, 2, 2, 3, 4]
