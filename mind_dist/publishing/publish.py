@@ -1,0 +1,361 @@
+"""The steps of publishing a model version, in their order, and the way back.
+
+1 create · 2 fill items · 3 hand over log positions, copy users, stage · 4 verify · 5 activate · 6 retire older ones.
+A failure up to 5 leaves readers where they were and removes what was made. One publish at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from mind_dist.checkpoint import Manifest
+from mind_dist.config import ModelConfig, PublishConfig
+from mind_dist.data.parquet import ItemCatalog
+from mind_dist.encoder import UserInterests
+from mind_dist.errors import MindDistError, PublishError
+from mind_dist.index.vector_store import Column, ItemRows, Vectors, VectorStore, VersionInfo
+from mind_dist.publishing.backfill import History, batched, from_sequences, histories_of, missing_from
+from mind_dist.publishing.item_columns import item_columns
+from mind_dist.publishing.verification import GATE_METRIC, InterestSample, ann_recall, check_recall
+from mind_dist.records import BehaviorSequence, Keys
+
+logger = logging.getLogger(__name__)
+
+_CATCH_UP_POLL_S = 1.0
+
+HandOver = Callable[[str, str], None]
+"""(from version, to version): let the second's updaters start where the first's have come to."""
+
+CatchUp = Callable[[str], bool]
+"""(version): tell whether its updaters have come to where the log ended when this was first asked."""
+
+Advance = Callable[[str, int], None]
+"""(step, how many are done), for progress bars."""
+
+
+class Encoder(Protocol):
+    """A model version at work, as `mind_dist.encoder.InterestEncoder` is."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the version is."""
+        ...
+
+    @property
+    def config(self) -> ModelConfig:
+        """Its model."""
+        ...
+
+    @property
+    def max_behaviors(self) -> int:
+        """The longest history it reads."""
+        ...
+
+    @property
+    def catalog(self) -> ItemCatalog:
+        """Its items' columns."""
+        ...
+
+    @property
+    def item_keys(self) -> Keys:
+        """Items that have a vector, ascending, [N]."""
+        ...
+
+    @property
+    def item_vectors(self) -> Vectors:
+        """Their vectors as searched, [N, D]."""
+        ...
+
+    def encode(self, sequences: Sequence[BehaviorSequence]) -> Sequence[UserInterests]:
+        """Return each user's interests."""
+        ...
+
+
+@dataclass(frozen=True)
+class PublishReport:
+    """What a publish did.
+
+    Attributes:
+        model_version: The version readers are on now.
+        previous_version: The version they were on before, if any.
+        num_items: Its items.
+        num_users: Its users, when they had been copied.
+        ann_recall: Share of the exact best items that the index found.
+        recall: Recall@50 it was evaluated with; None when it was not.
+        retired: Versions dropped.
+        already_active: Nothing was to do.
+        wall_s: How long it took.
+    """
+
+    model_version: str
+    previous_version: str | None = None
+    num_items: int = 0
+    num_users: int = 0
+    ann_recall: float = 1.0
+    recall: float | None = None
+    retired: tuple[str, ...] = ()
+    already_active: bool = False
+    wall_s: float = 0.0
+
+
+def publish(
+    store: VectorStore,
+    encoder: Encoder,
+    uri: str,
+    config: PublishConfig | None = None,
+    *,
+    sequences: Iterable[BehaviorSequence] | None = None,
+    add_missing: bool = False,
+    hand_over_positions: HandOver | None = None,
+    catch_up: CatchUp | None = None,
+    advance: Advance = lambda _step, _done: None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> PublishReport:
+    """Bring a model version to readers.
+
+    Users come from the active version, their histories encoded anew; where none is active, from `sequences`.
+
+    Args:
+        store: The index.
+        encoder: The version.
+        uri: The version's directory, for updaters to load.
+        config: What it must show; None for the defaults.
+        sequences: Users of the dataset, each once.
+        add_missing: Also add those of `sequences` that the active version does not have. It may have forgotten them.
+        hand_over_positions: Called before users are copied. Events applied to the active version since are then read
+            again for the new one, and its rows skip those they have.
+        catch_up: Asked once a second after staging until it says yes.
+        advance: Told how far filling and copying are.
+        sleep: Waits between the questions to `catch_up`.
+
+    Raises:
+        PublishError: The version does not pass, or updaters did not catch up in time.
+    """
+    started = time.monotonic()
+    config = config or PublishConfig()
+    active = store.active_version()
+    if active == encoder.manifest.model_version:
+        return PublishReport(active, already_active=True)
+    known = {info.model_version: info for info in store.versions()}
+    run = _Run(store, encoder, config, known[active] if active else None, advance)
+    with run.withdrawn_on_failure():
+        columns = item_columns(encoder.catalog, encoder.item_keys, encoder.manifest.id_type)
+        newest_ms = max((info.published_ms for info in known.values()), default=0)
+        info = _describe(encoder, uri, tuple(columns), max(newest_ms + 1, time.time_ns() // 1_000_000))
+        run.create(info)
+        run.fill_items({column.name: values for column, values in columns.items()})
+        if active and hand_over_positions:
+            hand_over_positions(active, info.model_version)
+        run.copy_users(sequences or (), add_missing=add_missing)
+        run.stage(catch_up, sleep)
+        found = run.verify()
+        run.activate()
+    return PublishReport(
+        model_version=info.model_version,
+        previous_version=active,
+        num_items=len(encoder.item_keys),
+        num_users=run.num_users,
+        ann_recall=found,
+        recall=info.metrics.get(GATE_METRIC),
+        retired=run.retire(),
+        wall_s=time.monotonic() - started,
+    )
+
+
+def _describe(encoder: Encoder, uri: str, columns: tuple[Column, ...], published_ms: int) -> VersionInfo:
+    manifest = encoder.manifest
+    return VersionInfo(
+        model_version=manifest.model_version,
+        dim=encoder.config.dim,
+        num_interests=encoder.config.num_interests,
+        similarity="cosine" if encoder.config.normalize else "inner_product",
+        uri=uri,
+        max_behaviors=encoder.max_behaviors,
+        id_type=manifest.id_type,
+        step=manifest.step,
+        watermark_ms=manifest.watermark_ms,
+        metrics=manifest.metrics,
+        columns=columns,
+        published_ms=published_ms,
+    )
+
+
+class _Run:
+    """One publish under way."""
+
+    def __init__(
+        self,
+        store: VectorStore,
+        encoder: Encoder,
+        config: PublishConfig,
+        previous: VersionInfo | None,
+        advance: Advance,
+    ) -> None:
+        self.num_users = 0
+        self._store = store
+        self._encoder = encoder
+        self._config = config
+        self._version = encoder.manifest.model_version
+        self._previous = previous
+        self._advance = advance
+        self._sample = InterestSample(config.ann_sample)
+        self._info: VersionInfo | None = None
+        self._switching = False
+
+    def create(self, info: VersionInfo) -> None:
+        """1: make its places, empty ones: what an earlier publish left may hold users forgotten since."""
+        check_recall(info, self._previous, self._config)
+        if self._store.staged_version() == self._version:
+            self._store.stage(None)
+        self._store.drop_version(self._version)
+        self._info = info
+        self._store.create_version(info)
+
+    def fill_items(self, columns: Mapping[str, list[Any]]) -> None:
+        """2: write the items, and count them."""
+        keys, vectors = self._encoder.item_keys, self._encoder.item_vectors
+        if not len(keys):
+            raise PublishError(f"{self._version} has no items")
+        for start in range(0, len(keys), self._config.batch_size):
+            part = slice(start, start + self._config.batch_size)
+            values = {name: column[part] for name, column in columns.items()}
+            self._store.upsert_items(self._version, ItemRows(keys[part], vectors[part], values))
+            self._advance("items", min(part.stop, len(keys)))
+        self._check_count("items", self._store.count_items(self._version), len(keys))
+
+    def copy_users(self, sequences: Iterable[BehaviorSequence], *, add_missing: bool) -> None:
+        """3: write the users, and count them before updaters add theirs."""
+        encoder = self._encoder
+        fresh = from_sequences(sequences, encoder.max_behaviors)
+        if self._previous is None:
+            self._write(fresh)
+        else:
+            previous = self._previous.model_version
+            self._write(histories_of(self._store, previous, encoder.config, encoder.max_behaviors))
+            if add_missing:
+                self._write(fresh, only_missing=True)
+        self._check_count("users", self._store.count_users(self._version), self.num_users)
+
+    def _write(self, histories: Iterable[History], *, only_missing: bool = False) -> None:
+        for batch in batched(histories, self._config.batch_size):
+            wanted = missing_from(self._store, self._version, batch) if only_missing else batch
+            encoded = self._encoder.encode([history.sequence for history in wanted])
+            rows = [history.row(found, self._version) for history, found in zip(wanted, encoded, strict=True)]
+            self._store.upsert_users(self._version, rows)
+            for row in rows:
+                self._sample.offer(row.interests)
+            self.num_users += len(rows)
+            self._advance("users", self.num_users)
+
+    def _check_count(self, what: str, found: int, written: int) -> None:
+        if found != written:
+            raise PublishError(f"{self._version}: {written} {what} were written, the store counts {found}")
+
+    def stage(self, catch_up: CatchUp | None, sleep: Callable[[float], None]) -> None:
+        """3: let updaters keep the version fresh, and wait until they have caught up."""
+        self._store.stage(self._version)
+        if catch_up is None:
+            return
+        give_up = time.monotonic() + self._config.catch_up_s
+        while not catch_up(self._version):
+            if time.monotonic() >= give_up:
+                waited = f"within {self._config.catch_up_s:g} s"
+                raise PublishError(f"updaters of {self._version} did not catch up {waited}: is `jobs.serve` running?")
+            sleep(_CATCH_UP_POLL_S)
+
+    def verify(self) -> float:
+        """4: return the share of the exact best items that the index finds."""
+        items = self._encoder.item_vectors
+        queries = self._sample.queries()
+        found = ann_recall(
+            self._store,
+            self._version,
+            items[: self._config.ann_sample] if queries is None else queries,
+            self._encoder.item_keys,
+            items,
+            limit=self._config.ann_limit,
+        )
+        if found < self._config.min_ann_recall:
+            bound = self._config.min_ann_recall
+            raise PublishError(f"the index of {self._version} finds {found:.1%} of the best items, {bound:.1%} needed")
+        return found
+
+    def activate(self) -> None:
+        """5: move readers."""
+        self._switching = True
+        self._store.activate(self._version)
+
+    def retire(self) -> tuple[str, ...]:
+        """6: drop what is older than the versions kept.
+
+        What is newer than the version just left was rolled back from, or left by a publish that died: it is no
+        place to go back to, and is dropped as well.
+        """
+        self._store.stage(None)
+        others = [info for info in self._store.versions() if info.model_version != self._version]
+        left_ms = self._previous.published_ms if self._previous else -1
+        older = sorted((info for info in others if info.published_ms <= left_ms), key=_age)
+        kept = {info.model_version for info in older[len(older) - self._config.keep :]} if self._config.keep else set()
+        retired = tuple(info.model_version for info in others if info.model_version not in kept)
+        for version in retired:
+            self._store.drop_version(version)
+        return retired
+
+    @contextmanager
+    def withdrawn_on_failure(self) -> Iterator[None]:
+        """Put readers back and remove the version when a step fails, and let the failure out."""
+        try:
+            yield
+        except BaseException:
+            try:
+                self._withdraw()
+            except MindDistError as error:
+                fields = {"model_version": self._version, "error": error}
+                logger.warning("half-made version was left in the store", extra={"fields": fields})
+            raise
+
+    def _withdraw(self) -> None:
+        if self._info is None:
+            return
+        if self._switching and self._previous is not None:
+            self._store.activate(self._previous.model_version)
+        if self._store.active_version() == self._version:
+            return  # it passed, and there is nothing to go back to
+        if self._store.staged_version() == self._version:
+            self._store.stage(None)
+        self._store.drop_version(self._version)
+
+
+def rollback(store: VectorStore, model_version: str | None = None) -> str:
+    """Put readers on an earlier version, whose updaters then go on where they had stopped.
+
+    Args:
+        store: The index.
+        model_version: Where to; None for the one published last before the active one.
+
+    Returns:
+        The version readers are on now.
+
+    Raises:
+        PublishError: There is no such version.
+    """
+    active = store.active_version()
+    known = {info.model_version: info for info in store.versions()}
+    if model_version is None:
+        before = [info for info in known.values() if active and info.published_ms < known[active].published_ms]
+        if not before:
+            raise PublishError(f"there is no version before {active or 'the first one'} to go back to")
+        model_version = max(before, key=_age).model_version
+    if model_version not in known:
+        raise PublishError(f"there is no version {model_version}; there are: {', '.join(known) or 'none'}")
+    store.activate(model_version)
+    return model_version
+
+
+def _age(info: VersionInfo) -> tuple[int, str]:
+    return info.published_ms, info.model_version

@@ -1,0 +1,483 @@
+"""Publishing over the in-memory store: what readers see, whatever happens."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from mind_dist.checkpoint import FORMAT_VERSION, Manifest
+from mind_dist.config import ModelConfig, PublishConfig
+from mind_dist.data.parquet import DatasetManifest, ItemCatalog, PreparedDataset, sequences_table, write_manifest
+from mind_dist.encoder import UserInterests
+from mind_dist.errors import PublishError, ServiceUnavailable
+from mind_dist.index.memory import InMemoryVectorStore
+from mind_dist.index.vector_store import Column, UserRow, VectorStore, VersionInfo
+from mind_dist.publishing import PublishReport, dataset_users, publish, rollback
+from mind_dist.publishing.item_columns import item_columns
+from mind_dist.publishing.verification import InterestSample
+from mind_dist.records import BehaviorSequence
+from mind_dist.storage import Directory
+
+DIM, NUM_ITEMS = 4, 30
+
+
+def make_catalog() -> ItemCatalog:
+    """Return the catalog of items 0, 2, 4 …; item 4 lacks every value."""
+    keys = list(range(0, NUM_ITEMS, 2))
+
+    def column(values: Callable[[int], Any], kind: pa.DataType) -> pa.Array:
+        return pa.array([None if key == 4 else values(key) for key in keys], kind)
+
+    return ItemCatalog(
+        pa.table(
+            {
+                "item_id": pa.array(keys, pa.int64()),
+                "original_id": pa.array([f"i{key}" for key in keys]),
+                "count": pa.array(keys, pa.int64()),
+                "feature_keys": pa.array([[key] for key in keys], pa.list_(pa.int64())),
+                "title": column(lambda key: f"item {key}", pa.string()),
+                "year": column(lambda key: 1990 + key, pa.int32()),
+                "price": column(lambda key: float("nan") if key == 6 else key / 2, pa.float32()),
+                "genres": column(lambda key: ["a", "b"][: key % 3], pa.list_(pa.string())),
+                "adult": column(lambda key: key == 2, pa.bool_()),
+            }
+        )
+    )
+
+
+@dataclass(frozen=True)
+class PlainEncoder:
+    """A user's interests are the vectors of the last two behaviors it knows, turned by the version's number."""
+
+    number: int
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    max_behaviors: int = 3
+    num_profile_features: int = 1
+
+    @property
+    def manifest(self) -> Manifest:
+        name = f"v{self.number:08d}_0a1b2c3d"
+        return Manifest(FORMAT_VERSION, name, 5, {}, "string", self.number, 9, {}, self.metrics, "toy", {})
+
+    @property
+    def config(self) -> ModelConfig:
+        return ModelConfig(dim=DIM, num_interests=2, num_profile_features=self.num_profile_features)
+
+    @property
+    def catalog(self) -> ItemCatalog:
+        return make_catalog()
+
+    @property
+    def item_keys(self) -> Any:
+        return np.arange(NUM_ITEMS, dtype=np.int64)
+
+    @property
+    def item_vectors(self) -> Any:
+        return np.random.default_rng(self.number).normal(size=(NUM_ITEMS, DIM)).astype(np.float32)
+
+    def encode(self, sequences: Sequence[BehaviorSequence]) -> list[UserInterests]:
+        return [self._encode(sequence.item_keys[sequence.item_keys < NUM_ITEMS][-2:]) for sequence in sequences]
+
+    def _encode(self, keys: Any) -> UserInterests:
+        return UserInterests(self.item_vectors[keys], np.full(len(keys), 0.5, dtype=np.float32))
+
+
+def make_sequence(user_key: int, length: int = 5) -> BehaviorSequence:
+    items = (np.arange(length, dtype=np.int64) * (user_key + 1)) % NUM_ITEMS
+    return BehaviorSequence(user_key, items, np.arange(length, dtype=np.int64), np.array([user_key]))
+
+
+USERS = [make_sequence(key) for key in range(7)]
+SMALL = PublishConfig(batch_size=3, keep=1)
+
+
+def name_of(number: int) -> str:
+    return PlainEncoder(number).manifest.model_version
+
+
+def publish_version(store: VectorStore, number: int, **settings: Any) -> PublishReport:
+    settings = {"config": SMALL, "sequences": USERS, **settings}
+    return publish(store, settings.pop("encoder", PlainEncoder(number)), "file:///v", **settings)
+
+
+def rows_of(store: VectorStore, number: int) -> dict[int, UserRow]:
+    return {row.user_key: row for row in store.scan_users(name_of(number))}
+
+
+def assert_encoded(row: UserRow, number: int, sequence: BehaviorSequence) -> None:
+    [wanted] = PlainEncoder(number).encode([sequence.last(3)])
+    np.testing.assert_array_equal(row.interests, wanted.vectors)
+    np.testing.assert_array_equal(row.behaviors, sequence.item_keys[-3:])
+    np.testing.assert_array_equal(row.timestamps_ms, sequence.timestamps_ms[-3:])
+    np.testing.assert_array_equal(row.profile, sequence.profile_keys)
+
+
+def test_the_first_version_has_the_users_of_the_dataset() -> None:
+    store = InMemoryVectorStore()
+    progress: list[tuple[str, int]] = []
+    report = publish_version(store, 1, advance=lambda step, done: progress.append((step, done)))
+    assert store.active_version() == report.model_version == name_of(1)
+    assert (report.num_items, report.num_users, report.ann_recall, report.recall) == (NUM_ITEMS, 7, 1.0, None)
+    assert (report.previous_version, report.retired, report.already_active) == (None, (), False)
+    assert progress[-1] == ("users", 7)
+    assert ("items", NUM_ITEMS) in progress
+    for sequence in USERS:
+        row = rows_of(store, 1)[sequence.user_key]
+        assert_encoded(row, 1, sequence)
+        assert (row.partition, row.next_offset) == (-1, 0)
+
+
+def test_a_version_tells_what_it_is() -> None:
+    store = InMemoryVectorStore()
+    publish_version(store, 1, encoder=PlainEncoder(1, {"recall@50": 0.25}))
+    [info] = store.versions()
+    columns = (
+        Column("original_id"),
+        Column("title"),
+        Column("year", "integer"),
+        Column("price", "real"),
+        Column("genres", "texts"),
+        Column("adult"),
+    )
+    expected = VersionInfo(name_of(1), DIM, 2, "cosine", "file:///v", 3, "string", 1, 9, {"recall@50": 0.25}, columns)
+    assert dataclasses.replace(info, published_ms=0) == expected
+
+
+def test_items_without_a_value_have_an_empty_one() -> None:
+    values = {
+        column.name: found for column, found in item_columns(make_catalog(), np.array([2, 3, 4, 6]), "string").items()
+    }
+    assert values == {
+        "original_id": ["i2", "", "i4", "i6"],
+        "title": ["item 2", "", "", "item 6"],
+        "year": [1992, 0, 0, 1996],
+        "price": [1.0, 0.0, 0.0, 0.0],
+        "genres": [["a", "b"], [], [], []],
+        "adult": ["true", "", "", "false"],
+    }
+    assert "original_id" not in {column.name for column in item_columns(make_catalog(), np.array([2]), "int64")}
+
+
+def test_the_next_version_takes_users_from_the_one_before() -> None:
+    store = InMemoryVectorStore()
+    publish_version(store, 1)
+    updated = dataclasses.replace(rows_of(store, 1)[2], partition=4, next_offset=17)
+    store.upsert_users(name_of(1), [updated])
+    store.delete_users(name_of(1), [5])
+    report = publish_version(store, 2)
+    assert report.previous_version == name_of(1)
+    found = rows_of(store, 2)
+    assert sorted(found) == [0, 1, 2, 3, 4, 6]
+    assert (found[2].partition, found[2].next_offset) == (4, 17)
+    for key, row in found.items():
+        assert_encoded(row, 2, make_sequence(key))
+    assert {row.model_version for row in found.values()} == {name_of(2)}
+
+
+def test_users_of_the_dataset_are_added_when_asked_for() -> None:
+    store = InMemoryVectorStore()
+    publish_version(store, 1, sequences=USERS[:4])
+    store.upsert_users(name_of(1), [dataclasses.replace(rows_of(store, 1)[1], next_offset=8)])
+    report = publish_version(store, 2, add_missing=True)
+    assert report.num_users == 7
+    assert rows_of(store, 2)[1].next_offset == 8
+
+
+def test_a_profile_of_other_features_is_left_behind() -> None:
+    store = InMemoryVectorStore()
+    publish_version(store, 1)
+    publish_version(store, 2, encoder=PlainEncoder(2, num_profile_features=3))
+    assert {len(row.profile) for row in rows_of(store, 2).values()} == {0}
+
+
+def test_publishing_the_active_version_again_says_so() -> None:
+    store = InMemoryVectorStore()
+    publish_version(store, 1)
+    before = store.versions()
+    assert publish_version(store, 1).already_active
+    assert store.versions() == before
+
+
+def test_a_version_published_again_starts_empty() -> None:
+    store = InMemoryVectorStore()
+    publish_version(store, 1)
+    publish_version(store, 2)
+    store.delete_users(name_of(2), [3])
+    store.stage(name_of(1))
+    publish_version(store, 1)
+    assert 3 not in rows_of(store, 1)
+    assert (store.active_version(), store.staged_version()) == (name_of(1), None)
+
+
+def test_positions_are_handed_over_before_users_are_copied_and_updaters_waited_for_after() -> None:
+    store = InMemoryVectorStore()
+    publish_version(store, 1)
+    seen: list[Any] = []
+    answers = iter([False, False, True])
+
+    def hand_over(old: str, new: str) -> None:
+        seen.append((old, new, store.count_users(new), store.staged_version()))
+
+    def catch_up(version: str) -> bool:
+        seen.append((version, store.count_users(version), store.staged_version()))
+        return next(answers)
+
+    publish_version(store, 2, hand_over_positions=hand_over, catch_up=catch_up, sleep=lambda _seconds: None)
+    old, new = name_of(1), name_of(2)
+    assert seen == [(old, new, 0, None), *[(new, 7, new)] * 3]
+
+
+def test_updaters_that_do_not_catch_up_fail_the_publish() -> None:
+    store = InMemoryVectorStore()
+    publish_version(store, 1)
+    config = dataclasses.replace(SMALL, catch_up_s=0)
+    with pytest.raises(PublishError, match="did not catch up"):
+        publish_version(store, 2, config=config, catch_up=lambda _version: False)
+    assert_untouched(store)
+
+
+def assert_untouched(store: VectorStore, number: int = 1) -> None:
+    assert (store.active_version(), store.staged_version()) == (name_of(number), None)
+    assert name_of(2) not in {info.model_version for info in store.versions()}
+
+
+@pytest.mark.parametrize(
+    ("metrics", "config", "passes"),
+    [
+        ({"recall@50": 0.95}, PublishConfig(), True),
+        ({"recall@50": 0.89}, PublishConfig(), False),
+        ({"recall@50": 0.5}, PublishConfig(max_recall_drop=0.5), True),
+        ({"recall@50": 0.95}, PublishConfig(min_recall=0.96), False),
+        ({}, PublishConfig(), True),
+        ({}, PublishConfig(min_recall=0.1), False),
+    ],
+)
+def test_a_version_of_too_low_recall_is_not_published(
+    metrics: dict[str, float], config: PublishConfig, *, passes: bool
+) -> None:
+    store = InMemoryVectorStore()
+    publish_version(store, 1, encoder=PlainEncoder(1, {"recall@50": 1.0}))
+    if passes:
+        publish_version(store, 2, encoder=PlainEncoder(2, metrics), config=config)
+        assert store.active_version() == name_of(2)
+    else:
+        with pytest.raises(PublishError, match="recall@50"):
+            publish_version(store, 2, encoder=PlainEncoder(2, metrics), config=config)
+        assert_untouched(store)
+
+
+class Blind(InMemoryVectorStore):
+    """An index that misses the best item of each query."""
+
+    def search_items(self, *args: Any, **settings: Any) -> Any:
+        return [dataclasses.replace(hits, keys=hits.keys[1:]) for hits in super().search_items(*args, **settings)]
+
+
+def test_an_index_that_misses_items_is_not_published() -> None:
+    store = Blind()
+    with pytest.raises(PublishError, match=r"finds 90.0% of the best items, 95.0% needed"):
+        publish_version(store, 1, config=dataclasses.replace(SMALL, ann_limit=10))
+    assert list(store.versions()) == []
+    report = publish_version(store, 1, sequences=(), config=PublishConfig(ann_limit=10, min_ann_recall=0.9))
+    assert report.ann_recall == pytest.approx(0.9)
+
+
+class Forgetful(InMemoryVectorStore):
+    """A store that loses a user of each batch."""
+
+    def upsert_users(self, model_version: str, rows: Sequence[UserRow]) -> None:
+        super().upsert_users(model_version, rows[1:])
+
+
+def test_rows_that_did_not_arrive_fail_the_publish() -> None:
+    store = Forgetful()
+    with pytest.raises(PublishError, match="7 users were written, the store counts 4"):
+        publish_version(store, 1)
+    assert list(store.versions()) == []
+
+
+class Breaking:
+    """A store on which one call fails, before or after it did its work."""
+
+    def __init__(self, store: VectorStore, at: int, *, done: bool) -> None:
+        self._store, self._at, self._done = store, at, done
+        self.calls: list[str] = []
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*arguments: Any, **settings: Any) -> Any:
+            self.calls.append(name)
+            breaks = len(self.calls) == self._at
+            if breaks and not self._done:
+                raise ServiceUnavailable("Milvus", "here", 1)
+            result = getattr(self._store, name)(*arguments, **settings)
+            if breaks:
+                raise ServiceUnavailable("Milvus", "here", 1)
+            return result
+
+        return call
+
+
+def publish_with(at: int, *, done: bool) -> tuple[InMemoryVectorStore, Breaking]:
+    """Publish 0 and 1 well, and then 2 with a store that breaks at a call."""
+    store = InMemoryVectorStore()
+    for number in (8, 0, 1):
+        publish_version(store, number)
+    breaking = Breaking(store, at, done=done)
+    try:
+        publish_version(cast("VectorStore", breaking), 2, hand_over_positions=lambda _old, _new: None)
+    except ServiceUnavailable:
+        assert len(breaking.calls) >= at
+    return store, breaking
+
+
+CALLS = publish_with(0, done=False)[1].calls
+SWITCH = CALLS.index("activate") + 1
+
+
+@pytest.mark.parametrize("done", [False, True])
+@pytest.mark.parametrize("at", range(1, len(CALLS) + 1), ids=lambda at: f"{at}-{CALLS[at - 1]}")
+def test_a_failure_at_any_call_leaves_readers_on_a_whole_version(at: int, *, done: bool) -> None:
+    store, _ = publish_with(at, done=done)
+    number = 1 if at <= SWITCH else 2
+    assert store.active_version() == name_of(number)
+    assert store.staged_version() is None
+    assert store.count_items(name_of(number)) == NUM_ITEMS
+    assert store.count_users(name_of(number)) == len(USERS)
+    assert (name_of(2) in {info.model_version for info in store.versions()}) == (number == 2)
+
+
+def test_a_first_version_that_fails_leaves_an_empty_store() -> None:
+    store = InMemoryVectorStore()
+    with pytest.raises(ServiceUnavailable):
+        publish_version(cast("VectorStore", Breaking(store, SWITCH - 8, done=False)), 1)
+    assert list(store.versions()) == []
+
+
+def test_what_cannot_be_removed_does_not_hide_the_failure(caplog: pytest.LogCaptureFixture) -> None:
+    class Stuck(Blind):
+        def drop_version(self, model_version: str) -> None:
+            if self.count_users(model_version):
+                raise ServiceUnavailable("Milvus", "here", 1)
+
+    store = Stuck()
+    store.create_version(VersionInfo(name_of(1), DIM, 2, "cosine", "", 3))
+    with pytest.raises(PublishError, match="best items"):
+        publish_version(store, 1, encoder=ColumnlessEncoder(1), config=dataclasses.replace(SMALL, ann_limit=10))
+    assert "left in the store" in caplog.text
+
+
+class ColumnlessEncoder(PlainEncoder):
+    @property
+    def catalog(self) -> ItemCatalog:
+        return ItemCatalog(make_catalog().table.select(["item_id", "count", "feature_keys"]))
+
+
+def test_a_version_without_items_is_not_published() -> None:
+    class Empty(PlainEncoder):
+        @property
+        def item_keys(self) -> Any:
+            return np.empty(0, dtype=np.int64)
+
+    with pytest.raises(PublishError, match="no items"):
+        publish_version(InMemoryVectorStore(), 1, encoder=Empty(1))
+
+
+# What stays, and the way back
+
+
+def names(store: VectorStore) -> list[str]:
+    return [info.model_version for info in store.versions()]
+
+
+def test_older_versions_are_dropped() -> None:
+    store = InMemoryVectorStore()
+    config = PublishConfig(keep=2)
+    for number in (4, 9, 2, 7):
+        report = publish_version(store, number, config=config)
+    assert names(store) == [name_of(number) for number in (2, 7, 9)]
+    assert report.retired == (name_of(4),)
+    publish_version(store, 5, config=PublishConfig(keep=0))
+    assert names(store) == [name_of(5)]
+
+
+def test_rollback_returns_to_the_version_published_before() -> None:
+    store = InMemoryVectorStore()
+    for number in (4, 9, 2):
+        publish_version(store, number, config=PublishConfig())
+    assert rollback(store) == store.active_version() == name_of(9)
+    assert rollback(store) == name_of(4)
+    with pytest.raises(PublishError, match=f"no version before {name_of(4)}"):
+        rollback(store)
+    assert rollback(store, name_of(2)) == store.active_version() == name_of(2)
+    with pytest.raises(PublishError, match="no version nope"):
+        rollback(store, "nope")
+
+
+def test_rollback_of_an_empty_store_says_so() -> None:
+    with pytest.raises(PublishError, match="go back to"):
+        rollback(InMemoryVectorStore())
+
+
+def test_versions_rolled_back_from_or_left_half_made_are_no_place_to_go_back_to() -> None:
+    store = InMemoryVectorStore()
+    for number in (1, 2):
+        publish_version(store, number, config=PublishConfig())
+    rollback(store)
+    half_made = dataclasses.replace(store.versions()[0], model_version="v_half", published_ms=2**60)
+    store.create_version(half_made)
+    store.stage("v_half")
+    report = publish_version(store, 3, config=PublishConfig())
+    assert set(report.retired) == {name_of(2), "v_half"}
+    assert rollback(store) == name_of(1)
+
+
+# Users of a dataset
+
+
+def write_dataset(uri: str, split: dict[str, Any], users: dict[str, list[BehaviorSequence]]) -> PreparedDataset:
+    directory = Directory.at(uri)
+    for name, sequences in users.items():
+        directory.write_table(f"sequences/{name}/bucket-00000.parquet", sequences_table(sequences))
+    counts = {name: len(sequences) for name, sequences in users.items()}
+    write_manifest(directory, DatasetManifest("int64", 1, counts, counts, 1, 0, 1, split=split))
+    return PreparedDataset.open(uri)
+
+
+def lengths(dataset: PreparedDataset, shown: Any) -> dict[int, int]:
+    return {sequence.user_key: len(sequence) for sequence in dataset_users(dataset, shown)}
+
+
+def test_held_out_behaviors_of_users_split_by_user_are_not_shown(tmp_path: Any) -> None:
+    users = {"train": [make_sequence(1, 9)], "valid": [make_sequence(2, 9)], "test": [make_sequence(3, 11)]}
+    dataset = write_dataset(str(tmp_path), {"by": "user", "input_fraction": 0.8}, users)
+    assert lengths(dataset, "all") == {1: 9, 2: 9, 3: 11}
+    assert lengths(dataset, "inputs") == {1: 9, 2: 7, 3: 8}
+
+
+def test_a_user_split_by_time_comes_once_with_the_longest_history(tmp_path: Any) -> None:
+    users = {
+        "train": [make_sequence(1, 4), make_sequence(2, 4), make_sequence(3, 4)],
+        "valid": [make_sequence(1, 6), make_sequence(2, 6)],
+        "test": [make_sequence(1, 9)],
+    }
+    dataset = write_dataset(str(tmp_path), {"by": "time", "train_before_ms": 4, "valid_before_ms": 6}, users)
+    assert lengths(dataset, "all") == {1: 9, 2: 6, 3: 4}
+    assert lengths(dataset, "inputs") == {1: 6, 2: 4, 3: 4}
+
+
+def test_a_sample_of_interests_has_its_size_and_leaves_no_user_out_for_coming_late() -> None:
+    taken: list[float] = []
+    sample = InterestSample(20)
+    for user in range(1000):
+        sample.offer(np.full((user % 3, 1), user, dtype=np.float32))
+    queries = sample.queries()
+    assert queries is not None
+    taken = sorted(set(queries[:, 0].tolist()))
+    assert len(taken) == 20
+    assert taken[0] < 300
+    assert taken[-1] > 700
+    assert InterestSample(3).queries() is None
