@@ -1,0 +1,64 @@
+"""Model version × prepared dataset → metrics, beside popularity and transitions.
+
+python -m jobs.evaluate --dataset data/ml-100k --version-uri versions/v00000400_1a2b3c4d --output report.json
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ConfigDict, with_config
+from rich.console import Console
+from rich.table import Table
+
+from jobs.cli import run
+from mind_dist.data.parquet import PreparedDataset
+from mind_dist.encoder import InterestEncoder
+from mind_dist.evaluation import Report, evaluate_version
+from mind_dist.evaluation.protocol import as_json
+
+_SHOWN = ("recall@20", "recall@50", "hit_rate@50", "ndcg@50", "coverage@50", "diversity@50", "recall@50_removed")
+
+
+@with_config(ConfigDict(extra="forbid"))
+@dataclass(frozen=True)
+class EvaluateJob:
+    """Measure a model version by exact search."""
+
+    dataset: str
+    """URI of the prepared dataset."""
+    version_uri: str
+    """URI of the model version."""
+    output: str = ""
+    """JSON file to write all metrics to; empty for none."""
+    split: Literal["valid", "test"] = "test"
+    """Whose users: valid to choose by, test to report."""
+    category: str = ""
+    """Item column for diversity; empty for the first categorical feature."""
+
+
+def main(job: EvaluateJob) -> None:
+    """Evaluate, show a table, write the report."""
+    dataset = PreparedDataset.open(job.dataset)
+    encoder = InterestEncoder.load(job.version_uri)
+    report = evaluate_version(dataset, encoder, job.split, job.category)
+    Console().print(metrics_table(report, title=f"{encoder.model_version} on {job.split} of {job.dataset}"))
+    if job.output:
+        text = json.dumps(as_json(dataset, encoder, job.split, report), indent=2)
+        Path(job.output).write_text(text + "\n")
+
+
+def metrics_table(report: Report, title: str) -> Table:
+    """Return the main metrics of each recommender, side by side."""
+    table = Table("metric", *report, title=title)
+    for name in _SHOWN:
+        if any(name in values for values in report.values()):
+            table.add_row(name, *(f"{values[name]:.4f}" for values in report.values()))
+    return table
+
+
+if __name__ == "__main__":
+    run(EvaluateJob, main)
