@@ -12,6 +12,9 @@ from mind_dist.errors import InvalidRequest
 from mind_dist.index.vector_store import MAX_LIMIT, Filter, Hits, Vectors, VectorStore
 from mind_dist.records import Candidate
 
+POOL_FACTOR = 4
+"""To diversify, each interest is asked for so many times the limit: what to choose from must differ to begin with."""
+
 
 def merge(hits: Sequence[Hits], limit: int | None = None, *, exclude: Collection[int] = ()) -> list[Candidate]:
     """Return each item once, with its best score and the interest that gave it, best first.
@@ -105,7 +108,7 @@ def retrieve(
         limit: Most candidates.
         exclude: Item keys to leave out, such as those seen.
         filter: What the items' columns must hold.
-        diversity_weight: Above 0, choose from what all interests found by `aggregate`.
+        diversity_weight: Above 0, choose by `aggregate` from what all interests found, `POOL_FACTOR` · limit each.
         category_column: The column that tells items apart then; one value or several an item.
 
     Raises:
@@ -115,17 +118,16 @@ def retrieve(
     _check(limit, len(left_out), diversity_weight, category_column)
     if not len(interests):
         return []
-    diversify = diversity_weight > 0 and category_column is not None
-    columns = [category_column] if diversify and category_column else []
-    depth = limit + len(left_out)
-    hits = store.search_items(model_version, interests, depth, filter=filter, columns=columns)
-    if not diversify:
+    columns = [category_column] if diversity_weight > 0 and category_column else []
+    depth = (POOL_FACTOR if columns else 1) * limit + len(left_out)
+    hits = store.search_items(model_version, interests, min(depth, MAX_LIMIT), filter=filter, columns=columns)
+    if not columns:
         return merge(hits, limit, exclude=left_out)
-    category_of = {
-        key: value for found in hits for key, value in zip(found.keys.tolist(), found.columns[columns[0]], strict=True)
-    }
+    category_of: dict[int, Any] = {}
+    for found in hits:
+        category_of.update(zip(found.keys.tolist(), found.columns[columns[0]], strict=True))
     pool = merge(hits, exclude=left_out)
-    return aggregate(pool, [_several(category_of[c.item_key]) for c in pool], limit, diversity_weight)
+    return aggregate(pool, [_several(category_of[each.item_key]) for each in pool], limit, diversity_weight)
 
 
 def _several(value: Any) -> Iterable[Any]:
@@ -140,5 +142,5 @@ def _check(limit: int, num_excluded: int, diversity_weight: float, category_colu
         raise InvalidRequest(f"limit {limit} and {num_excluded} excluded items are together above {MAX_LIMIT}")
     if not (math.isfinite(diversity_weight) and diversity_weight >= 0):
         raise InvalidRequest(f"diversity_weight {diversity_weight} must be a finite number, 0 or more")
-    if diversity_weight > 0 and category_column is None:
+    if diversity_weight > 0 and not category_column:
         raise InvalidRequest("diversity_weight needs a category column")

@@ -1,0 +1,168 @@
+"""Retrieval against slow, obvious twins: every score of every item, a plain sort, a plain greedy loop."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mind_dist.errors import InvalidRequest, VectorStoreError
+from mind_dist.index.memory import InMemoryVectorStore
+from mind_dist.index.vector_store import MAX_LIMIT, Column, Hits, ItemRows, VersionInfo
+from mind_dist.records import Candidate
+from mind_dist.retrieval import POOL_FACTOR, aggregate, merge, retrieve
+
+DIM, VERSION = 3, "v1"
+
+
+def make_store(vectors: Any, genres: Sequence[str], moods: Sequence[Sequence[str]]) -> InMemoryVectorStore:
+    """Return a store of items 10, 11, …"""
+    store = InMemoryVectorStore()
+    columns = (Column("genre"), Column("moods", "texts"))
+    store.create_version(VersionInfo(VERSION, DIM, 4, "inner_product", "", 10, columns=columns))
+    keys = np.arange(10, 10 + len(vectors), dtype=np.int64)
+    store.upsert_items(VERSION, ItemRows(keys, vectors, {"genre": genres, "moods": moods}))
+    return store
+
+
+def brute_force(vectors: Any, interests: Any, allowed: Sequence[bool]) -> list[Candidate]:
+    """Return every allowed item with its best score, best first."""
+    candidates = []
+    for item in np.flatnonzero(allowed).tolist():
+        scores = [float(vectors[item] @ interest) for interest in interests]
+        candidates.append(Candidate(10 + item, max(scores), scores.index(max(scores))))
+    return sorted(candidates, key=lambda candidate: (-candidate.score, candidate.item_key))
+
+
+def greedy(pool: list[Candidate], categories: dict[int, set[str]], limit: int, weight: float) -> list[Candidate]:
+    """Choose from a pool by the formula itself."""
+    chosen: list[Candidate] = []
+    left = list(pool)
+    while left and len(chosen) < limit:
+        gains = [
+            c.score + weight * sum(not categories[c.item_key] & categories[other.item_key] for other in chosen)
+            for c in left
+        ]
+        chosen.append(left.pop(gains.index(max(gains))))
+    return chosen
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> dict[str, Any]:
+    """Draw a small index and a request, in whole numbers: scores are exact, and often equal."""
+    num_items, num_interests = draw(st.integers(1, 40)), draw(st.integers(1, 4))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    keys = st.integers(8, 12 + num_items)
+    return {
+        "vectors": rng.integers(-3, 4, (num_items, DIM)).astype(np.float32),
+        "interests": rng.integers(-2, 3, (num_interests, DIM)).astype(np.float32),
+        "genres": rng.choice(["war", "comedy", "drama"], num_items).tolist(),
+        "moods": [rng.choice(["dark", "light", "odd"], rng.integers(0, 3)).tolist() for _ in range(num_items)],
+        "limit": draw(st.integers(1, 50)),
+        "exclude": draw(st.sets(keys, max_size=30)),
+        "filter": draw(st.sampled_from([None, {"genre": ["war", "drama"]}, {"moods": "dark", "genre": "comedy"}])),
+        "diversity_weight": draw(st.sampled_from([0.0, 0.5, 3.0])),
+        "category_column": draw(st.sampled_from(["genre", "moods"])),
+    }
+
+
+def allowed_items(request: dict[str, Any]) -> list[bool]:
+    wanted = request["filter"] or {}
+    allowed = []
+    for item, (genre, moods) in enumerate(zip(request["genres"], request["moods"], strict=True)):
+        fits = ("genre" not in wanted or genre in wanted["genre"]) and (
+            "moods" not in wanted or wanted["moods"] in moods
+        )
+        allowed.append(fits and 10 + item not in request["exclude"])
+    return allowed
+
+
+@given(requests())
+@settings(max_examples=300, deadline=None)
+def test_retrieve_equals_brute_force(request: dict[str, Any]) -> None:
+    store = make_store(request["vectors"], request["genres"], request["moods"])
+    ranking = brute_force(request["vectors"], request["interests"], allowed_items(request))
+    arguments = {name: request[name] for name in ("exclude", "filter")}
+    found = retrieve(store, VERSION, request["interests"], request["limit"], **arguments)
+    assert found == ranking[: request["limit"]]
+
+
+@given(requests())
+@settings(max_examples=200, deadline=None)
+def test_diversified_retrieval_is_the_greedy_choice_from_what_all_interests_found(request: dict[str, Any]) -> None:
+    store = make_store(request["vectors"], request["genres"], request["moods"])
+    several = request["moods"] if request["category_column"] == "moods" else [[genre] for genre in request["genres"]]
+    categories = {10 + item: set(names) for item, names in enumerate(several)}
+    allowed = allowed_items(request)
+    reach = (POOL_FACTOR if request["diversity_weight"] else 1) * request["limit"] + len(request["exclude"])
+    fits = allowed_items({**request, "exclude": set()})
+    pools = [brute_force(request["vectors"], [interest], fits)[:reach] for interest in request["interests"]]
+    reached = {candidate.item_key for pool in pools for candidate in pool}
+    ranking = brute_force(request["vectors"], request["interests"], allowed)
+    pool = [candidate for candidate in ranking if candidate.item_key in reached]
+    names = ("exclude", "filter", "diversity_weight", "category_column")
+    arguments = {name: request[name] for name in names}
+    found = retrieve(store, VERSION, request["interests"], request["limit"], **arguments)
+    assert found == greedy(pool, categories, request["limit"], request["diversity_weight"])
+
+
+def test_a_higher_diversity_weight_brings_in_more_categories() -> None:
+    vectors = np.array([[score, 0, 0] for score in (9, 8, 7, 6, 5, 4)], dtype=np.float32)
+    store = make_store(vectors, ["war", "war", "war", "war", "comedy", "drama"], [[]] * 6)
+    interests = np.array([[1, 0, 0], [0, 1, 0]], dtype=np.float32)
+
+    def keys(weight: float) -> list[int]:
+        found = retrieve(store, VERSION, interests, 3, diversity_weight=weight, category_column="genre")
+        return [candidate.item_key for candidate in found]
+
+    assert keys(0) == [10, 11, 12]
+    assert keys(10) == [10, 14, 15]
+
+
+def test_items_without_a_category_are_unlike_all_others() -> None:
+    pool = [Candidate(key, 1.0 - key / 10, 0) for key in range(4)]
+    chosen = aggregate(pool, [["a"], ["a"], [], []], 3, diversity_weight=1.0)
+    assert [candidate.item_key for candidate in chosen] == [0, 2, 3]
+
+
+def test_merging_nothing_gives_nothing() -> None:
+    nothing = Hits(np.empty(0, np.int64), np.empty(0, np.float32))
+    assert merge([]) == merge([nothing, nothing], 5) == aggregate([], [], 3, 1.0) == []
+
+
+@pytest.fixture(scope="module")
+def store() -> InMemoryVectorStore:
+    return make_store(np.ones((4, DIM), np.float32), ["war"] * 4, [[]] * 4)
+
+
+def test_a_user_without_interests_gets_nothing(store: InMemoryVectorStore) -> None:
+    assert retrieve(store, VERSION, np.empty((0, DIM), np.float32), 5) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ({"limit": 0}, "limit 0"),
+        ({"limit": MAX_LIMIT + 1}, "limit 16385"),
+        ({"limit": MAX_LIMIT, "exclude": [1]}, "together above"),
+        ({"diversity_weight": -1.0}, "diversity_weight"),
+        ({"diversity_weight": float("nan")}, "diversity_weight"),
+        ({"diversity_weight": 1.0}, "category column"),
+        ({"diversity_weight": 1.0, "category_column": "nope"}, "unknown columns: nope"),
+        ({"filter": {"nope": 1}}, "unknown column 'nope'"),
+        ({"interests": np.full((1, DIM), np.nan, np.float32)}, "finite"),
+        ({"interests": np.ones((1, DIM + 1), np.float32)}, "must be"),
+    ],
+    ids=str,
+)
+def test_a_malformed_request_is_refused(store: InMemoryVectorStore, arguments: dict[str, Any], problem: str) -> None:
+    arguments = {"interests": np.ones((1, DIM), np.float32), "limit": 3, **arguments}
+    with pytest.raises(InvalidRequest, match=problem):
+        retrieve(store, VERSION, **arguments)
+
+
+def test_an_unknown_version_is_an_error_of_the_store(store: InMemoryVectorStore) -> None:
+    with pytest.raises(VectorStoreError, match="v2"):
+        retrieve(store, "v2", np.ones((1, DIM), np.float32), 3)
