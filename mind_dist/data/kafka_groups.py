@@ -1,0 +1,59 @@
+"""Where consumer groups stand: what one group hands over to the next, and whether that one has come far enough."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mind_dist.config import KafkaConfig
+from mind_dist.data.kafka import KafkaSource, num_partitions
+from mind_dist.records import Positions
+
+
+@contextmanager
+def _whole_topic(bootstrap: str, config: KafkaConfig, group: str) -> Iterator[KafkaSource]:
+    """Yield a source of all partitions that speaks for a group without joining it."""
+    count = num_partitions(bootstrap, config.topic, timeout_s=config.connect_timeout_s)
+    source = KafkaSource(bootstrap, config, group, partitions=range(count))
+    try:
+        yield source
+    finally:
+        source.close()
+
+
+def hand_over(bootstrap: str, config: KafkaConfig, old_group: str, new_group: str) -> Positions:
+    """Let a group without members start where another one has come to, and return these positions.
+
+    Partitions of which the old group has stored nothing are left out: the new one starts at their oldest record.
+
+    Raises:
+        StaleAssignment: The new group has members already.
+        ServiceUnavailable: The broker did not answer in time.
+    """
+    with _whole_topic(bootstrap, config, old_group) as source:
+        positions = source.committed()
+    if positions:
+        with _whole_topic(bootstrap, config, new_group) as source:
+            source.commit(positions)
+    return positions
+
+
+def end_positions(bootstrap: str, config: KafkaConfig) -> Positions:
+    """Return the position after the newest record of each partition of the topic.
+
+    Raises:
+        ServiceUnavailable: The broker did not answer in time.
+    """
+    with _whole_topic(bootstrap, config, "") as source:
+        return source.end_positions()
+
+
+def lag(bootstrap: str, config: KafkaConfig, group: str, ends: Positions) -> int:
+    """Return how many records a group still has to take to come to some positions.
+
+    Raises:
+        ServiceUnavailable: The broker did not answer in time.
+    """
+    with _whole_topic(bootstrap, config, group) as source:
+        reached = source.position()
+    return sum(max(0, end - reached[partition]) for partition, end in ends.items())
