@@ -33,21 +33,31 @@ class Metric:
     tags: tuple[str, ...] = ()
 
 
+_BY_VERSION = ("model_version",)
+
 METRICS: dict[str, Metric] = {
-    "mind_dist_events_applied": Metric("counter", "Events applied to user rows."),
-    "mind_dist_events_skipped": Metric("counter", "Events below a row's next_offset, delivered again."),
+    "mind_dist_events_applied": Metric("counter", "Events applied to user rows.", tags=_BY_VERSION),
+    "mind_dist_events_skipped": Metric(
+        "counter", "Events below a row's next_offset, delivered again.", tags=_BY_VERSION
+    ),
     "mind_dist_events_unchanged": Metric(
-        "counter", "Events that changed nothing: duplicates, or older than the history."
+        "counter", "Events that changed nothing: duplicates, or older than the history.", tags=_BY_VERSION
     ),
-    "mind_dist_events_unknown_item": Metric("counter", "Events whose item the model version does not know."),
-    "mind_dist_poison_records": Metric("counter", "Records sent to the dead-letter topic."),
-    "mind_dist_tombstones": Metric("counter", "Users forgotten."),
-    "mind_dist_user_upserts": Metric("counter", "User rows written."),
+    "mind_dist_events_unknown_item": Metric(
+        "counter", "Events whose item the model version does not know.", tags=_BY_VERSION
+    ),
+    "mind_dist_poison_records": Metric("counter", "Records sent to the dead-letter topic.", tags=_BY_VERSION),
+    "mind_dist_tombstones": Metric("counter", "Users forgotten.", tags=_BY_VERSION),
+    "mind_dist_user_upserts": Metric("counter", "User rows written.", tags=_BY_VERSION),
     "mind_dist_lag_records": Metric(
-        "gauge", "Records of an owned partition not yet applied.", tags=("partition", "model_version")
+        "gauge", "Records of an owned partition not yet applied.", tags=("partition", *_BY_VERSION)
     ),
-    "mind_dist_freshness_seconds": Metric("histogram", "From an event's append to its user's row.", _LATENCY_S),
-    "mind_dist_update_seconds": Metric("histogram", "One micro-batch, from decode to commit.", _LATENCY_S),
+    "mind_dist_freshness_seconds": Metric(
+        "histogram", "From an event's append to its user's row.", _LATENCY_S, tags=_BY_VERSION
+    ),
+    "mind_dist_update_seconds": Metric(
+        "histogram", "One micro-batch, from decode to commit.", _LATENCY_S, tags=_BY_VERSION
+    ),
     "mind_dist_retrieve_seconds": Metric("histogram", "One retrieve request.", _LATENCY_S),
     "mind_dist_retrieve_unknown_items": Metric("counter", "Behaviors in requests whose item is not known."),
 }
