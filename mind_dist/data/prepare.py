@@ -23,13 +23,14 @@ import numpy as np
 import pyarrow as pa
 import ray.data
 from pyarrow import compute as pc
+from ray.exceptions import RayTaskError
 
 from mind_dist.config import MetadataConfig, PrepareConfig, SplitConfig
 from mind_dist.data.features import Features, bags, no_features, profiles, read_features
 from mind_dist.data.parquet import ITEM_SCHEMA, USER_SCHEMA, DatasetManifest, write_manifest
 from mind_dist.data.raw_log import list_fragments
 from mind_dist.data.staging import READ_SCHEMA, SPLIT_SCHEMA, SPLITS, group_buckets, split_buckets, stage_events
-from mind_dist.errors import ConfigError, DatasetError
+from mind_dist.errors import ConfigError, DatasetError, MindDistError
 from mind_dist.records import Keys
 from mind_dist.storage import Directory
 
@@ -138,13 +139,16 @@ def _by_reason(batches: pa.Table) -> dict[str, int]:
 
 def _group(config: PrepareConfig, batches: pa.Table, items: Keys, advance: Advance) -> pa.Table:
     """Stage the sequences; returns a row per bucket, in order."""
+    num_rows = pc.sum(batches["num_events"]).as_py() or 0
+    nothing_left = DatasetError(", ".join(config.log.paths), f"nothing is left of {num_rows} events after filtering")
+    if not num_rows:
+        raise nothing_left
     buckets = pa.table({"part": np.arange(config.num_buckets)})
     options = {"config": config, "files": batches["file"].to_pylist(), "items": items}
-    num_rows = pc.sum(batches["num_events"]).as_py() or 0
     found = _each(buckets, group_buckets, "group", 1 + num_rows // _ROWS_PER_TASK, advance, **options)
     users = pa.concat_tables(found).sort_by("part")
     if not len(pc.list_flatten(users["users"])):
-        raise DatasetError(", ".join(config.log.paths), f"nothing is left of {num_rows} events after filtering")
+        raise nothing_left
     return users
 
 
@@ -269,15 +273,20 @@ def _each(
 
 @contextmanager
 def _quiet_ray_data() -> Iterator[None]:
-    """Leave out Ray Data's progress bars and log lines, and let a task's own error through as it is."""
+    """Leave out Ray Data's progress bars and log lines, and raise a task's own error as it is."""
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.raise_original_map_exception = True
     logger = logging.getLogger("ray.data")
     level = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.CRITICAL + 1)  # it logs what it raises, several pages of it
     try:
         with ray.data.DataContext.current(context):
             yield
+    except RayTaskError as error:
+        if not isinstance(error.cause, MindDistError):
+            raise
+        error.cause.args = (str(error.cause).partition("\n")[0],)  # Ray Data appends advice on retries
+        raise error.cause from None
     finally:
         logger.setLevel(level)
