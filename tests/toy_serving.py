@@ -1,9 +1,11 @@
 """What serving tests share: a deterministic encoder without torch, event logs, stores that misbehave as servers do."""
 
+import dataclasses
 import hashlib
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,9 +63,9 @@ def toy_store(store: InMemoryVectorStore | None = None) -> InMemoryVectorStore:
     return store
 
 
-def toy_config(**settings: object) -> ServingConfig:
-    kafka = KafkaConfig(max_poison_fraction=1.0, max_poll_records=4)
-    return ServingConfig(**{"kafka": kafka, **settings})  # type: ignore[arg-type] - tests name the fields
+def toy_config(**settings: Any) -> ServingConfig:
+    config = ServingConfig(kafka=KafkaConfig(max_poison_fraction=1.0, max_poll_records=4))
+    return dataclasses.replace(config, **settings)
 
 
 class Clock:

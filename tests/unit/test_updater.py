@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ logs = st.lists(entries, min_size=1, max_size=14)
 with_duplicates = logs.flatmap(lambda log: st.permutations(log + log[: len(log) // 2]))
 
 
-def uninterrupted(log: Sequence[Entry], **settings: object) -> dict[int, tuple[object, ...]]:
+def uninterrupted(log: Sequence[Entry], **settings: Any) -> dict[int, tuple[object, ...]]:
     run = Run(log_of(log, 2), config=toy_config(**settings))
     run.drain(run.updater())
     return run.rows()

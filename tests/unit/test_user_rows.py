@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -14,11 +16,11 @@ class CountingStore(InMemoryVectorStore):
         super().__init__()
         self.reads: list[tuple[str, list[int]]] = []
 
-    def get_users(self, model_version: str, user_keys: list[int], *, strong: bool) -> dict[int, UserRow]:  # type: ignore[override]
+    def get_users(self, model_version: str, user_keys: Sequence[int], *, strong: bool) -> dict[int, UserRow]:
         self.reads.append(("strong" if strong else "bounded", sorted(user_keys)))
         return super().get_users(model_version, user_keys, strong=strong)
 
-    def get_users_singly(self, model_version: str, user_keys: list[int]) -> dict[int, UserRow]:  # type: ignore[override]
+    def get_users_singly(self, model_version: str, user_keys: Sequence[int]) -> dict[int, UserRow]:
         self.reads.append(("singly", sorted(user_keys)))
         return super().get_users(model_version, user_keys, strong=True)
 

@@ -1,0 +1,102 @@
+"""Keep user vectors fresh from Kafka and answer HTTP, on Ray Serve: `python -m jobs.serve`.
+
+Runs until Ctrl-C or SIGTERM. No model version need be there yet: it is picked up when it is published.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ray import serve
+from ray.serve.config import HTTPOptions
+
+from jobs.cli import connect_ray, run, stop_requested
+from mind_dist.config import Addresses, ServingConfig
+from mind_dist.data.kafka import wait_for_broker
+from mind_dist.errors import ConfigError, ServiceUnavailable
+from mind_dist.index.milvus import MilvusVectorStore
+from mind_dist.serving.ray_app import APPLICATION, build_app
+
+_POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class Serve:
+    """Keep user vectors fresh from Kafka and answer HTTP, on Ray Serve."""
+
+    serving: ServingConfig = field(default_factory=ServingConfig)
+    """The replicas."""
+    block: bool = True
+    """Run until Ctrl-C or SIGTERM, then take the service down; otherwise leave it on the cluster of RAY_ADDRESS."""
+    ready_timeout_s: float = 120.0
+    """How long the replicas may take to come up."""
+
+
+def main(job: Serve) -> None:
+    """Deploy, wait until the service answers, print where, and stay."""
+    if not job.block and "RAY_ADDRESS" not in os.environ:
+        raise ConfigError("block", "a service can be left running on a cluster only: set RAY_ADDRESS")
+    addresses = Addresses.from_environment()
+    wait_for_broker(addresses.kafka, job.serving.kafka.connect_timeout_s)
+    MilvusVectorStore(addresses.milvus, job.serving.milvus, addresses.milvus_token).close()
+    connect_ray()
+    stop = stop_requested()
+    try:
+        url = deploy(job.serving, addresses, job.ready_timeout_s)
+        print(f"serving at {url}, documented at {url}/docs", flush=True)
+        while job.block and not stop():
+            time.sleep(_POLL_S)
+    finally:
+        if job.block:
+            serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+def deploy(config: ServingConfig, addresses: Addresses, timeout_s: float) -> str:
+    """Deploy to the connected cluster and return the service's URL once it answers.
+
+    Raises:
+        ServiceUnavailable: The replicas did not come up, with the reason.
+    """
+    url = f"http://{config.host}:{config.port}"
+    serve.start(http_options=HTTPOptions(host=config.host, port=config.port))
+    target = serve.RunTarget(build_app(config, addresses), name=APPLICATION, route_prefix="/")
+    serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+    _wait(lambda: _not_running() or _not_answering(url), url, timeout_s)
+    return url
+
+
+def _wait(problem: Callable[[], str], url: str, timeout_s: float) -> None:
+    started = time.monotonic()
+    while reason := problem():
+        waited_s = time.monotonic() - started
+        if waited_s > timeout_s or reason.startswith("DEPLOY_FAILED"):
+            raise ServiceUnavailable("Ray Serve", url, waited_s, reason)
+        time.sleep(_POLL_S)
+
+
+def _not_running() -> str:
+    """Return why the application does not run; "" when it does."""
+    application = serve.status().applications.get(APPLICATION)
+    if application is None:
+        return "not deployed yet"
+    if application.status == "RUNNING":
+        return ""
+    messages = [each.message for each in application.deployments.values() if each.message]
+    return f"{application.status}: {'; '.join([application.message, *messages]).strip('; ')}"
+
+
+def _not_answering(url: str) -> str:
+    try:
+        urllib.request.urlopen(f"{url}/healthz", timeout=5).close()  # noqa: S310 - our own address
+    except (urllib.error.URLError, OSError) as error:
+        return str(error)
+    return ""
+
+
+if __name__ == "__main__":
+    run(Serve, main)

@@ -1,0 +1,193 @@
+"""HTTP → requests → JSON: the FastAPI application, which needs no Ray.
+
+Endpoints are plain functions, so FastAPI runs them in threads: their clients block.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
+from starlette.exceptions import HTTPException
+
+from mind_dist.data.codec import id_key
+from mind_dist.errors import InvalidRequest, MindDistError, PoisonEvent, UnknownUser
+from mind_dist.index.vector_store import Scalar
+from mind_dist.serving.recommender import Id, Recommender, RetrieveRequest, RetrieveResponse, UserView
+
+_MAX_EVENTS = 1000
+_MAX_BEHAVIORS = 10_000
+_INTEGER = re.compile(r"-?[0-9]+")
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+BodyId = StrictInt | StrictStr
+
+
+class ErrorBody(BaseModel):
+    """What every error answers."""
+
+    error: str = Field(examples=["nothing is known about user 7: send behaviors instead"])
+
+
+class RetrieveBody(BaseModel):
+    """Whose candidates, how many, and of what kind. Give either `user_id` or `behaviors`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    user_id: BodyId | None = Field(None, description="A user whose events were seen.", examples=[196])
+    behaviors: list[BodyId] | None = Field(
+        None,
+        min_length=1,
+        max_length=_MAX_BEHAVIORS,
+        description="Item ids, oldest first, in place of a user; unknown ones are ignored and counted.",
+        examples=[None],
+    )
+    limit: int = Field(100, description="Most candidates.", examples=[10])
+    diversity_weight: float = Field(0.0, description="0: best scores alone; larger: more categories.", examples=[0.0])
+    exclude_seen: bool = Field(True, description="Leave out the items of the history.")
+    filter: dict[str, Scalar | list[Scalar]] = Field(
+        default_factory=dict, description="Column → the value, or any of the values.", examples=[{}]
+    )
+
+
+class EventBody(BaseModel):
+    """A user touched an item."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    user_id: BodyId = Field(examples=[196])
+    item_id: BodyId = Field(examples=[242])
+    timestamp_ms: int = Field(
+        default_factory=_now_ms,
+        ge=0,
+        lt=1 << 63,
+        description="Milliseconds since the epoch; now where missing.",
+        examples=[1_700_000_000_000],
+    )
+    event_type: str = Field("click", examples=["click"])
+
+
+class EventsBody(BaseModel):
+    """Events, in order."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    events: list[EventBody] = Field(min_length=1, max_length=_MAX_EVENTS)
+
+
+class Accepted(BaseModel):
+    """How many events the log has stored."""
+
+    accepted: int
+
+
+class Status(BaseModel):
+    """How the service is."""
+
+    status: str
+    model_version: str | None = None
+
+
+SendEvents = Callable[[Sequence[EventBody]], None]
+"""Stores events in the log; raises `ServiceUnavailable` when it could not."""
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    404: {"model": ErrorBody, "description": "Nothing is known about the user or the items."},
+    422: {"model": ErrorBody, "description": "The request is malformed."},
+    503: {"model": ErrorBody, "description": "No model version is active, or a service is away."},
+}
+
+
+def build_api(recommender: Recommender, send_events: SendEvents) -> FastAPI:
+    """Return the application.
+
+    Args:
+        recommender: Answers.
+        send_events: Where `POST /v1/events` puts events.
+    """
+    api = FastAPI(title="mind_dist", summary="Users' interests, and candidates for a ranker.", responses=_ERRORS)
+    _add_error_handlers(api)
+
+    @api.get("/v1/users/{user_id}/interests")
+    def interests(user_id: str) -> UserView:
+        """Return a user's interest vectors and the history behind them."""
+        return recommender.interests(_id_from_path(user_id, recommender))
+
+    @api.post("/v1/retrieve")
+    def retrieve(body: RetrieveBody) -> RetrieveResponse:
+        """Return candidates for a user, or for a bare history, from one model version."""
+        return recommender.retrieve(RetrieveRequest(**dict(body)))
+
+    @api.post("/v1/events", status_code=202)
+    def events(body: EventsBody) -> Accepted:
+        """Put events into the log; users' vectors follow within a second or so."""
+        _check_ids(body.events, recommender)
+        send_events(body.events)
+        return Accepted(accepted=len(body.events))
+
+    @api.get("/healthz")
+    def healthz() -> Status:
+        """Tell that the process answers."""
+        return Status(status="ok")
+
+    @api.get("/readyz")
+    def readyz() -> Status:
+        """Tell that a model version is active and loaded here; 503 with the reason otherwise."""
+        return Status(status="ready", model_version=recommender.encoder().model_version)
+
+    return api
+
+
+def _id_from_path(text: str, recommender: Recommender) -> Id:
+    is_integer = recommender.encoder().manifest.id_type == "int64" and _INTEGER.fullmatch(text)
+    return int(text) if is_integer else text
+
+
+def _check_ids(events: Sequence[EventBody], recommender: Recommender) -> None:
+    id_type = recommender.encoder().manifest.id_type
+    for at, event in enumerate(events):
+        for name in ("user_id", "item_id"):
+            try:
+                id_key(getattr(event, name), id_type)
+            except PoisonEvent as error:
+                raise InvalidRequest(f"events.{at}.{name}: {error}") from error
+
+
+def _add_error_handlers(api: FastAPI) -> None:
+    @api.exception_handler(MindDistError)
+    def known(_request: Request, error: MindDistError) -> JSONResponse:
+        return _error(_status_of(error), str(error))
+
+    @api.exception_handler(RequestValidationError)
+    def malformed(_request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        path = ".".join(str(part) for part in first["loc"][1:])
+        return _error(422, f"{path}: {first['msg']}" if path else str(first["msg"]))
+
+    @api.exception_handler(HTTPException)
+    def refused(_request: Request, error: HTTPException) -> JSONResponse:
+        return _error(error.status_code, str(error.detail))
+
+
+def _status_of(error: MindDistError) -> int:
+    match error:
+        case UnknownUser():
+            return 404
+        case InvalidRequest():
+            return 422
+        case _:  # NotReady, ServiceUnavailable, and a store that refuses
+            return 503
+
+
+def _error(status: int, message: str) -> JSONResponse:
+    return JSONResponse({"error": message}, status_code=status)

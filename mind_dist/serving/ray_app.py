@@ -1,0 +1,207 @@
+"""Ray Serve around the cores: threads, replicas, health, metrics, HTTP.
+
+Two deployments. `UserVectorUpdater`: replicas that share a topic's partitions, each with one thread per wanted model
+version. `Recommender`: HTTP. Both follow the active and the staged version and take over a new one without a restart.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import threading
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from fastapi import FastAPI
+from ray import serve
+from ray.util import metrics as ray_metrics
+
+from mind_dist.config import Addresses, ServingConfig, dump, parse
+from mind_dist.data.kafka import EventProducer, KafkaDeadLetters, KafkaSource
+from mind_dist.encoder import InterestEncoder
+from mind_dist.index.milvus import MilvusVectorStore
+from mind_dist.index.vector_store import VersionInfo
+from mind_dist.observability import METRICS, Metric, configure_logging
+from mind_dist.serving.http import EventBody, build_api
+from mind_dist.serving.recommender import Recommender
+from mind_dist.serving.update_loop import OnStep, UpdateLoop
+from mind_dist.serving.updater import UserVectorUpdater
+from mind_dist.serving.version_follower import VersionFollower
+
+APPLICATION = "mind_dist"
+"""Name of the Serve application."""
+
+UPDATER = "UserVectorUpdater"
+RECOMMENDER = "Recommender"
+
+_STOP_WITHIN_S = 15.0
+_REQUEST_RETRY_S = 2.0
+"""A request is not kept waiting for a store as long as a batch of events is."""
+
+_MAX_REQUESTS = 64
+"""Requests one replica works on at once; they mostly wait for the store."""
+
+
+def build_app(config: ServingConfig, addresses: Addresses) -> serve.Application:
+    """Return the application to give to `serve.run`.
+
+    Addresses travel as arguments, for replicas on other machines have another environment.
+    """
+    arguments = (dump(config), dataclasses.asdict(addresses))
+    options: dict[str, Any] = {"ray_actor_options": {"num_cpus": config.cpus_per_replica}, "health_check_period_s": 2}
+    updater: Any = serve.deployment(
+        UpdaterReplica,
+        name=UPDATER,
+        num_replicas=config.num_updaters,
+        graceful_shutdown_timeout_s=_STOP_WITHIN_S + 5,
+        **options,
+    )
+    recommender: Any = serve.deployment(
+        serve.ingress()(RecommenderReplica),
+        name=RECOMMENDER,
+        num_replicas=config.num_recommenders,
+        max_ongoing_requests=_MAX_REQUESTS,
+        **options,
+    )
+    application: serve.Application = recommender.bind(*arguments, updater.bind(*arguments))
+    return application
+
+
+class RayMetrics:
+    """`Metrics` that Ray exports to Prometheus."""
+
+    def __init__(self) -> None:
+        self._metrics = {name: _ray_metric(name, metric) for name, metric in METRICS.items()}
+
+    def add(self, name: str, value: float = 1.0, **tags: str) -> None:
+        """Raise a counter."""
+        if value > 0:  # Ray refuses to add nothing
+            self._metrics[name].inc(value, tags)
+
+    def set(self, name: str, value: float, **tags: str) -> None:
+        """Set a gauge."""
+        self._metrics[name].set(value, tags)
+
+    def observe(self, name: str, value: float, **tags: str) -> None:
+        """Put a value into a histogram."""
+        self._metrics[name].observe(value, tags)
+
+
+def _ray_metric(name: str, metric: Metric) -> Any:
+    match metric.kind:
+        case "counter":
+            return ray_metrics.Counter(name, metric.description, metric.tags)
+        case "gauge":
+            return ray_metrics.Gauge(name, metric.description, metric.tags)
+        case "histogram":
+            return ray_metrics.Histogram(name, metric.description, list(metric.boundaries), metric.tags)
+
+
+class _Replica:
+    """What both deployments are made of: settings, a store, metrics."""
+
+    def __init__(self, config: dict[str, Any], addresses: dict[str, Any]) -> None:
+        configure_logging()
+        torch.set_num_threads(1)
+        self.config = parse(ServingConfig, config, where="serving")
+        self.addresses = parse(Addresses, addresses, where="addresses")
+        self.metrics = RayMetrics()
+
+    def store(self, retry_s: float) -> MilvusVectorStore:
+        milvus = dataclasses.replace(self.config.milvus, retry_s=min(retry_s, self.config.milvus.retry_s))
+        return MilvusVectorStore(self.addresses.milvus, milvus, self.addresses.milvus_token)
+
+
+class UpdaterReplica(_Replica):
+    """Keeps user vectors fresh, for every wanted version in a thread of its own."""
+
+    def __init__(self, config: dict[str, Any], addresses: dict[str, Any]) -> None:
+        super().__init__(config, addresses)
+        self._store = self.store(self.config.milvus.retry_s)
+        self._follower = VersionFollower(
+            self._store,
+            self._start,
+            partial(UpdateLoop.stop, timeout_s=_STOP_WITHIN_S),
+            poll_s=self.config.version_poll_s,
+        )
+        self._follower.start()
+
+    def check_health(self) -> None:
+        """Raise when this replica must be replaced: Serve calls it every few seconds."""
+        self._follower.check(self.config.unhealthy_after_s)
+        for loop in list(self._follower.parts.values()):
+            loop.check()
+
+    def status(self) -> list[dict[str, Any]]:
+        """Return what each version's updater has done in this replica."""
+        return [dataclasses.asdict(loop.status()) for loop in list(self._follower.parts.values())]
+
+    def __del__(self) -> None:
+        """Leave the consumer groups; Serve calls it before it ends the process."""
+        if hasattr(self, "_follower"):
+            self._follower.stop(_STOP_WITHIN_S)
+
+    def _start(self, info: VersionInfo) -> UpdateLoop:
+        encoder = InterestEncoder.load(info.uri)
+        loop = UpdateLoop(info.model_version, partial(self._connect, encoder), self.config)
+        loop.start()
+        return loop
+
+    def _connect(self, encoder: InterestEncoder, on_step: OnStep) -> UserVectorUpdater:
+        kafka, address = self.config.kafka, self.addresses.kafka
+        return UserVectorUpdater(
+            encoder,
+            self._store,
+            KafkaSource(address, kafka, kafka.group(encoder.model_version)),
+            KafkaDeadLetters(address, kafka),
+            config=self.config,
+            metrics=self.metrics,
+            on_step=on_step,
+        )
+
+
+class RecommenderReplica(_Replica):
+    """Answers HTTP."""
+
+    def __init__(self, config: dict[str, Any], addresses: dict[str, Any], updater: object) -> None:
+        """Start to follow versions.
+
+        Args:
+            config: `ServingConfig` as plain values.
+            addresses: `Addresses` as plain values.
+            updater: Handle of the updater's deployment: what makes it a part of the application.
+        """
+        super().__init__(config, addresses)
+        self._updater = updater
+        self._store = self.store(_REQUEST_RETRY_S)
+        self._follower = VersionFollower(self._store, _load, lambda _encoder: None, poll_s=self.config.version_poll_s)
+        self._follower.start()
+        self._recommender = Recommender(self._store, self._follower.parts, self.config, self.metrics)
+        self._producer: EventProducer | None = None
+        self._producer_lock = threading.Lock()
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Return what answers; Serve calls it once."""
+        return build_api(self._recommender, self._send)
+
+    def check_health(self) -> None:
+        """Raise when versions are followed no more; a store that is away is not mended by a new replica."""
+        self._follower.check(math.inf)
+
+    def _send(self, events: Sequence[EventBody]) -> None:
+        producer = self._connected_producer()
+        for event in events:
+            producer.send(event.user_id, event.item_id, event.timestamp_ms, event.event_type)
+        producer.flush()
+
+    def _connected_producer(self) -> EventProducer:
+        with self._producer_lock:
+            if self._producer is None:
+                self._producer = EventProducer(self.addresses.kafka, self.config.kafka)
+            return self._producer
+
+
+def _load(info: VersionInfo) -> InterestEncoder:
+    return InterestEncoder.load(info.uri)

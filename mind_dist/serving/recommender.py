@@ -1,0 +1,276 @@
+"""User or behaviors → candidates, the core: requests in outside ids, answered from one model version.
+
+A user's row is read through the active version, and names it; items are searched in that version alone, so interests
+and items never mix. Bare behaviors are encoded here with the same version.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from mind_dist.config import ServingConfig
+from mind_dist.data.codec import id_key
+from mind_dist.encoder import InterestEncoder
+from mind_dist.errors import InvalidRequest, NotReady, PoisonEvent, UnknownUser, VectorStoreError
+from mind_dist.index.vector_store import Filter, UserRow, Vectors, VectorStore
+from mind_dist.observability import Metrics
+from mind_dist.records import BehaviorSequence, Candidate, Keys
+from mind_dist.retrieval import retrieve
+
+Id = int | str
+"""An outside id."""
+
+A = TypeVar("A")
+
+_ACTIVE_VERSION_KEPT_S = 1.0
+
+
+@dataclass(frozen=True)
+class RetrieveRequest:
+    """Whose candidates, how many, and of what kind.
+
+    Attributes:
+        user_id: A user with a row; or None, with `behaviors`.
+        behaviors: Item ids, oldest first, in place of a user; unknown ones are ignored and counted.
+        limit: Most candidates to return.
+        diversity_weight: 0 for the best scores alone; the larger, the more categories are mixed.
+        exclude_seen: Leave out the items in the user's history or in `behaviors`.
+        filter: Column → the value, or any of the values, that candidates must have.
+    """
+
+    user_id: Id | None = None
+    behaviors: Sequence[Id] | None = None
+    limit: int = 100
+    diversity_weight: float = 0.0
+    exclude_seen: bool = True
+    filter: Filter = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ScoredItem:
+    """One candidate: the item's outside id, its score, and the index of the interest that gave it."""
+
+    item_id: Id
+    score: float
+    interest: int
+
+
+@dataclass(frozen=True)
+class RetrieveResponse:
+    """Candidates, best first.
+
+    Attributes:
+        model_version: The version that interests and items are of.
+        num_interests: How many interests were searched with.
+        unknown_items: Behaviors of the request whose item the version does not know.
+        candidates: The candidates.
+    """
+
+    model_version: str
+    num_interests: int
+    unknown_items: int
+    candidates: Sequence[ScoredItem]
+
+
+@dataclass(frozen=True)
+class UserView:
+    """What is kept of a user, in outside ids.
+
+    Attributes:
+        user_id: The user.
+        model_version: The version the interests are of.
+        interests: Interest vectors.
+        weights: Share of the history behind each.
+        behaviors: Item ids, oldest first; None for a string id that the catalog lacks.
+        timestamps_ms: Their times.
+        updated_ms: When the row was computed.
+    """
+
+    user_id: Id
+    model_version: str
+    interests: Sequence[Sequence[float]]
+    weights: Sequence[float]
+    behaviors: Sequence[Id | None]
+    timestamps_ms: Sequence[int]
+    updated_ms: int
+
+
+class Recommender:
+    """Answers requests; safe to call from many threads.
+
+    Args:
+        store: Users and items.
+        encoders: The loaded model versions, by name; it may change at any time.
+        config: Bounds.
+        metrics: Where numbers go.
+        clock: Seconds that never go back.
+    """
+
+    def __init__(
+        self,
+        store: VectorStore,
+        encoders: Mapping[str, InterestEncoder],
+        config: ServingConfig,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._encoders = encoders
+        self._config = config
+        self._metrics = metrics
+        self._clock = clock
+        self._active: InterestEncoder | None = None
+        self._active_until = -math.inf
+
+    def encoder(self) -> InterestEncoder:
+        """Return the active version, or the one active before while the new one is being loaded.
+
+        Raises:
+            NotReady: No version is active, or it is not loaded yet.
+            ServiceUnavailable: The store did not answer.
+        """
+        if self._active is None or self._clock() >= self._active_until:
+            self._active = self._look_up()
+            self._active_until = self._clock() + _ACTIVE_VERSION_KEPT_S
+        return self._active
+
+    def interests(self, user_id: Id) -> UserView:
+        """Return what is kept of a user.
+
+        Raises:
+            UnknownUser: There is no row of the user.
+            InvalidRequest: The id is not of the deployment's type.
+            NotReady: As `encoder`.
+            ServiceUnavailable: As `encoder`.
+        """
+
+        def view(encoder: InterestEncoder) -> UserView:
+            row = self._row(encoder, user_id)
+            return UserView(
+                user_id,
+                row.model_version,
+                row.interests.tolist(),
+                row.weights.tolist(),
+                _original_ids(encoder, row.behaviors),
+                row.timestamps_ms.tolist(),
+                row.updated_ms,
+            )
+
+        return self._in_one_version(view)
+
+    def retrieve(self, request: RetrieveRequest) -> RetrieveResponse:
+        """Return candidates; those whose outside id is not known (a string that the catalog lacks) are left out.
+
+        Raises:
+            UnknownUser: There is no row of the user, or the version knows no item of the history or `behaviors`.
+            InvalidRequest: The request is malformed.
+            NotReady: As `encoder`.
+            ServiceUnavailable: As `encoder`.
+        """
+        started = self._clock()
+        self._check(request)
+        response = self._in_one_version(lambda encoder: self._answer(encoder, request))
+        self._metrics.add("mind_dist_retrieve_unknown_items", response.unknown_items)
+        self._metrics.observe("mind_dist_retrieve_seconds", self._clock() - started)
+        return response
+
+    def _answer(self, encoder: InterestEncoder, request: RetrieveRequest) -> RetrieveResponse:
+        if request.user_id is not None:
+            row = self._row(encoder, request.user_id)
+            if not len(row.interests):
+                version = encoder.model_version
+                raise UnknownUser(f"user {request.user_id} is there, but version {version} knows none of their items")
+            interests, seen, num_unknown = row.interests, row.behaviors, 0
+        else:
+            interests, seen, num_unknown = _encode(encoder, request.behaviors or ())
+        candidates = retrieve(
+            self._store,
+            encoder.model_version,
+            interests,
+            request.limit,
+            exclude=seen.tolist() if request.exclude_seen else (),
+            filter=request.filter,
+            diversity_weight=request.diversity_weight,
+            category_column=self._config.category_column or None,
+        )
+        return RetrieveResponse(encoder.model_version, len(interests), num_unknown, _named(encoder, candidates))
+
+    def _check(self, request: RetrieveRequest) -> None:
+        if (request.user_id is None) == (request.behaviors is None):
+            raise InvalidRequest("give either user_id or behaviors")
+        if not 1 <= request.limit <= self._config.max_limit:
+            raise InvalidRequest(f"limit {request.limit} must be between 1 and {self._config.max_limit}")
+        if not (math.isfinite(request.diversity_weight) and request.diversity_weight >= 0):
+            raise InvalidRequest(f"diversity_weight {request.diversity_weight} must be a finite number, 0 or more")
+        if request.diversity_weight > 0 and not self._config.category_column:
+            raise InvalidRequest("diversity_weight needs a category: this deployment has no category_column")
+
+    def _row(self, encoder: InterestEncoder, user_id: Id) -> UserRow:
+        try:
+            user_key = id_key(user_id, encoder.manifest.id_type)
+        except PoisonEvent as error:
+            raise InvalidRequest(f"user_id: {error}") from error
+        row = self._store.get_users(encoder.model_version, [user_key], strong=False).get(user_key)
+        if row is None:
+            raise UnknownUser(f"nothing is known about user {user_id}: send behaviors instead")
+        assert row.model_version == encoder.model_version, "a row's interests fit the items of its own version alone"
+        return row
+
+    def _in_one_version(self, answer: Callable[[InterestEncoder], A]) -> A:
+        """Answer from the active version; once more when that one was dropped since it was looked up."""
+        encoder = self.encoder()
+        try:
+            return answer(encoder)
+        except VectorStoreError:
+            self._active_until = -math.inf
+            if self.encoder() is encoder:
+                raise
+            return answer(self.encoder())
+
+    def _look_up(self) -> InterestEncoder:
+        active = self._store.active_version()
+        if active is None:
+            raise NotReady("no model version is active: publish one")
+        if active in self._encoders:
+            return self._encoders[active]
+        if self._active is not None and self._active.model_version in self._encoders:
+            return self._active
+        raise NotReady(f"version {active} is active, but not loaded here yet")
+
+
+def _encode(encoder: InterestEncoder, behaviors: Sequence[Id]) -> tuple[Vectors, Keys, int]:
+    """Return the interests of a bare history, its known items, and the number of unknown ones."""
+    try:
+        keys = np.array([id_key(item_id, encoder.manifest.id_type) for item_id in behaviors], dtype=np.int64)
+    except PoisonEvent as error:
+        raise InvalidRequest(f"behaviors: an item id {error}") from error
+    known = keys[encoder.knows(keys)]
+    if not len(known):
+        raise UnknownUser(f"version {encoder.model_version} knows none of the {len(keys)} behaviors")
+    missing_profile = np.zeros(encoder.config.num_profile_features, dtype=np.int64)
+    history = BehaviorSequence(0, known, np.arange(len(known)), missing_profile).last(encoder.max_behaviors)
+    return encoder.encode([history])[0].vectors, known, len(keys) - len(known)
+
+
+def _named(encoder: InterestEncoder, candidates: Sequence[Candidate]) -> list[ScoredItem]:
+    keys = np.array([candidate.item_key for candidate in candidates], dtype=np.int64)
+    return [
+        ScoredItem(item_id, candidate.score, candidate.interest)
+        for item_id, candidate in zip(_original_ids(encoder, keys), candidates, strict=True)
+        if item_id is not None
+    ]
+
+
+def _original_ids(encoder: InterestEncoder, keys: Keys) -> list[Id | None]:
+    """Return items' outside ids; None for a string id that the catalog lacks."""
+    if encoder.manifest.id_type == "int64":
+        return list(keys.tolist())
+    rows = encoder.catalog.rows(keys)
+    return list(encoder.catalog.table["original_id"].take(pa.array(rows, mask=rows < 0)).to_pylist())

@@ -1,0 +1,158 @@
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from fastapi import FastAPI
+
+from mind_dist.config import ServingConfig
+from mind_dist.encoder import InterestEncoder
+from mind_dist.errors import ServiceUnavailable
+from mind_dist.index.memory import InMemoryVectorStore
+from mind_dist.observability import InMemoryMetrics
+from mind_dist.publishing import publish
+from mind_dist.records import BehaviorSequence
+from mind_dist.serving.http import EventBody, build_api
+from mind_dist.serving.recommender import Recommender
+from tests.versions import tiny_version
+
+
+class Client:
+    """Asks the application in this process."""
+
+    def __init__(self, api: FastAPI) -> None:
+        self._transport = httpx.ASGITransport(api)
+
+    def get(self, path: str) -> httpx.Response:
+        return asyncio.run(self._ask("GET", path))
+
+    def post(self, path: str, **content: Any) -> httpx.Response:
+        return asyncio.run(self._ask("POST", path, **content))
+
+    async def _ask(self, method: str, path: str, **content: Any) -> httpx.Response:
+        async with httpx.AsyncClient(transport=self._transport, base_url="http://service") as client:
+            return await client.request(method, path, **content)
+
+
+class Setting:
+    def __init__(self, directory: Path) -> None:
+        self.sent: list[EventBody] = []
+        self.log_is_away = False
+        self.uri = tiny_version(directory)
+        self.store = InMemoryVectorStore()
+        self.encoders: dict[str, InterestEncoder] = {}
+        recommender = Recommender(self.store, self.encoders, ServingConfig(), InMemoryMetrics())
+        self.client = Client(build_api(recommender, self.send))
+
+    def publish(self) -> str:
+        encoder = InterestEncoder.load(self.uri)
+        user = BehaviorSequence(7, np.array([1, 2, 3]), np.array([10, 20, 30]))
+        publish(self.store, encoder, self.uri, sequences=[user])
+        self.encoders[encoder.model_version] = encoder
+        return encoder.model_version
+
+    def send(self, events: Sequence[EventBody]) -> None:
+        if self.log_is_away:
+            raise ServiceUnavailable("Kafka", "127.0.0.1:9092", 30)
+        self.sent += events
+
+
+@pytest.fixture
+def setting(tmp_path: Path) -> Setting:
+    return Setting(tmp_path)
+
+
+@pytest.fixture
+def client(setting: Setting) -> Client:
+    setting.publish()
+    return setting.client
+
+
+def test_readiness_follows_the_active_version(setting: Setting) -> None:
+    assert setting.client.get("/healthz").json()["status"] == "ok"
+    waiting = setting.client.get("/readyz")
+    assert (waiting.status_code, waiting.json()) == (503, {"error": "no model version is active: publish one"})
+    assert setting.client.post("/v1/retrieve", json={"user_id": 7}).status_code == 503
+    version = setting.publish()
+    ready = setting.client.get("/readyz")
+    assert (ready.status_code, ready.json()["model_version"]) == (200, version)
+
+
+def test_interests_of_a_user(client: Client) -> None:
+    view = client.get("/v1/users/7/interests").json()
+    assert (view["user_id"], view["behaviors"], view["timestamps_ms"]) == (7, [1, 2, 3], [10, 20, 30])
+    assert len(view["interests"]) == len(view["weights"])
+
+
+def test_candidates_for_a_user_and_for_behaviors(client: Client) -> None:
+    of_user = client.post("/v1/retrieve", json={"user_id": 7, "limit": 5}).json()
+    of_behaviors = client.post("/v1/retrieve", json={"behaviors": [1, 2, 3, 999], "limit": 5}).json()
+    assert len(of_user["candidates"]) == 5
+    assert of_user["candidates"] == of_behaviors["candidates"]
+    assert of_user["candidates"][0].keys() == {"item_id", "score", "interest"}
+    assert (of_user["unknown_items"], of_behaviors["unknown_items"]) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "reason"),
+    [
+        ('{"user_id": 9}', 404, "nothing is known about user 9"),
+        ('{"behaviors": [999]}', 404, "none of the 1 behaviors"),
+        ('{"user_id": 7, "limit": 0}', 422, "limit 0"),
+        ('{"user_id": 7, "limit": "many"}', 422, "limit: "),
+        ('{"user_id": 7, "diversity_weight": NaN}', 422, "diversity_weight nan"),
+        ('{"user_id": 7, "filter": {"colour": "red"}}', 422, "unknown column"),
+        ('{"user_id": 7, "filter": {"genre": {"not": "war"}}}', 422, "filter.genre"),
+        ('{"user_id": 7.5}', 422, "user_id"),
+        ('{"user_id": true}', 422, "user_id"),
+        ('{"user_id": 99999999999999999999}', 422, "user_id: must fit 64 bits"),
+        ('{"behaviors": []}', 422, "behaviors: "),
+        ('{"user_id": 7, "colour": 1}', 422, "colour"),
+        ("{}", 422, "either user_id or behaviors"),
+        ("not json", 422, "JSON"),
+    ],
+)
+def test_bad_requests_say_why(client: Client, body: str, status: int, reason: str) -> None:
+    response = client.post("/v1/retrieve", content=body, headers={"content-type": "application/json"})
+    assert (response.status_code, reason in response.json()["error"]) == (status, True), response.text
+
+
+def test_bad_paths_say_why(client: Client) -> None:
+    assert client.get("/v1/users/seven/interests").json()["error"].startswith("user_id: must be an integer")
+    assert client.get("/v1/users/9/interests").status_code == 404
+    assert client.get("/v1/nothing").json() == {"error": "Not Found"}
+
+
+def test_events_are_accepted_when_the_log_has_them(setting: Setting, client: Client) -> None:
+    events = [{"user_id": 7, "item_id": 4, "timestamp_ms": 0}, {"user_id": 7, "item_id": 5, "event_type": "buy"}]
+    response = client.post("/v1/events", json={"events": events})
+    assert (response.status_code, response.json()) == (202, {"accepted": 2})
+    assert [event.item_id for event in setting.sent] == [4, 5]
+    assert setting.sent[0].timestamp_ms == 0
+    assert setting.sent[1].timestamp_ms > 1_600_000_000_000
+    setting.log_is_away = True
+    assert client.post("/v1/events", json={"events": events}).status_code == 503
+
+
+def test_events_of_another_id_type_are_refused(setting: Setting, client: Client) -> None:
+    response = client.post("/v1/events", json={"events": [{"user_id": "x", "item_id": 4}]})
+    assert response.status_code == 422
+    assert response.json()["error"] == "events.0.user_id: must be an integer, not str"
+    assert (
+        client.post("/v1/events", json={"events": [{"user_id": 7, "item_id": 4, "timestamp_ms": -1}]}).status_code
+        == 422
+    )
+    assert setting.sent == []
+
+
+def test_the_interface_is_documented_with_examples(client: Client) -> None:
+    schema = client.get("/openapi.json").json()
+    assert {"/v1/users/{user_id}/interests", "/v1/retrieve", "/v1/events", "/healthz", "/readyz"} <= schema[
+        "paths"
+    ].keys()
+    assert schema["components"]["schemas"]["RetrieveBody"]["properties"]["limit"]["examples"] == [10]
+    assert set(schema["paths"]["/v1/retrieve"]["post"]["responses"]) >= {"200", "404", "422", "503"}
+    assert client.get("/docs").status_code == 200

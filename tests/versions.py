@@ -1,0 +1,61 @@
+"""Tiny real model versions: a random MIND, a catalog with a genre and a title per item, trained on nothing."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from mind_dist.checkpoint import TableRows, VersionWriter, seal
+from mind_dist.config import ModelConfig, TrainingConfig, dump
+from mind_dist.data.codec import IdType, id_key
+from mind_dist.data.parquet import ITEM_SCHEMA, ItemCatalog
+from mind_dist.model.mind import MIND
+from mind_dist.storage import Directory
+
+GENRES = ("comedy", "drama", "war")
+
+
+def original_id(item: int, id_type: IdType) -> int | str:
+    """Return an item's outside id."""
+    return item if id_type == "int64" else f"item-{item}"
+
+
+def tiny_catalog(num_items: int, id_type: IdType) -> ItemCatalog:
+    ids = [original_id(item, id_type) for item in range(num_items)]
+    keys = [id_key(each, id_type) for each in ids]
+    columns = [keys, [str(each) for each in ids], [1] * num_items, [[]] * num_items]
+    table = pa.table(columns, schema=ITEM_SCHEMA)
+    table = table.append_column("genre", pa.array([GENRES[item % len(GENRES)] for item in range(num_items)]))
+    table = table.append_column("title", pa.array([f"title {item}" for item in range(num_items)]))
+    return ItemCatalog(table.sort_by("item_id"))
+
+
+def tiny_version(
+    directory: Path, *, seed: int = 1, num_items: int = 60, id_type: IdType = "int64", max_behaviors: int = 8
+) -> str:
+    """Write a version with random parameters and return its URI; the seed makes its name."""
+    config = ModelConfig(dim=8, num_interests=3, hidden_dims=(16,))
+    catalog = tiny_catalog(num_items, id_type)
+    torch.manual_seed(seed)
+    vectors = torch.randn(num_items, config.dim).numpy()
+    counts = np.ones(num_items, dtype=np.int64)
+    writer = VersionWriter(Directory.at(directory))
+    writer.write_dense(MIND(config).state_dict())
+    writer.write_optimizer({})
+    writer.write_item_shard(0, 1, TableRows(catalog.keys, vectors, vectors, vectors, counts, counts, counts))
+    writer.write_catalog(catalog)
+    sections = {"model": dump(config), "training": dump(TrainingConfig(max_behaviors=max_behaviors))}
+    features = {"item_features": ["genre"], "item_columns": ["title"], "profile_features": []}
+    seal(
+        writer.directory,
+        writer.files,
+        config={**sections, **features},
+        id_type=id_type,
+        step=seed,
+        watermark_ms=0,
+        positions={},
+        metrics={},
+        source="random numbers",
+    )
+    return writer.directory.uri
