@@ -88,8 +88,12 @@ def connect_ray() -> None:
     if address == "local":
         ray.init(address=address, include_dashboard=False, logging_level=logging.ERROR)
         return
+    started = time.monotonic()
     _await_cluster(address)
-    ray.init(address=address, logging_level=logging.ERROR)
+    try:
+        ray.init(address=address, logging_level=logging.ERROR)
+    except ConnectionError as error:  # something else listens there, or the token is not the cluster's
+        raise ServiceUnavailable("Ray", address, time.monotonic() - started, str(error)) from error
 
 
 def _await_cluster(address: str, timeout_s: float = 30.0) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import milvus
 import pytest
+from ray._private.authentication_test_utils import reset_auth_token_state
 
 from mind_dist import local_stack
 from mind_dist.local_process import LocalProcess, free_ports
@@ -98,4 +99,6 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with local_stack.ray_head(tmp_path_factory.mktemp("ray")) as head, pytest.MonkeyPatch.context() as patch:
         for name, value in head.client_environment.items():
             patch.setenv(name, value)
+        reset_auth_token_state()  # Ray read the environment when it was imported
         yield head.address
+    reset_auth_token_state()
