@@ -196,10 +196,13 @@ class MilvusConfig:
     """Candidates looked at while building."""
     search_ef: int = 256
     """Candidates looked at while searching; raised to the limit where that is larger, and under a filter."""
+    settle_s: float = 1800.0
+    """How long a publish waits for the index of its items to be built and loaded; 0 does not wait."""
 
     def __post_init__(self) -> None:
         _check(self.timeout_s > 0, "timeout_s", "above 0")
         _check(self.retry_s >= 0, "retry_s", "0 or more")
+        _check(self.settle_s >= 0, "settle_s", "0 or more")
 
 
 @with_config(_STRICT)

