@@ -55,7 +55,9 @@ def main(job: PrepareJob) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), disable=not interactive()) as progress:
         manifest = prepare(config, _advancing(progress))
-    Console().print(_summary(config.output, manifest))
+    Console().print(_table(manifest))
+    rejected = ", ".join(f"{reason} {count:,}" for reason, count in manifest.num_rejected.items()) or "none"
+    print(f"{manifest.num_items:,} items; rejected rows: {rejected}\n{config.output}")
 
 
 def _advancing(progress: Progress) -> Advance:
@@ -67,12 +69,10 @@ def _advancing(progress: Progress) -> Advance:
     return advance
 
 
-def _summary(output: str, manifest: DatasetManifest) -> Table:
-    table = Table("split", "users", "events", title=output)
+def _table(manifest: DatasetManifest) -> Table:
+    table = Table("split", "users", "events")
     for split, num_users in manifest.num_users.items():
         table.add_row(split, f"{num_users:,}", f"{manifest.num_events[split]:,}")
-    rejected = ", ".join(f"{reason} {count:,}" for reason, count in manifest.num_rejected.items()) or "none"
-    table.caption = f"{manifest.num_items:,} items; rejected rows: {rejected}"
     return table
 
 

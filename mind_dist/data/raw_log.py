@@ -111,7 +111,9 @@ def read_all(config: FilesConfig, columns: Columns) -> pa.Table:
         DatasetError: A path is missing, a file is torn or lacks a column.
     """
     batches = [batch for part in list_fragments(config) for batch in read_fragment(config, part, columns)]
-    return pa.concat_tables([batch.table for batch in batches], promote_options="permissive")
+    empty = pa.table({name: pa.array([], pa.null()) for name in columns})
+    with _naming(", ".join(config.paths), config):
+        return pa.concat_tables([empty, *(batch.table for batch in batches)], promote_options="permissive")
 
 
 @contextmanager

@@ -1,0 +1,71 @@
+"""Slow, obvious twins of the evaluation's metrics and baselines: plain loops over lists."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
+
+
+def recall(ranked: Sequence[int], targets: Sequence[int]) -> float:
+    found = 0
+    for item in set(targets):
+        if item in ranked:
+            found += 1
+    return found / len(targets)
+
+
+def hit_rate(ranked: Sequence[int], targets: Sequence[int]) -> float:
+    for item in ranked:
+        if item in targets:
+            return 1.0
+    return 0.0
+
+
+def ndcg(ranked: Sequence[int], targets: Sequence[int], limit: int) -> float:
+    gain = 0.0
+    for place, item in enumerate(ranked[:limit], start=1):
+        if item in targets:
+            gain += 1 / math.log2(place + 1)
+    best = 0.0
+    for place in range(1, min(limit, len(set(targets))) + 1):
+        best += 1 / math.log2(place + 1)
+    return gain / best
+
+
+def diversity(categories: Sequence[set[str]]) -> float:
+    different = pairs = 0
+    for place, first in enumerate(categories):
+        for second in categories[place + 1 :]:
+            pairs += 1
+            different += not (first & second)
+    return different / pairs
+
+
+def cosine(vectors: Sequence[Sequence[float]]) -> float:
+    cosines = []
+    for place, first in enumerate(vectors):
+        for second in vectors[place + 1 :]:
+            product = sum(a * b for a, b in zip(first, second, strict=True))
+            lengths = math.sqrt(sum(a * a for a in first)) * math.sqrt(sum(b * b for b in second))
+            cosines.append(product / lengths)
+    return sum(cosines) / len(cosines)
+
+
+def popular(train: Sequence[Sequence[int]], items: Sequence[int]) -> list[int]:
+    """Return the items, most train events first, then smaller keys."""
+    counts = Counter(item for sequence in train for item in sequence)
+    return sorted(items, key=lambda item: (-counts[item], item))
+
+
+def followers(train: Sequence[Sequence[int]], items: Sequence[int], history: Sequence[int]) -> list[int]:
+    """Return the items, most often right after one of the last five of the history first, then by popularity."""
+    scores: Counter[int] = Counter()
+    for last in history[-5:]:
+        for sequence in train:
+            for before, after in pairwise(sequence):
+                if before == last:
+                    scores[after] += 1
+    by_popularity = popular(train, items)
+    return sorted(items, key=lambda item: (-scores[item], by_popularity.index(item)))

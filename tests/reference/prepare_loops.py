@@ -1,0 +1,49 @@
+"""The slow, obvious twin of preparing: ComiRec's filter and split over a list of rows."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+
+Row = tuple[int, int, int]
+"""User, item, time."""
+
+Users = dict[int, list[tuple[int, int]]]
+"""User → (time, item) in order."""
+
+
+def filtered(rows: Sequence[Row], min_item_events: int, min_user_events: int) -> Users:
+    """Return the histories of kept users, in the order in which the log first names them."""
+    item_counts = Counter(item for _, item, _ in rows)
+    histories: Users = {}
+    for user, item, time in rows:
+        history = histories.setdefault(user, [])
+        if item_counts[item] >= min_item_events:
+            history.append((time, item))
+    for history in histories.values():
+        history.sort(key=lambda behavior: behavior[0])
+    return {user: history for user, history in histories.items() if len(history) >= min_user_events}
+
+
+def split_by_user(users: Users, seed: int = 1230) -> dict[str, Users]:
+    order = list(users)
+    random.seed(seed)
+    random.shuffle(order)
+    first, second = int(len(order) * 0.8), int(len(order) * 0.9)
+    parts = {"train": order[:first], "valid": order[first:second], "test": order[second:]}
+    return {split: {user: users[user] for user in names} for split, names in parts.items()}
+
+
+def split_by_time(users: Users, train_before: int, valid_before: int) -> dict[str, Users]:
+    parts: dict[str, Users] = {"train": {}, "valid": {}, "test": {}}
+    for user, history in users.items():
+        train = [behavior for behavior in history if behavior[0] < train_before]
+        valid = [behavior for behavior in history if behavior[0] < valid_before]
+        if train:
+            parts["train"][user] = train
+        if train and len(valid) > len(train):
+            parts["valid"][user] = valid
+        if valid and len(history) > len(valid):
+            parts["test"][user] = history
+    return parts

@@ -1,0 +1,87 @@
+"""Metadata → feature keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mind_dist.config import FeatureConfig, MetadataConfig
+from mind_dist.data.codec import IdType, feature_key, fingerprint
+from mind_dist.data.features import Features, bags, no_features, profiles, quantile_boundaries, read_features
+from mind_dist.data.parquet import FeatureInfo
+
+
+def read(path: Path, keys: list[int], *features: FeatureConfig, id_type: IdType = "int64", **columns: Any) -> Features:
+    pq.write_table(pa.table(columns), path / "items.parquet")
+    config = MetadataConfig((str(path / "items.parquet"),), features=features, columns=("title",))
+    return read_features(config, "item_id", id_type, np.array(keys, dtype=np.int64))
+
+
+def test_features_are_aligned_with_the_keys_and_missing_ones_are_empty(tmp_path: Path) -> None:
+    found = read(
+        tmp_path,
+        [1, 2, 3],
+        FeatureConfig("color", column="c"),
+        FeatureConfig("tags", kind="categories"),
+        item_id=[3, 1, 3, None],
+        c=["red", "blue", "ignored", "x"],
+        tags=["a|b | |a", None, "z", "x"],
+        title=["three", "one", "again", "none"],
+    )
+    red, blue = feature_key("color", "red"), feature_key("color", "blue")
+    tags = sorted([feature_key("tags", "a"), feature_key("tags", "b")])
+    assert bags(found, 3).to_pylist() == [[blue], [], [red, *tags]]
+    assert {name: column.to_pylist() for name, column in found.columns.items()} == {
+        "color": ["blue", None, "red"],
+        "tags": [[], [], ["a", "b", "a"]],
+        "title": ["one", None, "three"],
+    }
+
+
+def test_numbers_are_cut_into_quantiles_and_dirty_ones_are_missing(tmp_path: Path) -> None:
+    years = ["1990", "1991", "1992", "1993", "?", None]
+    feature = FeatureConfig("year", kind="buckets", num_buckets=2)
+    found = read(tmp_path, [0, 1, 2, 3, 4, 5], feature, item_id=range(6), year=years, title=years)
+    assert found.infos == (FeatureInfo("year", "buckets", (1991.5,)),)
+    low, high = feature_key("year", 0), feature_key("year", 1)
+    assert bags(found, 6).to_pylist() == [[low], [low], [high], [high], [], []]
+    assert found.columns["year"].to_pylist() == [1990, 1991, 1992, 1993, None, None]
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60, unique=True), st.integers(2, 10))
+def test_distinct_values_spread_over_the_buckets_evenly(values: list[float], num_buckets: int) -> None:
+    boundaries = quantile_boundaries(pa.array(values), num_buckets)
+    sizes = np.bincount(np.searchsorted(boundaries, values), minlength=num_buckets)
+    assert sizes.max() <= len(values) / num_buckets + 1
+
+
+def test_equal_values_share_a_bucket_and_no_values_need_none() -> None:
+    assert quantile_boundaries(pa.array([5.0] * 9 + [7.0]), 4) == (5.0,)
+    assert quantile_boundaries(pa.array([], pa.float64()), 4) == ()
+
+
+def test_profiles_have_one_key_a_feature_and_0_where_missing(tmp_path: Path) -> None:
+    names = (FeatureConfig("a"), FeatureConfig("b"))
+    found = read(tmp_path, [1, 2], *names, item_id=[1], a=[""], b=[4], title=["x"])
+    assert profiles(found, 2).to_pylist() == [[0, feature_key("b", "4")], [0, 0]]
+
+
+def test_string_ids_are_found_by_fingerprint(tmp_path: Path) -> None:
+    found = read(tmp_path, [fingerprint("b")], id_type="string", item_id=["a", "b"], title=["A", "B"])
+    assert found.columns["title"].to_pylist() == ["B"]
+    assert bags(found, 1).to_pylist() == [[]]
+
+
+def test_metadata_without_rows_leaves_everything_missing(tmp_path: Path) -> None:
+    found = read(tmp_path, [1], item_id=pa.array([], pa.int64()), title=pa.array([], pa.string()))
+    assert found.columns["title"].to_pylist() == [None]
+
+
+def test_without_metadata_bags_and_profiles_are_empty() -> None:
+    assert bags(no_features(), 2).to_pylist() == profiles(no_features(), 2).to_pylist() == [[], []]
