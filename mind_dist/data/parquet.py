@@ -100,6 +100,15 @@ class DatasetManifest:
     num_rejected: dict[str, int] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
+    def num_inputs(self, sequence: BehaviorSequence, split: Split) -> int:
+        """Return how many behaviors of a user are input to the model; in valid and test, the others are to be found."""
+        if split == "train":
+            return len(sequence)
+        if self.split["by"] == "user":
+            return int(len(sequence) * self.split["input_fraction"])
+        cut_ms = self.split["train_before_ms" if split == "valid" else "valid_before_ms"]
+        return int(np.searchsorted(sequence.timestamps_ms, cut_ms))
+
 
 @dataclass(frozen=True)
 class ItemCatalog:

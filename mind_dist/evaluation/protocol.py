@@ -61,11 +61,7 @@ def held_out(dataset: PreparedDataset, split: Literal["valid", "test"] = "test")
 
 
 def _cut(sequence: BehaviorSequence, manifest: DatasetManifest, split: Literal["valid", "test"]) -> HeldOut:
-    if manifest.split["by"] == "user":
-        cut = int(len(sequence) * manifest.split["input_fraction"])
-    else:
-        limit_ms = manifest.split["train_before_ms" if split == "valid" else "valid_before_ms"]
-        cut = int(np.searchsorted(sequence.timestamps_ms, limit_ms))
+    cut = manifest.num_inputs(sequence, split)
     return HeldOut(sequence.slice(0, cut), sequence.slice(cut, len(sequence)))
 
 

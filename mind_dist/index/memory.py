@@ -89,6 +89,9 @@ class InMemoryVectorStore:
             check_items(version.info, rows)
             version.items = _merged(version.items, rows)
 
+    def settle_items(self, model_version: str) -> None:
+        """Do nothing: there is no index to build."""
+
     def count_items(self, model_version: str) -> int:
         """Return how many items a version has."""
         return len(self._of(model_version).items.keys)

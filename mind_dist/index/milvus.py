@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from pymilvus import MilvusClient
+from pymilvus.client.types import SegmentState
 from pymilvus.exceptions import MilvusException
 
 from mind_dist.config import MilvusConfig
@@ -28,6 +29,8 @@ _MAX_QUERIES = 256
 _MAX_EF = 32_768
 _FILTERED_EF = 4  # a filter hides most of what HNSW walks past, so let it look at more
 _READERS = 8
+_SETTLE_POLL_S = 0.5
+_SMALLEST_INDEXED = 1024  # the server's indexCoord.segment.minSegmentNumRowsToEnableIndex
 _NOBODY = f"user_id != {layout.MARKER_KEY}"
 
 
@@ -60,7 +63,7 @@ class MilvusVectorStore:
     def create_version(self, info: VersionInfo) -> None:
         """Make a version's collections, indexes and marker, as far as they are not there yet."""
         users, items = layout.users_of(info.model_version), layout.items_of(info.model_version)
-        self._call(self._create, items, layout.items_schema(info), "vector", self._item_index())
+        self._call(self._create, items, layout.items_schema(info), "vector", self._item_index(info))
         self._call(self._create, users, layout.users_schema(info), "interests", {"index_type": "FLAT"})
         for name in (items, users):
             self._call(MilvusClient.load_collection, name)
@@ -79,8 +82,9 @@ class MilvusVectorStore:
             client.create_index(name, params, timeout=timeout, sync=False)
         client.load_collection(name, timeout=timeout, _async=True)
 
-    def _item_index(self) -> dict[str, Any]:
-        if self._lite or self._config.index == "FLAT":  # Lite's HNSW loses items under a filter
+    def _item_index(self, info: VersionInfo) -> dict[str, Any]:
+        few = info.num_items < self._config.flat_below
+        if few or self._lite or self._config.index == "FLAT":  # Lite's HNSW loses items under a filter
             return {"index_type": "FLAT"}
         params = {"M": self._config.hnsw_m, "efConstruction": self._config.hnsw_ef_construction}
         return {"index_type": "HNSW", "params": params}
@@ -174,6 +178,34 @@ class MilvusVectorStore:
         check_items(self._info(model_version), rows)
         self._upsert(layout.items_of(model_version), layout.item_fields(rows))
 
+    def settle_items(self, model_version: str) -> None:
+        """Write the items out, and wait until all are served from the index.
+
+        By itself a server does so some minutes later; between brute force and HNSW it then searches for some seconds
+        by a makeshift index that finds half of the best items. FLAT is exact at any time.
+
+        Raises:
+            VectorStoreError: The index was not there within `settle_s`.
+        """
+        info, name = self._info(model_version), layout.items_of(model_version)
+        if self._item_index(info)["index_type"] == "FLAT" or not self._config.settle_s:
+            return
+        self._call(MilvusClient.flush, name)
+        num_items = self.count_items(model_version)
+        give_up = time.monotonic() + self._config.settle_s
+        while (num_settled := self._num_settled(name)) < num_items:
+            if time.monotonic() > give_up:
+                found = f"{num_settled} of {num_items} items of {model_version} are served from the index"
+                raise VectorStoreError(f"{found} after {self._config.settle_s:g} s; milvus.settle_s bounds the wait")
+            self._sleep(_SETTLE_POLL_S)
+
+    def _num_settled(self, collection: str) -> int:
+        """Return how many items are in segments with an index, or too small to get one."""
+        segments = self._call(MilvusClient.list_loaded_segments, collection)
+        sealed = [each for each in segments if each.state == SegmentState.Sealed]
+        settled = [each for each in sealed if each.index_name or each.num_rows < _SMALLEST_INDEXED]
+        return sum({each.segment_id: each.num_rows for each in settled}.values())
+
     def count_items(self, model_version: str) -> int:
         """Return how many items a version has."""
         return self._count(layout.items_of(model_version), "")
@@ -245,8 +277,9 @@ class MilvusVectorStore:
 
     def scan_users(self, model_version: str) -> Iterator[UserRow]:
         """Yield every user in key order, as they were at the start."""
+        self.count_users(model_version)  # pymilvus drops an iterator's consistency level: a strong read goes before it
         info, name = self._info(model_version), layout.users_of(model_version)
-        settings = {"filter": _NOBODY, "output_fields": ["*"], "consistency_level": "Strong"}
+        settings = {"filter": _NOBODY, "output_fields": ["*"]}
         pages = self._call(MilvusClient.query_iterator, name, _MAX_ROWS, **settings)
         while page := self._call(lambda _client, _name, timeout: pages.next(), name):  # noqa: ARG005 - it has its own
             yield from (layout.read_user(info, fields) for fields in page)

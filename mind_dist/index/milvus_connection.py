@@ -40,6 +40,7 @@ class _Trouble(enum.Enum):
 
 _TROUBLES: dict[object, _Trouble] = {
     2: _Trouble.AWAY,  # cannot connect
+    8: _Trouble.AWAY,  # too many requests
     503: _Trouble.AWAY,  # no node to ask yet
     _NOT_LOADED: _Trouble.AWAY,  # after a restart
     grpc.StatusCode.UNAVAILABLE: _Trouble.AWAY,

@@ -60,6 +60,7 @@ class VersionInfo:
         metrics: Metrics of the version by name.
         columns: Filter columns of its items.
         published_ms: When it was put into the store.
+        num_items: How many items it has, or will have; an index is chosen by it.
     """
 
     model_version: str
@@ -74,6 +75,7 @@ class VersionInfo:
     metrics: Mapping[str, float] = field(default_factory=dict)
     columns: tuple[Column, ...] = ()
     published_ms: int = 0
+    num_items: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -186,6 +188,13 @@ class VectorStore(Protocol):
 
     def upsert_items(self, model_version: str, rows: ItemRows) -> None:
         """Write items; raises `VectorStoreError` for a vector that is not finite or of another width."""
+        ...
+
+    def settle_items(self, model_version: str) -> None:
+        """Return when searches go through the finished index of the items written so far.
+
+        Until then they may be slower and more exact, or much less exact, than they will be.
+        """
         ...
 
     def count_items(self, model_version: str) -> int:

@@ -1,12 +1,12 @@
 """Checkpoint → index version → verify → activate → retire: how a model version reaches readers, and goes again.
 
-publish.py        the steps in their order, and the way back
-backfill.py       users of the new version, from the version before or from a dataset
-item_columns.py   the catalog's columns, to filter by
-verification.py   what a version must show first
+The steps in their order, and the way back, are in `publish`. `backfill` brings the users, from the version before or
+from a dataset; `log_hand_over` lets the updaters of one version go on from those of another; `item_columns` gives items
+what they are filtered by; `verification` is what a version must pass.
 """
 
 from mind_dist.publishing.backfill import dataset_users
+from mind_dist.publishing.log_hand_over import KafkaHandOver
 from mind_dist.publishing.publish import Encoder, PublishReport, publish, rollback
 
-__all__ = ["Encoder", "PublishReport", "dataset_users", "publish", "rollback"]
+__all__ = ["Encoder", "KafkaHandOver", "PublishReport", "dataset_users", "publish", "rollback"]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from mind_dist.config import ModelConfig
 from mind_dist.data.parquet import PreparedDataset, Split
@@ -71,16 +71,8 @@ def dataset_users(dataset: PreparedDataset, shown: Literal["inputs", "all"] = "a
         for sequence in dataset.sequences(split):
             if sequence.user_key not in seen:
                 seen.add(sequence.user_key)
-                hide = shown == "inputs" and split != "train"
-                yield _input(sequence, split, dataset.manifest.split) if hide else sequence
-
-
-def _input(sequence: BehaviorSequence, split: Split, how: Mapping[str, Any]) -> BehaviorSequence:
-    """Return the part of a valid or test user's history that the model is shown."""
-    if how["by"] == "time":
-        cut_ms = how["train_before_ms"] if split == "valid" else how["valid_before_ms"]
-        return sequence.slice(0, int((sequence.timestamps_ms < cut_ms).sum()))
-    return sequence.slice(0, int(how["input_fraction"] * len(sequence)))
+                count = dataset.manifest.num_inputs(sequence, split) if shown == "inputs" else len(sequence)
+                yield sequence.slice(0, count)
 
 
 def missing_from(store: VectorStore, model_version: str, histories: Sequence[History]) -> list[History]:

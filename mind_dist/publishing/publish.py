@@ -182,6 +182,7 @@ def _describe(encoder: Encoder, uri: str, columns: tuple[Column, ...], published
         metrics=manifest.metrics,
         columns=columns,
         published_ms=published_ms,
+        num_items=len(encoder.item_keys),
     )
 
 
@@ -269,7 +270,8 @@ class _Run:
             sleep(_CATCH_UP_POLL_S)
 
     def verify(self) -> float:
-        """4: return the share of the exact best items that the index finds."""
+        """4: return the share of the exact best items that the finished index finds."""
+        self._store.settle_items(self._version)
         items = self._encoder.item_vectors
         queries = self._sample.queries()
         found = ann_recall(
@@ -282,7 +284,8 @@ class _Run:
         )
         if found < self._config.min_ann_recall:
             bound = self._config.min_ann_recall
-            raise PublishError(f"the index of {self._version} finds {found:.1%} of the best items, {bound:.1%} needed")
+            problem = f"the index of {self._version} finds {found:.1%} of the best items, {bound:.1%} needed"
+            raise PublishError(f"{problem}: raise milvus.search_ef or milvus.hnsw_m, or set milvus.index to FLAT")
         return found
 
     def activate(self) -> None:

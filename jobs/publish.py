@@ -1,0 +1,140 @@
+"""Model version → Milvus: create, fill, copy users, verify, switch readers, retire.
+
+python -m jobs.publish --version-uri versions/v00000400_1a2b3c4d --dataset data/ml-100k
+python -m jobs.publish --list
+python -m jobs.publish --rollback
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Literal
+
+from pydantic import ConfigDict, with_config
+from rich.console import Console
+from rich.progress import Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from jobs.cli import interactive, run
+from mind_dist.config import Addresses, KafkaConfig, MilvusConfig, PublishConfig
+from mind_dist.data.parquet import PreparedDataset
+from mind_dist.encoder import InterestEncoder
+from mind_dist.errors import ConfigError
+from mind_dist.index.milvus import MilvusVectorStore
+from mind_dist.index.vector_store import VectorStore
+from mind_dist.publishing import KafkaHandOver, PublishReport, dataset_users, publish, rollback
+from mind_dist.records import BehaviorSequence
+from mind_dist.storage import Directory
+
+
+@with_config(ConfigDict(extra="forbid"))
+@dataclass(frozen=True)
+class PublishJob:
+    """Bring a model version to readers, or put them back on an earlier one."""
+
+    version_uri: str = ""
+    """URI of the model version to publish."""
+    dataset: str = ""
+    """URI of the prepared dataset whose users a first version begins with; empty for none."""
+    backfill: Literal["inputs", "all"] = "all"
+    """What of the dataset's histories: of valid and test users only the `inputs`, so that evaluation and a replay of
+    the rest stay honest, or `all`."""
+    add_missing_users: bool = False
+    """Also add the dataset's users that the active version does not have; it may have forgotten them."""
+    updaters: bool = True
+    """Hand log positions over to the new version's updaters and wait for them; off where none follow a log."""
+    rollback: tuple[str, ...] | None = None
+    """Put readers back: on the version named, or without a name on the one published before."""
+    list: bool = False
+    """Show the versions there are."""
+    publishing: PublishConfig = field(default_factory=PublishConfig)
+    """What a version must show."""
+    kafka: KafkaConfig = field(default_factory=KafkaConfig)
+    """The event log."""
+    milvus: MilvusConfig = field(default_factory=MilvusConfig)
+    """The vector store."""
+
+
+def main(job: PublishJob) -> None:
+    """Do the one thing asked for.
+
+    Raises:
+        ConfigError: Nothing, or more than one thing, is asked for.
+    """
+    if (bool(job.version_uri), job.rollback is not None, job.list).count(True) != 1:
+        raise ConfigError("command line", "give one of --version-uri, --rollback, --list")
+    if len(job.rollback or ()) > 1:
+        raise ConfigError("rollback", "takes at most one version")
+    addresses = Addresses.from_environment()
+    with closing(MilvusVectorStore(addresses.milvus, job.milvus, addresses.milvus_token)) as store:
+        if job.version_uri:
+            Console().print(_summary(_publish(job, store, addresses.kafka)))
+        elif job.rollback is not None:
+            Console().print(f"readers are on {rollback(store, *job.rollback)}")
+        else:
+            Console().print(versions_table(store))
+
+
+def _publish(job: PublishJob, store: VectorStore, kafka: str) -> PublishReport:
+    log = KafkaHandOver(kafka, job.kafka)
+    encoder = InterestEncoder.load(job.version_uri)
+    columns = (TextColumn("{task.description}"), TextColumn("{task.completed:,}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not interactive()) as progress:
+        tasks = {step: progress.add_task(step, total=None) for step in ("items", "users")}
+        return publish(
+            store,
+            encoder,
+            Directory.at(job.version_uri).uri,
+            job.publishing,
+            sequences=_users(job),
+            add_missing=job.add_missing_users,
+            hand_over_positions=log.hand_over if job.updaters else None,
+            catch_up=log.caught_up if job.updaters else None,
+            advance=lambda step, done: progress.update(tasks[step], completed=done),
+        )
+
+
+def _users(job: PublishJob) -> Iterable[BehaviorSequence]:
+    return dataset_users(PreparedDataset.open(job.dataset), job.backfill) if job.dataset else ()
+
+
+def _summary(report: PublishReport) -> str:
+    if report.already_active:
+        return f"{report.model_version} is active already: nothing to do"
+    lines = [
+        f"readers are on {report.model_version}, before on {report.previous_version or 'none'}",
+        f"{report.num_items:,} items, {report.num_users:,} users, in {report.wall_s:.1f} s",
+        f"index finds {report.ann_recall:.1%} of the best items"
+        + (f", recall@50 {report.recall:.4f}" if report.recall is not None else ""),
+    ]
+    if report.retired:
+        lines.append(f"dropped: {', '.join(report.retired)}")
+    return "\n".join(lines)
+
+
+def versions_table(store: VectorStore) -> Table:
+    """Return the versions in the store, newest first."""
+    active, staged = store.active_version(), store.staged_version()
+    table = Table("version", "state", "published", "step", "recall@50", "items", "users", "model")
+    for info in sorted(store.versions(), key=lambda info: -info.published_ms):
+        states = {active: "active", staged: "staged"}
+        published = datetime.fromtimestamp(info.published_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+        recall = info.metrics.get("recall@50")
+        table.add_row(
+            info.model_version,
+            states.get(info.model_version, ""),
+            published,
+            f"{info.step:,}",
+            "" if recall is None else f"{recall:.4f}",
+            f"{store.count_items(info.model_version):,}",
+            f"{store.count_users(info.model_version):,}",
+            info.uri,
+        )
+    return table
+
+
+if __name__ == "__main__":
+    run(PublishJob, main)
