@@ -1,0 +1,174 @@
+"""`jobs.publish` against Milvus Lite and a Kafka-protocol broker, with a model version on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from jobs.cli import run
+from jobs.publish import PublishJob, main
+from mind_dist import local_stack
+from mind_dist.checkpoint import TableRows, VersionWriter, seal
+from mind_dist.config import KafkaConfig, MilvusConfig, ModelConfig, TrainingConfig, dump
+from mind_dist.data.kafka import EventProducer, KafkaSource, ensure_topics
+from mind_dist.data.parquet import ITEM_SCHEMA, DatasetManifest, ItemCatalog, sequences_table, write_manifest
+from mind_dist.index.milvus import MilvusVectorStore
+from mind_dist.model.mind import MIND
+from mind_dist.records import BehaviorSequence
+from mind_dist.retrieval import retrieve
+from mind_dist.storage import Directory
+
+NUM_ITEMS, NUM_USERS, DIM = 50, 12, 8
+CONFIG = ModelConfig(dim=DIM, num_interests=2, hidden_dims=(8,))
+
+
+def write_version(path: Path, seed: int) -> str:
+    """Write an untrained version; returns its URI."""
+    torch.manual_seed(seed)
+    keys = np.arange(NUM_ITEMS)
+    vectors = torch.randn(NUM_ITEMS, DIM).numpy()
+    catalog = pa.table([keys, [str(key) for key in keys], [1] * NUM_ITEMS, [[]] * NUM_ITEMS], schema=ITEM_SCHEMA)
+    writer = VersionWriter(Directory.at(path))
+    writer.write_dense(MIND(CONFIG).state_dict())
+    writer.write_optimizer({})
+    writer.write_item_shard(0, 1, TableRows(keys, vectors, vectors, vectors, keys, keys + 1, keys))
+    genres = pa.array([["war", "comedy"][key % 2] for key in keys])
+    writer.write_catalog(ItemCatalog(catalog.append_column("genre", genres)))
+    config = {"model": dump(CONFIG), "training": dump(TrainingConfig(max_behaviors=5))}
+    described: dict[str, Any] = {"watermark_ms": 0, "positions": {}, "metrics": {"recall@50": 0.5}, "source": ""}
+    seal(writer.directory, writer.files, config=config, id_type="int64", step=seed, **described)
+    return str(path)
+
+
+def write_dataset(path: Path) -> str:
+    """Write the users as the test split, where the last fifth of a history is to be found."""
+    directory = Directory.at(path)
+    users = [
+        BehaviorSequence(key, np.arange(key, key + 10, dtype=np.int64), np.arange(10, dtype=np.int64))
+        for key in range(NUM_USERS)
+    ]
+    for split in ("train", "valid", "test"):
+        table = sequences_table(users if split == "test" else [])
+        directory.write_table(f"sequences/{split}/bucket-00000.parquet", table)
+    counts = {"train": 0, "valid": 0, "test": NUM_USERS}
+    how = {"by": "user", "input_fraction": 0.8}
+    write_manifest(directory, DatasetManifest("int64", 1, counts, counts, NUM_ITEMS, 0, 10, split=how))
+    return directory.uri
+
+
+def run_job(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> str:
+    """Run the job as its command line does; returns what it printed."""
+    with pytest.raises(SystemExit) as ended:
+        run(PublishJob, main, list(arguments))
+    printed = capsys.readouterr()
+    assert ended.value.code == code, printed.err
+    return " ".join((printed.out + printed.err).split())
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tansu_broker: str) -> Any:
+    """Yield an empty store that the job finds, on a server of its own: the test looks at all versions there are."""
+    with local_stack.milvus_lite(tmp_path / "milvus") as server:
+        monkeypatch.setenv("MIND_DIST_MILVUS", server.address)
+        monkeypatch.setenv("MIND_DIST_KAFKA", tansu_broker)
+        monkeypatch.setenv("COLUMNS", "200")
+        store = MilvusVectorStore(server.address, MilvusConfig())
+        yield store
+        store.close()
+
+
+def test_versions_are_published_listed_and_rolled_back(
+    tmp_path: Path, store: MilvusVectorStore, tansu_broker: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (write_version(tmp_path / f"v{seed}", seed) for seed in (1, 2))
+    dataset = write_dataset(tmp_path / "data")
+    kafka = KafkaConfig(topic="published")
+    ensure_topics(tansu_broker, {kafka.topic: 2})
+    job = ("--kafka.topic", kafka.topic, "--version-uri")
+
+    said = run_job(capsys, *job, first, "--dataset", dataset, "--backfill", "inputs")
+    old = store.active_version()
+    assert old is not None
+    assert f"readers are on {old}, before on none {NUM_ITEMS} items, {NUM_USERS} users" in said
+    rows = store.get_users(old, range(NUM_USERS), strong=True)
+    assert [rows[key].behaviors.tolist() for key in (0, 5)] == [[3, 4, 5, 6, 7], [8, 9, 10, 11, 12]]
+    found = retrieve(store, old, rows[3].interests, 10, exclude=rows[3].behaviors.tolist(), filter={"genre": "war"})
+    assert len(found) == 10
+    assert all(candidate.item_key % 2 == 0 for candidate in found)
+    assert "is active already" in run_job(capsys, *job, first)
+
+    positions = follow(tansu_broker, kafka, kafka.group(old))
+    said = run_job(capsys, *job, second)
+    new = store.active_version()
+    assert new is not None
+    assert f"readers are on {new}, before on {old}" in said
+    assert committed(tansu_broker, kafka, kafka.group(new)) == positions
+
+    said = run_job(capsys, "--list")
+    assert said.index(new) < said.index("active") < said.index(old)
+    assert f"readers are on {old}" in run_job(capsys, "--rollback")
+    assert "no version before" in run_job(capsys, "--rollback", code=1)
+    assert f"readers are on {new}" in run_job(capsys, "--rollback", new)
+    assert store.active_version() == new
+
+
+def follow(broker: str, kafka: KafkaConfig, group: str) -> dict[int, int]:
+    """Send events and take them all, as an updater would; returns where it came to."""
+    producer = EventProducer(broker, kafka)
+    for user in range(20):
+        producer.send(user, 1, user)
+    producer.close()
+    source = KafkaSource(broker, kafka, group, partitions=range(2))
+    count = 0
+    while count < 20:
+        count += len(source.poll(1))
+    positions = dict(source.position())
+    source.commit(positions)
+    source.close()
+    return positions
+
+
+def committed(broker: str, kafka: KafkaConfig, group: str) -> dict[int, int]:
+    source = KafkaSource(broker, kafka, group, partitions=range(2))
+    positions = dict(source.committed())
+    source.close()
+    return positions
+
+
+def test_an_update_that_lags_behind_is_waited_for_in_vain(
+    tmp_path: Path, store: MilvusVectorStore, tansu_broker: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (write_version(tmp_path / f"v{seed}", seed) for seed in (1, 2))
+    kafka = KafkaConfig(topic="lagging")
+    ensure_topics(tansu_broker, {kafka.topic: 2})
+    job = ("--kafka.topic", kafka.topic, "--publishing.catch-up-s", "0", "--version-uri")
+    run_job(capsys, *job, first)
+    old = store.active_version()
+    assert old is not None
+    follow(tansu_broker, kafka, kafka.group(old))
+    producer = EventProducer(tansu_broker, kafka)
+    producer.send(1, 1, 1)
+    producer.close()
+    assert "did not catch up" in run_job(capsys, *job, second, code=1)
+    assert (store.active_version(), len(store.versions())) == (old, 1)
+    assert f"before on {old}" in run_job(capsys, *job, second, "--no-updaters")
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("--list", "--version-uri", "x"), ("--rollback", "a", "b"), ("--list", "--rollback")], ids=str
+)
+def test_asking_for_nothing_or_for_two_things_is_a_wrong_setting(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "error:" in run_job(capsys, *arguments, code=2)
+
+
+def test_a_store_that_is_away_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("MIND_DIST_MILVUS", "http://127.0.0.1:1")
+    said = run_job(capsys, "--list", "--milvus.retry-s", "0", code=1)
+    assert "Milvus at http://127.0.0.1:1 did not answer" in said
