@@ -1,0 +1,83 @@
+"""Train a multi-interest model on Ray: prepared dataset or Kafka topic → model version.
+
+    python -m jobs.train --dataset data/ml --storage runs --name ml --training.epochs 2
+    python -m jobs.train --dataset data/ml --storage runs --name live --source kafka --follow
+
+The same storage and name go on where the run stopped. SIGTERM ends a run after its step, with a version saved.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from jobs.cli import connect_ray, interactive, run, stop_requested
+from mind_dist.config import Addresses
+from mind_dist.training.ray_trainer import train_on_ray
+from mind_dist.training.run_monitor import TrainProgress
+from mind_dist.training.settings import TrainSettings
+
+_LOG_EVERY_S = 5.0
+
+logger = logging.getLogger("mind_dist.train")
+
+
+@dataclass(frozen=True)
+class Train(TrainSettings):
+    """Train a multi-interest model on Ray; the same storage and name go on where the run stopped."""
+
+    output: Path | None = None
+    """Write the result here as JSON, too."""
+
+
+def main(job: Train) -> None:
+    """Train, and print what came of it."""
+    connect_ray()
+    with shown_progress() as show:
+        result = train_on_ray(job, Addresses.from_environment(), on_progress=show, should_stop=stop_requested())
+    values = json.dumps(dataclasses.asdict(result), indent=2)
+    if job.output is not None:
+        job.output.write_text(values)
+    print(values)
+
+
+@contextmanager
+def shown_progress() -> Iterator[Callable[[TrainProgress], None]]:
+    """Yield a function that shows progress: a bar to a person, a log line every few seconds to a log."""
+    if not interactive():
+        yield _Logged()
+        return
+    columns = (TextColumn("training"), BarColumn(), TextColumn("{task.fields[detail]}"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("training", total=None, detail="starting workers")
+
+        def show(progress: TrainProgress) -> None:
+            detail = f"step {progress.step}  loss {progress.loss:.3f}  {progress.examples_per_s:.0f} examples/s"
+            bar.update(task, total=progress.num_steps, completed=progress.step, detail=detail)
+
+        yield show
+
+
+class _Logged:
+    """Logs progress, now and then."""
+
+    def __init__(self) -> None:
+        self._logged_s = 0.0
+
+    def __call__(self, progress: TrainProgress) -> None:
+        if time.monotonic() - self._logged_s >= _LOG_EVERY_S:
+            self._logged_s = time.monotonic()
+            logger.info("training", extra={"fields": dataclasses.asdict(progress)})
+
+
+if __name__ == "__main__":
+    run(Train, main)

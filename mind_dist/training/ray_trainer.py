@@ -1,0 +1,188 @@
+"""`TrainSettings` → a trained model version, on Ray Train: the shell around `training.loop`.
+
+The driver checks what can be checked, hands the work to Ray Train, passes on the wish to stop, and shows progress.
+State is per partition and item shard, so a run goes on with any number of workers from its newest checkpoint; Ray
+finds that by the run's storage and name. The newest checkpoints are kept, never the best: a log's last position counts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from mind_dist.checkpoint import ModelVersion
+from mind_dist.config import Addresses
+from mind_dist.data.kafka import ensure_topics, num_partitions
+from mind_dist.errors import ConfigError, MindDistError, TrainingError
+from mind_dist.storage import Directory
+from mind_dist.training.ray_worker import train_worker
+from mind_dist.training.run_monitor import RunMonitor, TrainProgress
+from mind_dist.training.settings import TrainResult, TrainSettings, check_dataset, source_name
+
+logger = logging.getLogger(__name__)
+
+_LOOK_EVERY_S = 0.5
+"""Time between two looks at the run."""
+
+_COLLECTIVE_TIMEOUT_S = 300
+"""A rank that waits this long for another gives up; a save or a slow broker may take minutes."""
+
+_RAY_TRAIN_ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # also how long the end of a run goes unnoticed
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",  # ten minutes by default
+}
+
+
+def train_on_ray(
+    settings: TrainSettings,
+    addresses: Addresses,
+    *,
+    on_progress: Callable[[TrainProgress], None] = lambda _progress: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> TrainResult:
+    """Train until the data ends or a stop is asked for, and return the newest version. Ray must be connected.
+
+    Args:
+        settings: The run.
+        addresses: Where Kafka is.
+        on_progress: Called from this thread, about twice a second at most.
+        should_stop: Asked as often; once it is true, the run finishes its step, saves and ends.
+
+    Raises:
+        ConfigError: A setting does not fit the dataset, the version to begin with, or what the run has saved.
+        DatasetError: The dataset is missing, torn or empty.
+        ServiceUnavailable: The broker did not answer.
+        VersionError: A version to go on from is torn.
+        TrainingError: Training failed, `max_failures` replacements included, or there was nothing to train on.
+    """
+    settings = _checked(settings, addresses.kafka)
+    monitor: Any = ray.remote(num_cpus=0)(RunMonitor).remote()
+    for name, value in _RAY_TRAIN_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"settings": settings, "bootstrap": addresses.kafka, "monitor": monitor},
+        torch_config=TorchConfig(timeout_s=_COLLECTIVE_TIMEOUT_S),
+        scaling_config=ScalingConfig(num_workers=settings.workers, use_gpu=settings.use_gpu),
+        run_config=RunConfig(
+            name=settings.name,
+            storage_path=settings.storage,
+            failure_config=FailureConfig(max_failures=settings.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=settings.num_to_keep),
+        ),
+    )
+    fit = _Fit(trainer)
+    fit.start()
+    stop_sent = False
+    while fit.is_alive():
+        fit.join(_LOOK_EVERY_S)
+        if should_stop() and not stop_sent:
+            ray.get(monitor.stop.remote())
+            stop_sent = True
+        progress: TrainProgress | None = ray.get(monitor.progress.remote())
+        if progress is not None:
+            on_progress(progress)
+    fit.raise_failure()
+    return _result(settings)
+
+
+class _Fit(threading.Thread):
+    """`trainer.fit()` in a thread of its own.
+
+    In the main thread it would take over SIGINT and never give it back; and somebody has to watch for a stop.
+    """
+
+    def __init__(self, trainer: TorchTrainer) -> None:
+        super().__init__(name="ray-train", daemon=True)
+        self._trainer = trainer
+        self._failure: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._trainer.fit()
+        except BaseException as failure:  # noqa: BLE001 - raised again where the result is asked for
+            self._failure = failure
+
+    def raise_failure(self) -> None:
+        """Raise what ended the run, our own errors as themselves."""
+        if isinstance(self._failure, TrainingFailedError):
+            raise _cause(self._failure) from self._failure
+        if self._failure is not None:
+            raise self._failure
+
+
+def _cause(failure: TrainingFailedError) -> MindDistError:
+    """Return the error of ours that a worker raised, or a TrainingError with the first failure's last line."""
+    raised = [getattr(error, "_base_exc", error) for error in getattr(failure, "worker_failures", {}).values()]
+    for error in raised:
+        if isinstance(error, MindDistError):
+            return error
+    last_line = str(raised[0] if raised else failure).strip().splitlines()[-1]
+    return TrainingError(f"the workers failed: {last_line}; the last checkpoint is kept: start again to go on from it")
+
+
+def _checked(settings: TrainSettings, bootstrap: str) -> TrainSettings:
+    """Return the settings made whole: absolute URIs, and the model fitted to the dataset's profile features."""
+    dataset = check_dataset(settings)
+    model = dataclasses.replace(settings.model, num_profile_features=len(dataset.manifest.profile_features))
+    whole = dataclasses.replace(
+        settings,
+        dataset=dataset.directory.uri,
+        storage=Directory.at(settings.storage).uri,
+        init_from=settings.init_from and Directory.at(settings.init_from).uri,
+        model=model,
+    )
+    saved = whole.newest_version()
+    if saved is not None:
+        _check_resume(ModelVersion.open(saved.uri, verify=False), whole)
+    elif whole.init_from and ModelVersion.open(whole.init_from, verify=False).model_config() != model:
+        raise ConfigError("init_from", f"{whole.init_from} has other model settings: train with the same")
+    if whole.source == "kafka":
+        num_partitions(bootstrap, whole.kafka.topic, timeout_s=whole.kafka.connect_timeout_s)
+        ensure_topics(bootstrap, {whole.kafka.dead_letter_topic: 1}, timeout_s=whole.kafka.connect_timeout_s)
+    _warn_of_missing_cpus(whole)
+    return whole
+
+
+def _check_resume(version: ModelVersion, settings: TrainSettings) -> None:
+    """Raise ConfigError where going on would mix two different runs."""
+    now = {"model": settings.model, "training.seed": settings.training.seed, "source": source_name(settings)}
+    saved = {
+        "model": version.model_config(),
+        "training.seed": version.training_config().seed,
+        "source": version.manifest.source,
+    }
+    for setting, value in now.items():
+        if saved[setting] != value:
+            problem = f"run {settings.name!r} has saved versions with {setting} {saved[setting]}, not {value}"
+            raise ConfigError("name", f"{problem}: choose another name for another run")
+
+
+def _warn_of_missing_cpus(settings: TrainSettings) -> None:
+    wanted = "GPU" if settings.use_gpu else "CPU"
+    available = ray.cluster_resources().get(wanted, 0)  # type: ignore[no-untyped-call] # Ray's own
+    if available < settings.workers:
+        fields = {"workers": settings.workers, "resource": wanted, "available": available}
+        logger.warning("the cluster is too small now, training waits until it has grown", extra={"fields": fields})
+
+
+def _result(settings: TrainSettings) -> TrainResult:
+    """Return what the run has saved last.
+
+    Raises:
+        TrainingError: It has saved nothing.
+    """
+    newest = settings.newest_version()
+    if newest is None:
+        raise TrainingError(f"run {settings.name!r} found nothing to train on: {source_name(settings)} has no examples")
+    version = ModelVersion.open(newest.uri)
+    manifest = version.manifest
+    return TrainResult(newest.uri, manifest.model_version, manifest.step, manifest.metrics)

@@ -1,0 +1,202 @@
+"""One Ray Train worker: opens its share, iterates the loop, saves, and tells the driver how far it is.
+
+Saving, in this order: 1. all ranks stop at the same step · 2. each writes its shard of the rows and the histories of
+its partitions · 3. rank 0 gathers names and digests and writes the manifest · 4. the checkpoint is reported to Ray ·
+5. only then positions are committed, for those who watch the lag. A crash in between leaves the checkpoint before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+import torch
+from ray import train as ray_train
+from ray.train import torch as ray_torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mind_dist.checkpoint import ModelVersion
+from mind_dist.data.codec import PoisonGate
+from mind_dist.data.event_sequences import EventExamples
+from mind_dist.data.kafka import KafkaDeadLetters, KafkaSource, num_partitions
+from mind_dist.data.parquet import PreparedDataset
+from mind_dist.data.sequences import ExampleSource, ParquetExamples
+from mind_dist.training.collectives import Collectives, ProcessGroup, SingleRank
+from mind_dist.training.loop import StepReport
+from mind_dist.training.run import TrainingRun
+from mind_dist.training.run_monitor import TrainProgress
+from mind_dist.training.settings import TrainSettings, source_name
+
+_REPORT_EVERY_STEPS = 100
+"""Steps between metrics reported to Ray: a report is a barrier."""
+
+_TELL_EVERY_S = 0.5
+"""Time between two words to the driver."""
+
+
+def train_worker(loop: dict[str, Any]) -> None:
+    """Train this worker's partitions; what Ray Train runs on every worker.
+
+    Args:
+        loop: `settings`: TrainSettings; `bootstrap`: brokers; `monitor`: handle of a RunMonitor.
+    """
+    settings: TrainSettings = loop["settings"]
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # it logs every report of every worker
+    device = ray_torch.get_device()
+    parallel = distributed.is_initialized() and distributed.get_world_size() > 1
+    ranks: Collectives = ProcessGroup(device) if parallel else SingleRank()
+    checkpoint = ray_train.get_checkpoint()
+    saved = _saved_version(settings, checkpoint.path) if checkpoint else None
+    run = open_run(settings, loop["bootstrap"], saved, ranks, device)
+    teller = _Teller(loop["monitor"] if ranks.rank == 0 else None, run.num_steps())
+    saved_step = run.step
+    for report in run.steps(teller.should_stop):
+        teller.add(report)
+        every = settings.training.checkpoint_every_steps
+        if report.num_examples and every and report.step % every == 0:
+            _save(run, settings)
+            saved_step = report.step
+        elif report.num_examples and report.step % _REPORT_EVERY_STEPS == 0:
+            ray_train.report(_metrics(report))
+    if run.step > saved_step:
+        _save(run, settings)
+    run.examples.close()
+
+
+def open_run(
+    settings: TrainSettings,
+    bootstrap: str,
+    saved: ModelVersion | None,
+    ranks: Collectives,
+    device: torch.device,
+) -> TrainingRun:
+    """Return this rank's part of the run, where a saved version stands, or at its beginning."""
+    dataset = PreparedDataset.open(settings.dataset)
+    from_kafka = settings.source == "kafka"
+    open_share = _open_log if from_kafka else _open_dataset
+    run = TrainingRun(
+        open_share(settings, bootstrap, dataset, saved, ranks),
+        dataset,
+        settings.model,
+        settings.training,
+        source=source_name(settings),
+        observe=from_kafka,
+        collectives=ranks,
+        device=device,
+        parallel=_data_parallel(ranks, device),
+    )
+    if saved:
+        run.resume(saved)
+    elif settings.init_from:
+        run.start_from(ModelVersion.open(settings.init_from))
+    return run
+
+
+def _open_dataset(
+    settings: TrainSettings, _bootstrap: str, dataset: PreparedDataset, saved: ModelVersion | None, ranks: Collectives
+) -> ExampleSource:
+    config = settings.training
+    return ParquetExamples(
+        dataset,
+        _share(dataset.manifest.num_buckets, ranks),
+        max_behaviors=config.max_behaviors,
+        num_targets=config.num_targets,
+        epochs=config.epochs,
+        seed=config.seed,
+        positions=saved.manifest.positions if saved else None,
+    )
+
+
+def _open_log(
+    settings: TrainSettings, bootstrap: str, dataset: PreparedDataset, saved: ModelVersion | None, ranks: Collectives
+) -> ExampleSource:
+    kafka = settings.kafka
+    partitions = _share(num_partitions(bootstrap, kafka.topic, timeout_s=kafka.connect_timeout_s), ranks)
+    return EventExamples(
+        KafkaSource(bootstrap, kafka, settings.group, partitions=partitions),
+        dataset.manifest.id_type,
+        KafkaDeadLetters(bootstrap, kafka),
+        PoisonGate(kafka.max_poison_fraction, kafka.poison_window),
+        max_behaviors=settings.training.max_behaviors,
+        profiles=dataset.profiles(),
+        num_profile_features=len(dataset.manifest.profile_features),
+        positions=saved.manifest.positions if saved else None,
+        histories={partition: saved.history(partition) for partition in partitions} if saved else None,
+        follow=settings.follow,
+    )
+
+
+def _share(count: int, ranks: Collectives) -> list[int]:
+    """Return the partitions that are dealt to this rank."""
+    return list(range(ranks.rank, count, ranks.world_size))
+
+
+def _data_parallel(ranks: Collectives, device: torch.device) -> Callable[[nn.Module], nn.Module]:
+    if ranks.world_size == 1:
+        return lambda model: model
+    devices = [device] if device.type == "cuda" else None
+    return lambda model: DistributedDataParallel(model, device_ids=devices)
+
+
+def _saved_version(settings: TrainSettings, path: str) -> ModelVersion:
+    return ModelVersion.open((settings.run_directory / path.rstrip("/").rpartition("/")[2]).uri)
+
+
+def _save(run: TrainingRun, settings: TrainSettings) -> None:
+    """Save in the five steps of this module's first lines; Ray's part comes fourth."""
+    directory = settings.run_directory / f"checkpoint_{run.step:08d}"
+    manifest = run.save(directory)
+    ray_train.report(
+        {**manifest.metrics, "step": manifest.step},
+        checkpoint=ray_train.Checkpoint(directory.path, directory.filesystem),
+        checkpoint_upload_mode=ray_train.CheckpointUploadMode.NO_UPLOAD,  # written in place, the manifest last
+    )
+    run.commit()
+
+
+def _metrics(report: StepReport) -> dict[str, float]:
+    return {"step": report.step, "loss": report.loss, "learning_rate": report.learning_rate}
+
+
+class _Teller:
+    """Rank 0's line to the driver: never waits for it.
+
+    Args:
+        monitor: Handle of the RunMonitor, None on other ranks.
+        num_steps: Where the run will end.
+    """
+
+    def __init__(self, monitor: Any, num_steps: int | None) -> None:
+        self._monitor = monitor
+        self._num_steps = num_steps
+        self._progress: TrainProgress | None = None
+        self._num_examples = 0
+        self._told_s = time.monotonic()
+        self._answer: Any = None
+        self._stopping = False
+
+    def add(self, report: StepReport) -> None:
+        """Take note of a step."""
+        if report.num_examples:
+            self._num_examples += report.num_examples
+            self._progress = TrainProgress(report.step, self._num_steps, report.loss, 0.0)
+
+    def should_stop(self) -> bool:
+        """Tell the driver how far the run is, if it is time; return whether it has asked to stop."""
+        if self._monitor is None:
+            return False
+        if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
+            self._stopping = self._stopping or ray.get(self._answer)
+            self._answer = None
+        elapsed_s = time.monotonic() - self._told_s
+        if self._answer is None and elapsed_s >= _TELL_EVERY_S:
+            rate = self._num_examples / elapsed_s
+            progress = self._progress and dataclasses.replace(self._progress, examples_per_s=rate)
+            self._answer = self._monitor.tell.remote(progress)
+            self._told_s, self._num_examples = time.monotonic(), 0
+        return self._stopping

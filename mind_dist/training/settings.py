@@ -1,0 +1,112 @@
+"""What a training run on Ray is made from, and what it results in."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mind_dist.config import KafkaConfig, ModelConfig, TrainingConfig
+from mind_dist.data.parquet import PreparedDataset
+from mind_dist.errors import ConfigError, DatasetError
+from mind_dist.storage import Directory
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_CHECKPOINT = re.compile(r"(checkpoint_[0-9]+)/manifest\.json")
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Train a model on Ray; the same storage and name go on where the run stopped."""
+
+    dataset: str
+    """Directory URI of the prepared dataset: what is trained on, or, with `--source kafka`, the catalog and profiles."""
+    storage: str
+    """Directory URI of all runs; versions are kept in STORAGE/NAME/checkpoint_STEP."""
+    name: str = "mind"
+    """Name of the run."""
+    source: Literal["parquet", "kafka"] = "parquet"
+    """Train on the dataset's train split, or on the events of a Kafka topic from its oldest record on."""
+    follow: bool = False
+    """Wait for further events until stopped, instead of ending where the topic ends now (Kafka only)."""
+    init_from: str = ""
+    """Directory URI of a model version whose parameters a new run begins with."""
+    workers: int = 2
+    """Ray Train workers; 0 trains in this process, without Ray's recovery."""
+    use_gpu: bool = False
+    """Give every worker a GPU."""
+    max_failures: int = 2
+    """How often lost workers are replaced before the job gives up."""
+    num_to_keep: int = 2
+    """Newest versions of the run that are kept."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The model."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """How it is trained."""
+    kafka: KafkaConfig = field(default_factory=KafkaConfig)
+    """Where events come from."""
+
+    def __post_init__(self) -> None:
+        for setting, least in (("workers", 0), ("max_failures", 0), ("num_to_keep", 1)):
+            if getattr(self, setting) < least:
+                raise ValueError(f"{setting} must be at least {least}")
+        if not _NAME.fullmatch(self.name):
+            raise ValueError("name must be letters, digits, '_', '.' and '-', beginning with a letter or digit")
+        if self.follow and self.source != "kafka":
+            raise ValueError("follow must be off unless source is kafka")
+        if self.model.context_dim:
+            raise ValueError("model.context_dim must be 0: events carry no context vector to train on")
+
+    @property
+    def run_directory(self) -> Directory:
+        """Where the run's versions are."""
+        return Directory.at(self.storage) / self.name
+
+    @property
+    def group(self) -> str:
+        """Kafka group under which the run shows its positions."""
+        return f"mind-dist-training-{self.name}"
+
+    def newest_version(self) -> Directory | None:
+        """Return where the run stands, None before its first save."""
+        directory = self.run_directory
+        saved = sorted(found[1] for name in directory.files() if (found := _CHECKPOINT.fullmatch(name)))
+        return directory / saved[-1] if saved else None
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run ended with.
+
+    Attributes:
+        version_uri: Directory of the newest version.
+        model_version: Its name.
+        step: Steps done.
+        metrics: Its metrics.
+    """
+
+    version_uri: str
+    model_version: str
+    step: int
+    metrics: dict[str, float]
+
+
+def source_name(settings: TrainSettings) -> str:
+    """Return what a version says it was trained on; a broker may move, so its address is no part of it."""
+    return f"kafka://{settings.kafka.topic}" if settings.source == "kafka" else settings.dataset
+
+
+def check_dataset(settings: TrainSettings) -> PreparedDataset:
+    """Open the dataset and see that there is something to train on.
+
+    Raises:
+        ConfigError: None is given.
+        DatasetError: It is missing or torn, or no user of its train split has two behaviors.
+    """
+    if not settings.dataset:
+        raise ConfigError("dataset", "must be the URI of a prepared dataset")
+    dataset = PreparedDataset.open(settings.dataset)
+    manifest = dataset.manifest
+    if settings.source == "parquet" and manifest.num_events.get("train", 0) <= manifest.num_users.get("train", 0):
+        raise DatasetError(dataset.directory.uri, "no user of the train split has two behaviors: nothing to train on")
+    return dataset

@@ -1,0 +1,132 @@
+"""Training through Ray Train on a real cluster: workers die, are replaced, and nothing is different in the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from ray.util.state import list_actors
+
+from mind_dist.checkpoint import ModelVersion
+from mind_dist.config import Addresses
+from mind_dist.data.parquet import PreparedDataset
+from mind_dist.errors import ConfigError, DatasetError, TrainingError, VersionError
+from mind_dist.training.ray_trainer import train_on_ray
+from mind_dist.training.run_monitor import TrainProgress
+from mind_dist.training.settings import TrainResult, TrainSettings
+from tests.toy_training import MODEL, TRAINING, parquet_examples, write_dataset
+
+LONG = dataclasses.replace(TRAINING, epochs=30, checkpoint_every_steps=20)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def connected(ray_cluster: str) -> Iterator[None]:
+    ray.init(address=ray_cluster, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> TrainSettings:
+    path = tmp_path_factory.mktemp("training")
+    uri = write_dataset(path / "dataset")
+    return TrainSettings(dataset=uri, storage=str(path / "runs"), model=MODEL, training=LONG)
+
+
+def train(settings: TrainSettings, name: str, **changes: object) -> TrainResult:
+    return train_on_ray(dataclasses.replace(settings, name=name, **changes), Addresses())  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(settings: TrainSettings) -> TrainResult:
+    return train(settings, "whole")
+
+
+def kill_a_worker() -> None:
+    workers = list_actors(filters=[("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")])
+    assert workers[0].pid is not None
+    os.kill(workers[0].pid, signal.SIGKILL)
+
+
+def test_a_worker_that_dies_is_replaced_and_changes_nothing(
+    settings: TrainSettings, uninterrupted: TrainResult
+) -> None:
+    killed_at: list[int] = []
+
+    def kill_once(progress: TrainProgress) -> None:
+        if progress.step > 25 and not killed_at:
+            killed_at.append(progress.step)
+            kill_a_worker()
+
+    result = train_on_ray(dataclasses.replace(settings, name="killed"), Addresses(), on_progress=kill_once)
+    assert 25 < killed_at[0] < result.step
+    assert result.step == uninterrupted.step
+    assert result.model_version == uninterrupted.model_version, "named by the digests of all parameters and moments"
+
+
+def test_a_version_of_two_workers_is_whole_and_only_the_newest_are_kept(uninterrupted: TrainResult) -> None:
+    version = ModelVersion.open(uninterrupted.version_uri)
+    assert version.manifest.step == uninterrupted.step
+    assert sorted(version.manifest.positions) == [0, 1, 2, 3]
+    assert [name for name in version.manifest.files if name.startswith("items/")] == [
+        "items/shard-00000-of-00002.parquet",
+        "items/shard-00001-of-00002.parquet",
+    ]
+    runs = Path(uninterrupted.version_uri).parent
+    assert len(list(runs.glob("checkpoint_*/manifest.json"))) == 2
+
+
+def test_a_stopped_run_goes_on_with_any_number_of_workers(settings: TrainSettings) -> None:
+    one = dataclasses.replace(settings, name="stopped")
+    seen: list[int] = []
+    stopped = train_on_ray(
+        one,
+        Addresses(),
+        on_progress=lambda progress: seen.append(progress.step),
+        should_stop=lambda: bool(seen) and seen[-1] > 10,
+    )
+    saved = ModelVersion.open(stopped.version_uri).manifest
+    assert saved.step == stopped.step > 10
+    finished = train(settings, "stopped", workers=1)
+    end = ModelVersion.open(finished.version_uri).manifest
+    assert end.step > saved.step
+    dataset = PreparedDataset.open(settings.dataset)
+    assert end.positions == {p: LONG.epochs * n for p, n in num_windows(dataset).items()}
+
+
+def num_windows(dataset: PreparedDataset) -> dict[int, int]:
+    return {p: parquet_examples(dataset, TRAINING, partitions=[p]).num_examples // TRAINING.epochs for p in range(4)}
+
+
+def test_a_run_in_this_process_saves_what_it_trained(settings: TrainSettings) -> None:
+    short = dataclasses.replace(TRAINING, checkpoint_every_steps=3, max_steps=10)
+    result = train(settings, "here", training=short, workers=0)
+    version = ModelVersion.open(result.version_uri)
+    assert result.step == version.manifest.step == 10
+    assert result.metrics == version.manifest.metrics
+    assert sum(version.manifest.positions.values()) == 160
+
+
+def test_a_failure_of_ours_reaches_the_driver_as_itself(settings: TrainSettings) -> None:
+    broken = dataclasses.replace(settings.training, learning_rate=1e30)
+    with pytest.raises(TrainingError, match="is not finite"):
+        train(settings, "broken", training=broken, max_failures=0)
+
+
+def test_settings_of_another_run_are_refused_before_any_worker_starts(
+    settings: TrainSettings, uninterrupted: TrainResult, tmp_path: Path
+) -> None:
+    other = dataclasses.replace(MODEL, dim=4)
+    with pytest.raises(ConfigError, match="run 'whole' has saved versions with model"):
+        train(settings, "whole", model=other)
+    with pytest.raises(ConfigError, match="other model settings"):
+        train(settings, "warm", model=other, init_from=uninterrupted.version_uri)
+    with pytest.raises(VersionError):
+        train(settings, "warm", init_from=str(tmp_path))
+    with pytest.raises(DatasetError):
+        train(settings, "no-dataset", dataset=str(tmp_path))

@@ -1,0 +1,174 @@
+"""Two ranks in two processes: they never hang, stay equal, and learn what one rank would."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import distributed
+from torch import multiprocessing as processes
+from torch.nn.parallel import DistributedDataParallel
+
+from mind_dist.checkpoint import ModelVersion, TableRows
+from mind_dist.data.batches import Batch
+from mind_dist.data.parquet import PreparedDataset
+from mind_dist.data.sequences import Examples
+from mind_dist.errors import TrainingError
+from mind_dist.storage import Directory
+from mind_dist.training.collectives import Collectives, ProcessGroup, SingleRank
+from mind_dist.training.loop import train
+from mind_dist.training.run import TrainingRun
+from tests.toy_training import MODEL, TRAINING, event_examples, parquet_examples, toy_log, write_dataset
+
+CONFIG = dataclasses.replace(TRAINING, num_uniform_negatives=4000, lr_decay=False)
+"""So many negatives that every item is in every pool: the loss is the full softmax, whoever computes it."""
+
+
+@pytest.fixture(scope="module")
+def dataset_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_dataset(tmp_path_factory.mktemp("dataset"))
+
+
+@pytest.fixture(scope="module")
+def results(dataset_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where two processes have left what came of everything below that takes `ranks`."""
+    directory = tmp_path_factory.mktemp("results")
+    processes.spawn(_rank, args=(dataset_uri, str(directory)), nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
+    return directory
+
+
+def _rank(rank: int, dataset_uri: str, directory: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{directory}/meeting", rank=rank, world_size=2)
+    ranks, dataset = ProcessGroup(torch.device("cpu")), PreparedDataset.open(dataset_uri)
+    for work in (train_unequal_shares, train_on_a_log, train_with_a_broken_rank, stop_when_one_is_asked):
+        torch.save(work(ranks, dataset, directory), f"{directory}/{work.__name__}-{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def of_both(results: Path, work: Callable[..., Any]) -> list[Any]:
+    return [torch.load(results / f"{work.__name__}-{rank}.pt", weights_only=False) for rank in (0, 1)]
+
+
+def run_over(dataset: PreparedDataset, examples: Any, ranks: Collectives, config: Any, **options: Any) -> TrainingRun:
+    if ranks.world_size > 1:
+        options["parallel"] = DistributedDataParallel
+    return TrainingRun(examples, dataset, MODEL, config, source="toy", collectives=ranks, **options)
+
+
+def shares(dataset: PreparedDataset) -> list[tuple[Examples, Examples]]:
+    """Return what two ranks have in each step: unequal, and the second rank runs dry."""
+    source = parquet_examples(dataset, CONFIG)
+    sizes = [(9, 3), (5, 5), (1, 8), (7, 0), (4, 0)]
+    return [(source.take(0, first), source.take(1, second)) for first, second in sizes]
+
+
+def trained_on(run: TrainingRun, batches: list[Examples], ranks: Collectives, dataset: PreparedDataset) -> list[float]:
+    reports = train(
+        run._parallel_model,
+        run._optimizer,
+        run.table,
+        (Batch(examples, {}) for examples in batches),
+        model_config=MODEL,
+        config=CONFIG,
+        features=dataset.catalog(),
+        empty_batch=Batch(Examples.none(CONFIG.max_behaviors, CONFIG.num_targets, 1), {}),
+        learning_rate=lambda _step: 0.01,
+        collectives=ranks,
+    )
+    return [report.loss for report in reports]
+
+
+def train_unequal_shares(ranks: Collectives, dataset: PreparedDataset, _directory: str) -> dict[str, Any]:
+    mine = [share[ranks.rank] for share in shares(dataset)]
+    run = run_over(dataset, parquet_examples(dataset, CONFIG, partitions=[]), ranks, CONFIG)
+    losses = trained_on(run, mine if ranks.rank == 0 else mine[:3], ranks, dataset)
+    return {"losses": losses, **state_of(run)}
+
+
+def state_of(run: TrainingRun) -> dict[str, Any]:
+    return {"rows": vars(run.table.shard(0, 1)), "dense": run.model.state_dict()}
+
+
+def test_unequal_ranks_learn_what_one_rank_would_from_all_their_examples(dataset_uri: str, results: Path) -> None:
+    dataset = PreparedDataset.open(dataset_uri)
+    first, second = of_both(results, train_unequal_shares)
+    run = run_over(dataset, parquet_examples(dataset, CONFIG, partitions=[]), SingleRank(), CONFIG)
+    losses = trained_on(run, [Examples.concatenate(pair) for pair in shares(dataset)], SingleRank(), dataset)
+    assert first["losses"] == second["losses"]
+    np.testing.assert_allclose(first["losses"], losses, rtol=1e-5)
+    assert_equal_states(first, second)
+    for name, parameter in run.model.state_dict().items():
+        torch.testing.assert_close(first["dense"][name], parameter, rtol=1e-3, atol=1e-5)
+    rows = run.table.shard(0, 1)
+    np.testing.assert_array_equal(first["rows"]["keys"], rows.keys)
+    np.testing.assert_array_equal(first["rows"]["steps"], rows.steps)
+    np.testing.assert_allclose(first["rows"]["vectors"], rows.vectors, rtol=1e-3, atol=1e-4)
+
+
+def assert_equal_states(left: Any, right: Any) -> None:
+    for column in dataclasses.fields(TableRows):
+        np.testing.assert_array_equal(left["rows"][column.name], right["rows"][column.name])
+    for name, parameter in left["dense"].items():
+        assert torch.equal(parameter, right["dense"][name])
+
+
+def train_on_a_log(ranks: Collectives, dataset: PreparedDataset, directory: str) -> dict[str, Any]:
+    config = dataclasses.replace(TRAINING, admission_count=2)
+    mine = [0, 1, 2] if ranks.rank == 0 else [3]
+    run = run_over(dataset, event_examples(toy_log(), partitions=mine, dataset=dataset), ranks, config, observe=True)
+    for _ in run.steps():
+        pass
+    run.save(Directory.at(f"{directory}/version"))
+    return state_of(run)
+
+
+def test_replicas_that_count_and_admit_stay_equal_and_save_one_version(dataset_uri: str, results: Path) -> None:
+    assert_equal_states(*of_both(results, train_on_a_log))
+    version = ModelVersion.open(str(results / "version"))
+    log = toy_log()
+    assert version.manifest.positions == {partition: log.end(partition) for partition in range(4)}
+    assert all(version.history(partition) for partition in range(4))
+    assert len(version.items()) > 20
+    one = run_over(
+        PreparedDataset.open(dataset_uri),
+        parquet_examples(PreparedDataset.open(dataset_uri), CONFIG),
+        SingleRank(),
+        CONFIG,
+    )
+    one.resume(version)
+    assert one.step == version.manifest.step
+
+
+def train_with_a_broken_rank(ranks: Collectives, dataset: PreparedDataset, _directory: str) -> str:
+    partitions = [ranks.rank, ranks.rank + 2]
+    run = run_over(dataset, parquet_examples(dataset, TRAINING, partitions=partitions), ranks, TRAINING)
+    steps = run.steps(lambda: False)
+    next(steps)
+    if ranks.rank == 1:
+        with torch.no_grad():
+            run.model.bilinear.fill_(torch.nan)
+    with pytest.raises(TrainingError) as raised:
+        next(steps)
+    return str(raised.value)
+
+
+def test_all_ranks_stop_when_the_loss_of_one_is_not_finite(results: Path) -> None:
+    first, second = of_both(results, train_with_a_broken_rank)
+    assert first.startswith("step 2: the loss is not finite, on another worker")
+    assert second.startswith("step 2: the loss is not finite, first in interests")
+
+
+def stop_when_one_is_asked(ranks: Collectives, dataset: PreparedDataset, _directory: str) -> list[int]:
+    run = run_over(dataset, parquet_examples(dataset, TRAINING, partitions=[ranks.rank]), ranks, TRAINING)
+    asked: Iterator[bool] = iter([False, ranks.rank == 1])
+    return [report.step for report in run.steps(lambda: next(asked))]
+
+
+def test_all_ranks_end_at_the_same_step_when_one_is_asked_to_stop(results: Path) -> None:
+    assert of_both(results, stop_when_one_is_asked) == [[1, 2], [1, 2]]
