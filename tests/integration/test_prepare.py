@@ -88,7 +88,9 @@ def test_split_by_time_equals_the_plain_implementation(tmp_path: Path) -> None:
     assert manifest.split == {"by": "time", "train_before_ms": 250_000, "valid_before_ms": 330_000}
 
 
-def test_item_counts_come_from_train_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("merge_rows", [1, 1 << 20])
+def test_item_counts_come_from_train_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, merge_rows: int) -> None:
+    monkeypatch.setattr("mind_dist.data.prepare._MERGE_ROWS", merge_rows)
     manifest = prepare(config(tmp_path, as_table(random_rows())))
     dataset = PreparedDataset.open(str(tmp_path / "out"))
     train = np.concatenate([sequence.item_keys for sequence in dataset.sequences("train")])
