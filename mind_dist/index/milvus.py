@@ -320,9 +320,13 @@ def _target(client: MilvusClient, alias: str, *, timeout: float) -> str | None:
 
 
 def _move(client: MilvusClient, alias: str, collection: str, *, timeout: float) -> None:
-    there = _target(client, alias, timeout=timeout) is not None
-    move = client.alter_alias if there else client.create_alias
-    move(collection, alias, timeout=timeout)
+    """Set an alias; where its collection was dropped, a server may list none, and yet not create it anew."""
+    try:
+        client.alter_alias(collection, alias, timeout=timeout)
+    except MilvusException as error:
+        if error.code not in _NO_ALIAS:
+            raise
+        client.create_alias(collection, alias, timeout=timeout)
 
 
 def _hits(entities: Sequence[Any], columns: Sequence[str]) -> Hits:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pymilvus import MilvusClient
 
 from mind_dist import local_stack
 from mind_dist.config import MilvusConfig
@@ -455,6 +456,27 @@ def test_a_frozen_server_is_unavailable_within_the_bound(tmp_path: Path) -> None
         os.kill(pid, signal.SIGCONT)
         assert store.active_version() is None
         store.close()
+
+
+@pytest.mark.parametrize("server", STORES[1:])
+def test_an_alias_whose_collection_somebody_dropped_can_be_set_again(
+    request: pytest.FixtureRequest, server: str
+) -> None:
+    uri = request.getfixturevalue(server)
+    store, client = MilvusVectorStore(uri, MilvusConfig(timeout_s=20, retry_s=60)), MilvusClient(uri)
+    lost, kept = make_info(columns=()), make_info(columns=())
+    for info in (lost, kept):
+        store.create_version(info)
+    store.stage(lost.model_version)
+    client.drop_collection(f"users__{lost.model_version}")
+    assert store.staged_version() is None
+    store.stage(kept.model_version)
+    assert store.staged_version() == kept.model_version
+    store.stage(None)
+    for info in (lost, kept):
+        store.drop_version(info.model_version)
+    client.close()
+    store.close()
 
 
 def test_a_finished_hnsw_index_finds_nearly_all_of_the_best_items(milvus_standalone: str) -> None:
