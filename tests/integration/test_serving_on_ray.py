@@ -1,0 +1,190 @@
+"""The whole service on Ray Serve, with a broker and a Milvus: the tests tell one story and run in order."""
+
+import logging
+import os
+import random
+import signal
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import ray
+from ray import serve
+from ray.util.state import list_actors
+
+from jobs.serve import deploy
+from mind_dist import local_stack
+from mind_dist.config import Addresses, KafkaConfig, MilvusConfig, ServingConfig
+from mind_dist.data.kafka import EventProducer, ensure_topics
+from mind_dist.encoder import InterestEncoder
+from mind_dist.index.milvus import MilvusVectorStore
+from mind_dist.local_process import LocalProcess, free_ports
+from mind_dist.publishing import publish
+from mind_dist.records import BehaviorSequence
+from mind_dist.serving.ray_app import APPLICATION, UPDATER
+from tests.versions import tiny_version
+
+logger = logging.getLogger(__name__)
+
+USER = 7
+
+
+class Service:
+    """A deployed service and everything around it."""
+
+    def __init__(self, directory: Path, broker: LocalProcess, milvus: str) -> None:
+        self.directory = directory
+        self.broker = broker
+        topic = f"served-{uuid.uuid4().hex[:8]}"
+        kafka = KafkaConfig(topic, f"{topic}-dead", connect_timeout_s=3, session_timeout_s=6)
+        [port] = free_ports(1)
+        self.config = ServingConfig(
+            kafka=kafka,
+            milvus=MilvusConfig(index="FLAT"),
+            port=port,
+            cpus_per_replica=0.1,
+            version_poll_s=0.2,
+            unhealthy_after_s=5,
+            category_column="genre",
+        )
+        self.addresses = Addresses(broker.address, milvus)
+        ensure_topics(broker.address, {kafka.topic: 2, kafka.dead_letter_topic: 1})
+        self.store = MilvusVectorStore(milvus, self.config.milvus)
+        self.versions: list[str] = []
+        url = deploy(self.config, self.addresses, timeout_s=120)
+        self.client = httpx.Client(base_url=url, timeout=30)
+
+    def publish(self, seed: int) -> str:
+        uri = tiny_version(self.directory / str(seed), seed=seed)
+        encoder = InterestEncoder.load(uri)
+        user = BehaviorSequence(USER, np.array([1, 2, 3]), np.array([10, 20, 30]))
+        publish(self.store, encoder, uri, sequences=[user])
+        self.versions.append(encoder.model_version)
+        return encoder.model_version
+
+    def interests(self, user: int) -> dict[str, Any]:
+        response = self.client.get(f"/v1/users/{user}/interests")
+        return response.json() if response.status_code == 200 else {}
+
+    def status(self) -> dict[str, dict[str, Any]]:
+        handle = serve.get_deployment_handle(UPDATER, APPLICATION)
+        return {each["model_version"]: each for each in handle.status.remote().result(timeout_s=30)}
+
+    def is_ready(self, version: str) -> bool:
+        response = self.client.get("/readyz")
+        return response.status_code == 200 and response.json()["model_version"] == version
+
+
+@pytest.fixture(scope="module")
+def service(ray_cluster: str, milvus_lite: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    directory = tmp_path_factory.mktemp("serving")
+    with ExitStack() as stack:
+        broker = stack.enter_context(local_stack.tansu(directory))
+        ray.init(address=ray_cluster, log_to_driver=False)
+        stack.callback(ray.shutdown)
+        stack.callback(serve.shutdown)
+        service = Service(directory, broker, milvus_lite)
+        stack.callback(service.store.close)
+        stack.callback(service.client.close)
+        yield service
+
+
+def eventually(condition: Callable[[], object], timeout_s: float = 60.0) -> float:
+    """Return how long it took until a condition held, in seconds."""
+    started = time.monotonic()
+    while not condition():
+        assert time.monotonic() < started + timeout_s, "did not happen in time"
+        time.sleep(0.02)
+    return time.monotonic() - started
+
+
+def updater_pid() -> int | None:
+    actors = list_actors(filters=[("state", "=", "ALIVE")], limit=1000)
+    pids = [actor.pid for actor in actors if actor.name and f"#{UPDATER}#" in actor.name]
+    return pids[0] if pids else None
+
+
+def test_without_a_version_it_is_up_but_not_ready(service: Service) -> None:
+    response = service.client.get("/readyz")
+    active = service.store.active_version()
+    assert active is None or response.status_code == 200
+    assert service.client.get("/healthz").status_code == 200
+    assert service.client.get("/docs").status_code == 200
+
+
+def test_a_published_version_is_picked_up_and_answers(service: Service) -> None:
+    version = service.publish(seed=201)
+    eventually(lambda: service.is_ready(version))
+    answer = service.client.post("/v1/retrieve", json={"user_id": USER, "limit": 5}).json()
+    assert answer["model_version"] == version
+    assert len(answer["candidates"]) == 5
+    assert service.client.post("/v1/retrieve", json={"user_id": 999}).status_code == 404
+    wrong = service.client.post("/v1/retrieve", json={"user_id": USER, "filter": {"colour": "red"}})
+    assert (wrong.status_code, "unknown column" in wrong.json()["error"]) == (422, True)
+
+
+def test_events_change_a_users_vectors_within_seconds(service: Service) -> None:
+    eventually(lambda: service.status().get(service.versions[-1]))
+    waits = []
+    for item in range(20, 30):
+        before = service.interests(USER)
+        event = {"user_id": USER, "item_id": item}
+        assert service.client.post("/v1/events", json={"events": [event]}).status_code == 202
+        waits.append(eventually(lambda item=item: item in service.interests(USER)["behaviors"]))  # type: ignore[misc]
+        assert service.interests(USER)["interests"] != before["interests"]
+    status = service.status()[service.versions[-1]]
+    logger.info("seen over HTTP after %.0f ms; freshness_ms %s", np.median(waits) * 1000, status["freshness_ms"])
+    assert status["num_applied"] == 10
+    assert status["freshness_ms"]["p50"] < 2000
+
+
+def test_killing_the_updater_in_mid_stream_loses_nothing(service: Service) -> None:
+    draw = random.Random(3)
+    sent: dict[int, list[int]] = {}
+    killed = updater_pid()
+    assert killed is not None
+    with closing(EventProducer(service.addresses.kafka, service.config.kafka)) as producer:
+        for number in range(600):
+            user, item = draw.randrange(100, 120), draw.randrange(60)
+            producer.send(user, item, 1000 + number)
+            sent.setdefault(user, []).append(item)
+            if number == 300:
+                producer.flush()
+                eventually(lambda: service.interests(100))
+                os.kill(killed, signal.SIGKILL)
+    expected = {user: items[-8:] for user, items in sent.items()}
+    took_s = eventually(lambda: {user: service.interests(user).get("behaviors") for user in sent} == expected)
+    logger.info("all applied %.1f s after the last event", took_s)
+    assert updater_pid() not in {None, killed}
+
+
+def test_a_new_version_is_taken_over_without_a_restart(service: Service) -> None:
+    pid = updater_pid()
+    version = service.publish(seed=202)
+    eventually(lambda: service.is_ready(version))
+    eventually(lambda: set(service.status()) == {version})
+    event = {"user_id": USER, "item_id": 40}
+    assert service.client.post("/v1/events", json={"events": [event]}).status_code == 202
+    eventually(lambda: 40 in service.interests(USER)["behaviors"])
+    view = service.interests(USER)
+    assert view["model_version"] == version
+    assert {1, 2, 3} & set(view["behaviors"]) or len(view["behaviors"]) == 8
+    assert updater_pid() == pid
+
+
+def test_health_turns_bad_when_the_broker_is_gone(service: Service) -> None:
+    assert serve.status().applications[APPLICATION].deployments[UPDATER].status == "HEALTHY"
+    service.broker.stop()
+    took_s = eventually(
+        lambda: serve.status().applications[APPLICATION].deployments[UPDATER].status == "UNHEALTHY", timeout_s=90
+    )
+    logger.info("unhealthy %.1f s after the broker went", took_s)
+    response = service.client.post("/v1/events", json={"events": [{"user_id": USER, "item_id": 1}]})
+    assert (response.status_code, "Kafka" in response.json()["error"]) == (503, True)
+    assert service.client.post("/v1/retrieve", json={"user_id": USER}).status_code == 200
