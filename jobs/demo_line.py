@@ -1,0 +1,187 @@
+"""What the demo runs once its services are up: every job in its order, and what they leave to be measured."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import numpy as np
+from ray import serve
+from rich.console import Console
+
+from jobs import evaluate, prepare, publish, replay, train
+from jobs.cli import connect_ray
+from jobs.serve import deploy
+from mind_dist.config import Addresses
+from mind_dist.data.kafka import ensure_topics
+from mind_dist.data.parquet import ItemCatalog, PreparedDataset
+from mind_dist.encoder import InterestEncoder
+from mind_dist.errors import ConfigError, ServiceUnavailable
+from mind_dist.evaluation.protocol import HeldOut, held_out
+from mind_dist.index.milvus import MilvusVectorStore
+from mind_dist.index.vector_store import VectorStore
+from mind_dist.serving.ray_app import APPLICATION, UPDATER
+
+if TYPE_CHECKING:
+    from jobs.demo import Demo
+
+_PARTITIONS = 4
+_TITLES_SHOWN = 4
+_USERS_CHECKED = 50
+_CATCH_UP_S = 60.0
+_SCORE_TOLERANCE = 1e-3
+
+
+@contextmanager
+def serving_line(job: Demo, console: Console) -> Iterator[tuple[dict[str, Any], str]]:
+    """Run the whole line; yields the report and the service's URL while it serves."""
+    addresses = Addresses.from_environment()
+    connect_ray()
+    try:
+        with closing(MilvusVectorStore(addresses.milvus, job.serving.milvus, addresses.milvus_token)) as store:
+            _check_empty(store, addresses.milvus)
+            line = _Line(job, console, addresses)
+            yield line.run(store), line.url
+    finally:
+        serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+class _Line:
+    """The whole line, each part's result where the next one looks for it."""
+
+    def __init__(self, job: Demo, console: Console, addresses: Addresses) -> None:
+        self.job = job
+        self.console = console
+        self.addresses = addresses
+        self.url = ""
+        self.dataset_uri = str(job.directory / "dataset")
+        self.step_s: dict[str, float] = {}
+
+    def run(self, store: VectorStore) -> dict[str, Any]:
+        """Run it and return the report."""
+        version_uri = self._make_version()
+        metrics = self._evaluate(version_uri)
+        self._publish(version_uri)
+        self._serve()
+        dataset, encoder = PreparedDataset.open(self.dataset_uri), InterestEncoder.load(version_uri)
+        users = held_out(dataset)
+        shown = max(users, key=lambda user: len(user.future)).history.user_key
+        before = _titles_per_interest(self.url, shown, encoder.catalog)
+        stream = self._replay()
+        with self._step("retrieve"):
+            after = _titles_per_interest(self.url, shown, encoder.catalog)
+            mismatches = _version_mismatches(self.url, store, encoder, users)
+        return {
+            "model_version": encoder.model_version,
+            "metrics": metrics,
+            "stream": stream,
+            "version_mismatches": mismatches,
+            "user": {"user_id": shown, "titles_per_interest": {"before": before, "after": after}},
+            "step_s": self.step_s,
+        }
+
+    def _make_version(self) -> str:
+        with self._step("prepare"):
+            prepare.main(prepare.PrepareJob(self.dataset_uri, run="movielens_100k"))
+        with self._step("train"):
+            output, storage = self.job.directory / "train.json", str(self.job.directory / "runs")
+            job = train.Train(
+                self.dataset_uri, storage, "demo", output=output, workers=self.job.workers, training=self.job.training
+            )
+            train.main(job)
+        return str(json.loads(output.read_text())["version_uri"])
+
+    def _evaluate(self, version_uri: str) -> dict[str, dict[str, float]]:
+        with self._step("evaluate"):
+            output = str(self.job.directory / "evaluation.json")
+            evaluate.main(evaluate.EvaluateJob(self.dataset_uri, version_uri, output, category="genres"))
+        metrics: dict[str, dict[str, float]] = json.loads(Path(output).read_text())["metrics"]
+        return metrics
+
+    def _publish(self, version_uri: str) -> None:
+        with self._step("publish"):
+            job = publish.PublishJob(version_uri, self.dataset_uri, "inputs", milvus=self.job.serving.milvus)
+            publish.main(job)
+
+    def _serve(self) -> None:
+        with self._step("serve"):
+            kafka = self.job.serving.kafka
+            topics = {kafka.topic: _PARTITIONS, kafka.dead_letter_topic: 1}
+            ensure_topics(self.addresses.kafka, topics, timeout_s=kafka.connect_timeout_s)
+            self.url = deploy(self.job.serving, self.addresses, timeout_s=120)
+
+    def _replay(self) -> dict[str, Any]:
+        with self._step("replay"):
+            replayed = replay.main(replay.Replay(self.dataset_uri, part="tail", rate=self.job.rate))
+            return {"events_replayed": replayed} | _wait_applied(replayed)
+
+    @contextmanager
+    def _step(self, name: str) -> Iterator[None]:
+        self.console.rule(f"[bold]{name}", align="left")
+        started = time.monotonic()
+        yield
+        self.step_s[name] = round(time.monotonic() - started, 1)
+
+
+def _check_empty(store: VectorStore, address: str) -> None:
+    """Raise ConfigError where the demo's figures would be those of an earlier run."""
+    if versions := [info.model_version for info in store.versions()]:
+        raise ConfigError("MIND_DIST_MILVUS", f"{address} holds {', '.join(versions)}: the demo wants an empty store")
+
+
+def _wait_applied(replayed: int) -> dict[str, Any]:
+    """Wait until the updaters have applied the replayed events; returns what they say of the stream."""
+    updater = serve.get_deployment_handle(UPDATER, APPLICATION)
+    deadline = time.monotonic() + _CATCH_UP_S
+    while True:
+        (status,) = updater.status.remote().result()
+        if status["num_applied"] >= replayed or time.monotonic() > deadline:
+            break
+        time.sleep(0.2)
+    return {
+        "events_applied": status["num_applied"],
+        "poison": status["num_poison"],
+        "freshness_ms": status["freshness_ms"],
+    }
+
+
+def _titles_per_interest(url: str, user_id: int, catalog: ItemCatalog) -> list[list[str]]:
+    """Return the best titles of each of a user's interests."""
+    titles = dict(zip(catalog.keys.tolist(), catalog.table["movie_title"].to_pylist(), strict=True))
+    answer = _retrieve(url, user_id, limit=200)
+    found: dict[int, list[str]] = defaultdict(list)
+    for candidate in answer["candidates"]:
+        found[candidate["interest"]].append(titles[candidate["item_id"]])
+    return [found[interest][:_TITLES_SHOWN] for interest in range(answer["num_interests"])]
+
+
+def _version_mismatches(url: str, store: VectorStore, encoder: InterestEncoder, users: Sequence[HeldOut]) -> int:
+    """Count the answers that are not all of one version: user's row, items searched, and what is on disk.
+
+    Scores tell it: an answer's must be the best inner products of the row's interests with the version's items.
+    """
+    checked = [user.history.user_key for user in users[:_USERS_CHECKED]]
+    rows = store.get_users(encoder.model_version, checked, strong=True)
+    return sum(not _agrees(_retrieve(url, key, limit=50), rows[key].interests, encoder) for key in checked)
+
+
+def _agrees(answer: Mapping[str, Any], interests: np.ndarray, encoder: InterestEncoder) -> bool:
+    keys = np.array([candidate["item_id"] for candidate in answer["candidates"]])
+    scores = np.array([candidate["score"] for candidate in answer["candidates"]])
+    at = np.searchsorted(encoder.item_keys, keys)
+    exact = (interests @ encoder.item_vectors[at].T).max(axis=0)
+    return answer["model_version"] == encoder.model_version and np.allclose(exact, scores, atol=_SCORE_TOLERANCE)
+
+
+def _retrieve(url: str, user_id: int, limit: int) -> dict[str, Any]:
+    response = httpx.post(f"{url}/v1/retrieve", json={"user_id": user_id, "limit": limit}, timeout=30)
+    if response.is_error:
+        raise ServiceUnavailable("the recommender", url, 0, response.text)
+    answer: dict[str, Any] = response.json()
+    return answer
