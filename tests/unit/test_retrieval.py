@@ -80,7 +80,7 @@ def allowed_items(request: dict[str, Any]) -> list[bool]:
 
 
 @given(requests())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_retrieve_equals_brute_force(request: dict[str, Any]) -> None:
     store = make_store(request["vectors"], request["genres"], request["moods"])
     ranking = brute_force(request["vectors"], request["interests"], allowed_items(request))
@@ -90,7 +90,7 @@ def test_retrieve_equals_brute_force(request: dict[str, Any]) -> None:
 
 
 @given(requests())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_diversified_retrieval_is_the_greedy_choice_from_what_all_interests_found(request: dict[str, Any]) -> None:
     store = make_store(request["vectors"], request["genres"], request["moods"])
     several = request["moods"] if request["category_column"] == "moods" else [[genre] for genre in request["genres"]]
