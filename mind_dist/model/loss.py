@@ -7,6 +7,7 @@ import math
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+from torch.nn import functional
 
 
 def sampled_softmax_loss(
@@ -49,15 +50,10 @@ def sampled_softmax_loss(
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, not {temperature}")
     target_index = target_index.masked_fill(~target_mask, 0)
-    scores = (users @ pool.T).float() / temperature
-    own = target_index[:, :, None]
-    logits = (scores - log_inclusion).scatter(-1, own, scores.gather(-1, own))
-    if mask_other_targets:
-        others = _window_targets(target_mask, target_index, pool.shape[0])[:, None, :].expand_as(logits)
-        others = others.scatter(-1, own, value=False)
-        logits = logits.masked_fill(others, torch.finfo(logits.dtype).min)
-    losses = logits.logsumexp(dim=-1) - scores.gather(-1, own).squeeze(-1)
-    return losses.masked_fill(~target_mask, 0.0).sum()
+    corrections = _corrections(target_mask, target_index, log_inclusion, mask_other_targets=mask_other_targets)
+    logits = torch.add(corrections, (users @ pool.T).float(), alpha=1 / temperature)
+    losses = functional.cross_entropy(logits.flatten(0, 1), target_index.flatten(), reduction="none")
+    return losses.masked_fill(~target_mask.flatten(), 0.0).sum()
 
 
 def log_inclusion_probability(
@@ -97,7 +93,22 @@ def _log_never(probability: Float[Tensor, " P"], num_draws: int) -> Float[Tensor
     return never
 
 
-def _window_targets(mask: Bool[Tensor, "B T"], index: Int64[Tensor, "B T"], pool_size: int) -> Bool[Tensor, "B P"]:
-    """Return which items of the pool are targets of each window."""
-    hits = torch.zeros(index.shape[0], pool_size, dtype=torch.int64, device=index.device)
-    return hits.scatter_add(1, index, mask.long()) > 0
+@torch.no_grad()
+def _corrections(
+    target_mask: Bool[Tensor, "B T"],
+    target_index: Int64[Tensor, "B T"],
+    log_inclusion: Float[Tensor, " P"],
+    *,
+    mask_other_targets: bool,
+) -> Float[Tensor, "B T P"]:
+    """Return what is added to every score: nothing for the target itself, -log q_i for the rest of the pool.
+
+    One tensor, filled in place and without a graph: each further pass over [B, T, P] would cost as much as a step of
+    the model.
+    """
+    own = target_index[:, :, None]
+    corrections = (-log_inclusion).expand(*target_index.shape, -1).clone()
+    if mask_other_targets:
+        of_window = torch.where(target_mask[:, None, :], target_index[:, None, :], own)
+        corrections.scatter_(-1, of_window, torch.finfo(corrections.dtype).min)
+    return corrections.scatter_(-1, own, 0.0)
