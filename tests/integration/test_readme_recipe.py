@@ -1,0 +1,50 @@
+"""The README's recipe for rankers with nothing but pymilvus, run as it stands there."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mind_dist.config import MilvusConfig
+from mind_dist.encoder import InterestEncoder
+from mind_dist.index.milvus import MilvusVectorStore
+from mind_dist.publishing import publish
+from mind_dist.records import BehaviorSequence
+from mind_dist.retrieval import retrieve
+from tests.versions import tiny_version
+
+README = Path(__file__).parents[2] / "README.md"
+LONGEST = 15
+
+
+def recipe() -> str:
+    section = README.read_text().split("## Retrieve with pymilvus alone")[1]
+    (block,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)[:1]
+    assert len([line for line in block.splitlines() if line.strip()]) <= LONGEST
+    return str(block)
+
+
+@pytest.mark.parametrize("server", ["milvus_lite", "milvus_standalone"])
+def test_the_readmes_recipe_returns_what_retrieve_returns(
+    server: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    uri = request.getfixturevalue(server)
+    encoder = InterestEncoder.load(tiny_version(tmp_path, seed=77))
+    users = [BehaviorSequence(user, np.arange(user, user + 8), np.arange(8)) for user in range(5)]
+    store = MilvusVectorStore(uri, MilvusConfig())
+    publish(store, encoder, str(tmp_path), sequences=users)
+    names: dict[str, Any] = {}
+    code = recipe().replace("http://127.0.0.1:19530", uri).replace(", 64", f", {encoder.config.dim}")
+    exec(code, names)
+    try:
+        rows = store.get_users(encoder.model_version, range(5), strong=True)
+        for user, row in rows.items():
+            expected = retrieve(store, encoder.model_version, row.interests, limit=10)
+            found = names["candidates"](user, limit=10)
+            assert [item for item, _ in found] == [candidate.item_key for candidate in expected]
+        assert names["candidates"](999) == []
+    finally:
+        names["client"].close()
+        store.close()
