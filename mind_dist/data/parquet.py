@@ -3,7 +3,8 @@
     manifest.json                        what is in it; written last, so a dataset with one is whole
     sequences/{train,valid,test}/bucket-00000.parquet …   one row a user, in time order
     items.parquet                        the item catalog
-    users.parquet                        profiles (optional)
+    users.parquet                        profiles (optional); with string ids every user, for the outside id
+    rejected/part-*.parquet              unusable rows of the raw log with reasons (where there were any)
 
 Ids in it are keys (`mind_dist.data.codec`); the catalog keeps the outside ids.
 """
