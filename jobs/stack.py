@@ -24,7 +24,7 @@ class Stack:
 
     action: Positional[Literal["up"]]
     """What to do."""
-    directory: Path = Path("stack")
+    directory: Path = Path(".mind_dist/stack")
     """Where logs and data go, each start's below a directory of its own."""
     broker: bool = True
     """Start a broker: Apache Kafka where KAFKA_HOME is set, Tansu otherwise."""

@@ -70,7 +70,7 @@ class LocalProcess:
     log: Path
     is_ready: Callable[[], bool] = lambda: True
     environment: Mapping[str, str] = field(default_factory=dict)
-    ready_within_s: float = 60.0
+    ready_within_s: float = 120.0
     stop_within_s: float = 10.0
     _process: subprocess.Popen[bytes] | None = None
 

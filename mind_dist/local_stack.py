@@ -139,7 +139,8 @@ class LocalStack:
         """
         directory.mkdir(parents=True, exist_ok=True)
         directory = Path(mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-"), dir=directory)).absolute()
-        found = {name: environment[name] for name in _ADDRESS_VARIABLES if name in environment}
+        names = _VARIABLES + (_RAY_VARIABLES if "RAY_ADDRESS" in environment else ())
+        found = {name: environment[name] for name in names if name in environment}
         services = list(_missing(directory, found, broker=broker, milvus=milvus, environment=environment))
         if ray and "RAY_ADDRESS" not in found:
             head = ray_head(directory, num_cpus=num_cpus, environment=found)  # workers inherit the addresses
@@ -155,15 +156,8 @@ class LocalStack:
             yield cls(directory, Addresses.from_environment(found), ray_address, dashboard, found)
 
 
-_ADDRESS_VARIABLES = (
-    "MIND_DIST_KAFKA",
-    "MIND_DIST_MILVUS",
-    "MIND_DIST_MILVUS_TOKEN",
-    "RAY_ADDRESS",
-    "RAY_API_SERVER_ADDRESS",
-    "RAY_AUTH_MODE",
-    "RAY_AUTH_TOKEN_PATH",
-)
+_VARIABLES = ("MIND_DIST_KAFKA", "MIND_DIST_MILVUS", "MIND_DIST_MILVUS_TOKEN")
+_RAY_VARIABLES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")
 
 
 def _missing(
@@ -235,6 +229,7 @@ def ray_head(directory: Path, *, num_cpus: int = 8, environment: Mapping[str, st
         "object-store-memory": _OBJECT_STORE_BYTES,
         "temp-dir": session,
     }
+    agent = f"http://127.0.0.1:{agents[0]}/api/local_raylet_healthz"  # without it the dashboard turns jobs away
     ray = str(Path(sys.executable).with_name("ray"))
     command = [ray, "start", "--head", "--block", "--disable-usage-stats", "--include-dashboard=true"]
     command += [f"--{name}={value}" for name, value in settings.items()]
@@ -244,7 +239,7 @@ def ray_head(directory: Path, *, num_cpus: int = 8, environment: Mapping[str, st
         port,
         command,
         directory / "ray.log",
-        lambda: _accepts_jobs(dashboard, token_path.read_text()),
+        lambda: all(_responds(url, token_path.read_text()) for url in (f"{dashboard}/api/jobs/", agent)),
         {
             **(environment or {}),
             "RAY_AUTH_MODE": "token",
@@ -264,10 +259,10 @@ def _write_token(path: Path) -> Path:
     return path.absolute()
 
 
-def _accepts_jobs(dashboard: str, token: str) -> bool:
-    request = urllib.request.Request(f"{dashboard}/api/jobs/", headers={"Authorization": f"Bearer {token}"})  # noqa: S310 - our own http address
+def _responds(url: str, token: str) -> bool:
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})  # noqa: S310 - our own http address
     try:
-        with urllib.request.urlopen(request, timeout=5) as response:  # noqa: S310
-            return bool(response.status == 200)  # noqa: PLR2004 - HTTP's OK
-    except OSError:
+        with urllib.request.urlopen(request, timeout=5):  # noqa: S310
+            return True
+    except OSError:  # HTTP errors are among them
         return False
