@@ -7,7 +7,6 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -61,6 +60,7 @@ class _Line:
         self.addresses = addresses
         self.url = ""
         self.dataset_uri = str(job.directory / "dataset")
+        self.evaluation = job.directory / "evaluation.json"
         self.step_s: dict[str, float] = {}
 
     def run(self, store: VectorStore) -> dict[str, Any]:
@@ -99,14 +99,15 @@ class _Line:
 
     def _evaluate(self, version_uri: str) -> dict[str, dict[str, float]]:
         with self._step("evaluate"):
-            output = str(self.job.directory / "evaluation.json")
+            output = str(self.evaluation)
             evaluate.main(evaluate.EvaluateJob(self.dataset_uri, version_uri, output, category="genres"))
-        metrics: dict[str, dict[str, float]] = json.loads(Path(output).read_text())["metrics"]
+        metrics: dict[str, dict[str, float]] = json.loads(self.evaluation.read_text())["metrics"]
         return metrics
 
     def _publish(self, version_uri: str) -> None:
         with self._step("publish"):
-            job = publish.PublishJob(version_uri, self.dataset_uri, "inputs", milvus=self.job.serving.milvus)
+            milvus = self.job.serving.milvus
+            job = publish.PublishJob(version_uri, self.dataset_uri, self.evaluation, "inputs", milvus=milvus)
             publish.main(job)
 
     def _serve(self) -> None:

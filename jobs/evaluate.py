@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.cli import run
+from mind_dist.config import dump
 from mind_dist.data.parquet import PreparedDataset
 from mind_dist.encoder import InterestEncoder
-from mind_dist.evaluation import Report, evaluate_version
-from mind_dist.evaluation.protocol import as_json
+from mind_dist.evaluation import EvaluationReport, Report, evaluate_version
 
 _SHOWN = ("recall@20", "recall@50", "hit_rate@50", "ndcg@50", "coverage@50", "diversity@50", "recall@50_removed")
 
@@ -44,11 +44,12 @@ def main(job: EvaluateJob) -> None:
     """Evaluate, show a table, write the report."""
     dataset = PreparedDataset.open(job.dataset)
     encoder = InterestEncoder.load(job.version_uri)
-    report = evaluate_version(dataset, encoder, job.split, job.category)
-    Console().print(metrics_table(report, title=f"{encoder.model_version} on {job.split} of {job.dataset}"))
+    metrics = evaluate_version(dataset, encoder, job.split, job.category)
+    Console().print(metrics_table(metrics, title=f"{encoder.model_version} on {job.split} of {job.dataset}"))
     if job.output:
-        text = json.dumps(as_json(dataset, encoder, job.split, report), indent=2)
-        Path(job.output).write_text(text + "\n")
+        uri, num_items = dataset.directory.uri, dataset.manifest.num_items
+        report = EvaluationReport(uri, encoder.model_version, job.split, num_items, metrics)
+        Path(job.output).write_text(json.dumps(dump(report), indent=2) + "\n")
 
 
 def metrics_table(report: Report, title: str) -> Table:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Literal
 
 from pydantic import ConfigDict, with_config
@@ -19,10 +20,11 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from jobs.cli import interactive, run
-from mind_dist.config import Addresses, KafkaConfig, MilvusConfig, PublishConfig
+from mind_dist.config import Addresses, KafkaConfig, MilvusConfig, PublishConfig, load
 from mind_dist.data.parquet import PreparedDataset
 from mind_dist.encoder import InterestEncoder
 from mind_dist.errors import ConfigError
+from mind_dist.evaluation import EvaluationReport
 from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.index.vector_store import VectorStore
 from mind_dist.publishing import KafkaHandOver, PublishReport, dataset_users, publish, rollback
@@ -39,6 +41,8 @@ class PublishJob:
     """URI of the model version to publish."""
     dataset: str = ""
     """URI of the prepared dataset whose users a first version begins with; empty for none."""
+    evaluation: Path | None = None
+    """What `jobs.evaluate --output` wrote of this version: its recall is judged, and shown by --list."""
     backfill: Literal["inputs", "all"] = "all"
     """What of the dataset's histories: of valid and test users only the `inputs`, so that evaluation and a replay of
     the rest stay honest, or `all`."""
@@ -89,12 +93,25 @@ def _publish(job: PublishJob, store: VectorStore, kafka: str) -> PublishReport:
             encoder,
             Directory.at(job.version_uri).uri,
             job.publishing,
+            metrics=_metrics(job.evaluation, encoder.model_version) if job.evaluation else None,
             sequences=_users(job),
             add_missing=job.add_missing_users,
             hand_over_positions=log.hand_over if job.updaters else None,
             catch_up=log.caught_up if job.updaters else None,
             advance=lambda step, done: progress.update(tasks[step], completed=done),
         )
+
+
+def _metrics(evaluation: Path, model_version: str) -> dict[str, float]:
+    """Return the model's metrics from an evaluation's report.
+
+    Raises:
+        ConfigError: The file is missing, is no such report, or is one of another version.
+    """
+    report = load(EvaluationReport, evaluation)
+    if report.model_version != model_version:
+        raise ConfigError("evaluation", f"{evaluation} is of {report.model_version}, not of {model_version}")
+    return report.metrics["model"]
 
 
 def _users(job: PublishJob) -> Iterable[BehaviorSequence]:

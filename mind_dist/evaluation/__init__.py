@@ -5,11 +5,20 @@ recommenders  the model, and the baselines it has to beat: popularity, transitio
 metrics       ranked items and targets → numbers
 """
 
-from mind_dist.evaluation.protocol import CUTOFFS, HeldOut, Report, evaluate_version, held_out, measure
+from mind_dist.evaluation.protocol import (
+    CUTOFFS,
+    EvaluationReport,
+    HeldOut,
+    Report,
+    evaluate_version,
+    held_out,
+    measure,
+)
 from mind_dist.evaluation.recommenders import ExactRecommender, Recommender, of_model, popularity, transitions
 
 __all__ = [
     "CUTOFFS",
+    "EvaluationReport",
     "ExactRecommender",
     "HeldOut",
     "Recommender",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,25 @@ CUTOFFS = (20, 50)
 
 Report = dict[str, dict[str, float]]
 """Recommender → metric → value: `recall@50` with the history kept, `recall@50_removed` without."""
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """A report with what it is about; as JSON it is what `jobs.evaluate` writes.
+
+    Attributes:
+        dataset: URI of the dataset.
+        model_version: The version.
+        split: Whose users.
+        num_items: Items that were searched.
+        metrics: By recommender.
+    """
+
+    dataset: str
+    model_version: str
+    split: Literal["valid", "test"]
+    num_items: int
+    metrics: Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,14 +176,3 @@ def interest_cosine(encoder: InterestEncoder, users: Sequence[HeldOut]) -> float
 def _first_category(manifest: DatasetManifest) -> str:
     names = [feature.name for feature in manifest.item_features if feature.kind != "buckets"]
     return names[0] if names else ""
-
-
-def as_json(dataset: PreparedDataset, encoder: InterestEncoder, split: str, report: Report) -> dict[str, Any]:
-    """Return a report with what it is about, as plain JSON values."""
-    return {
-        "dataset": dataset.directory.uri,
-        "model_version": encoder.model_version,
-        "split": split,
-        "num_items": dataset.manifest.num_items,
-        "metrics": report,
-    }

@@ -109,6 +109,7 @@ def publish(
     uri: str,
     config: PublishConfig | None = None,
     *,
+    metrics: Mapping[str, float] | None = None,
     sequences: Iterable[BehaviorSequence] | None = None,
     add_missing: bool = False,
     hand_over_positions: HandOver | None = None,
@@ -125,6 +126,7 @@ def publish(
         encoder: The version.
         uri: The version's directory, for updaters to load.
         config: What it must show; None for the defaults.
+        metrics: What it was evaluated with, beside its manifest's metrics.
         sequences: Users of the dataset, each once.
         add_missing: Also add those of `sequences` that the active version does not have. It may have forgotten them.
         hand_over_positions: Called before users are copied. Events applied to the active version since are then read
@@ -146,7 +148,8 @@ def publish(
     with run.withdrawn_on_failure():
         columns = item_columns(encoder.catalog, encoder.item_keys, encoder.manifest.id_type)
         newest_ms = max((info.published_ms for info in known.values()), default=0)
-        info = _describe(encoder, uri, tuple(columns), max(newest_ms + 1, time.time_ns() // 1_000_000))
+        published_ms = max(newest_ms + 1, time.time_ns() // 1_000_000)
+        info = _describe(encoder, uri, metrics or {}, tuple(columns), published_ms)
         run.create(info)
         run.fill_items({column.name: values for column, values in columns.items()})
         if active and hand_over_positions:
@@ -167,7 +170,9 @@ def publish(
     )
 
 
-def _describe(encoder: Encoder, uri: str, columns: tuple[Column, ...], published_ms: int) -> VersionInfo:
+def _describe(
+    encoder: Encoder, uri: str, metrics: Mapping[str, float], columns: tuple[Column, ...], published_ms: int
+) -> VersionInfo:
     manifest = encoder.manifest
     return VersionInfo(
         model_version=manifest.model_version,
@@ -179,7 +184,7 @@ def _describe(encoder: Encoder, uri: str, columns: tuple[Column, ...], published
         id_type=manifest.id_type,
         step=manifest.step,
         watermark_ms=manifest.watermark_ms,
-        metrics=manifest.metrics,
+        metrics={**manifest.metrics, **metrics},
         columns=columns,
         published_ms=published_ms,
         num_items=len(encoder.item_keys),

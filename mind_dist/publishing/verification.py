@@ -82,7 +82,9 @@ def check_recall(info: VersionInfo, previous: VersionInfo | None, config: Publis
     recall = info.metrics.get(GATE_METRIC)
     if recall is None:
         if config.min_recall > 0:
-            raise PublishError(f"{info.model_version} has no {GATE_METRIC}, and {config.min_recall:g} is asked for")
+            raise PublishError(
+                f"{info.model_version} has no {GATE_METRIC}, and {config.min_recall:g} is asked for: evaluate it first"
+            )
         return
     before = previous.metrics.get(GATE_METRIC, 0.0) if previous else 0.0
     least = max(config.min_recall, before * (1 - config.max_recall_drop))

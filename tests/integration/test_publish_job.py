@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,15 @@ import pytest
 import torch
 
 from jobs.cli import run
-from jobs.publish import PublishJob, main
+from jobs.publish import PublishJob, _metrics, main
 from mind_dist import local_stack
 from mind_dist.checkpoint import TableRows, VersionWriter, seal
 from mind_dist.config import KafkaConfig, MilvusConfig, ModelConfig, TrainingConfig, dump
 from mind_dist.data.kafka import EventProducer, KafkaSource, ensure_topics
 from mind_dist.data.parquet import ITEM_SCHEMA, DatasetManifest, ItemCatalog, sequences_table, write_manifest
+from mind_dist.encoder import InterestEncoder
+from mind_dist.errors import ConfigError
+from mind_dist.evaluation import EvaluationReport
 from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.model.mind import MIND
 from mind_dist.records import BehaviorSequence
@@ -172,3 +176,13 @@ def test_a_store_that_is_away_is_named(monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setenv("MIND_DIST_MILVUS", "http://127.0.0.1:1")
     said = run_job(capsys, "--list", "--milvus.retry-s", "0", code=1)
     assert "Milvus at http://127.0.0.1:1 did not answer" in said
+
+
+def test_an_evaluation_of_another_version_is_refused(tmp_path: Path) -> None:
+    uri = write_version(tmp_path / "version", seed=1)
+    evaluation = tmp_path / "evaluation.json"
+    report = EvaluationReport("dataset", "v00000009_00000000", "test", NUM_ITEMS, {"model": {"recall@50": 0.5}})
+    evaluation.write_text(json.dumps(dump(report)))
+    with pytest.raises(ConfigError, match="is of v00000009_00000000"):
+        _metrics(evaluation, InterestEncoder.load(uri).model_version)
+    assert _metrics(evaluation, "v00000009_00000000") == {"recall@50": 0.5}

@@ -482,3 +482,14 @@ def test_a_sample_of_interests_has_its_size_and_leaves_no_user_out_for_coming_la
     assert taken[0] < 300
     assert taken[-1] > 700
     assert InterestSample(3).queries() is None
+
+
+def test_metrics_of_an_evaluation_are_judged_and_kept() -> None:
+    store, encoder = InMemoryVectorStore(), PlainEncoder(1)
+    with pytest.raises(PublishError, match="evaluate it first"):
+        publish(store, encoder, "uri", PublishConfig(min_recall=0.2))
+    with pytest.raises(PublishError, match=r"0\.1"):
+        publish(store, encoder, "uri", PublishConfig(min_recall=0.2), metrics={"recall@50": 0.1})
+    report = publish(store, encoder, "uri", PublishConfig(min_recall=0.2), metrics={"recall@50": 0.3})
+    assert report.recall == 0.3
+    assert store.versions()[0].metrics["recall@50"] == 0.3
