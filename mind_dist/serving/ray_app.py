@@ -190,6 +190,15 @@ class RecommenderReplica(_Replica):
         """Raise when versions are followed no more; a store that is away is not mended by a new replica."""
         self._follower.check(math.inf)
 
+    def __del__(self) -> None:
+        """Leave the log; Serve calls it before it ends the process."""
+        if hasattr(self, "_producer_lock"):
+            self._follower.stop(_STOP_WITHIN_S)
+            with self._producer_lock:
+                if self._producer is not None:
+                    self._producer.close()
+                    self._producer = None
+
     def _send(self, events: Sequence[EventBody]) -> None:
         producer = self._connected_producer()
         for event in events:

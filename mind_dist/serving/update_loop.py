@@ -33,6 +33,7 @@ class LoopStatus:
 
     Attributes:
         model_version: The version it keeps fresh.
+        num_partitions: Partitions it owns now.
         num_applied: Events applied.
         num_poison: Records dead-lettered.
         num_upserts: Rows written.
@@ -41,6 +42,7 @@ class LoopStatus:
     """
 
     model_version: str
+    num_partitions: int
     num_applied: int
     num_poison: int
     num_upserts: int
@@ -81,7 +83,7 @@ class UpdateLoop:
         self._backoff_s = _FIRST_BACKOFF_S
         self._died_of: BaseException | None = None
         self._lag_due = clock()
-        self._num_applied = self._num_poison = self._num_upserts = 0
+        self._num_partitions = self._num_applied = self._num_poison = self._num_upserts = 0
         self._freshness_s: deque[float] = deque(maxlen=_FRESHNESS_KEPT)
 
     def start(self) -> None:
@@ -114,7 +116,13 @@ class UpdateLoop:
         quantiles = {f"p{q}": float(np.percentile(freshness, q)) for q in (50, 99)} if len(freshness) else {}
         problem = self._died_of or self._problem
         return LoopStatus(
-            self.model_version, self._num_applied, self._num_poison, self._num_upserts, quantiles, str(problem or "")
+            self.model_version,
+            self._num_partitions,
+            self._num_applied,
+            self._num_poison,
+            self._num_upserts,
+            quantiles,
+            str(problem or ""),
         )
 
     def _run(self) -> None:
@@ -145,6 +153,7 @@ class UpdateLoop:
 
     def _advance(self, updater: UserVectorUpdater) -> None:
         report = updater.step(self._config.poll_timeout_s)
+        self._num_partitions = updater.num_partitions
         self._num_applied += report.num_applied
         self._num_poison += report.num_poison
         self._num_upserts += report.num_upserts

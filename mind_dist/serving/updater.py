@@ -167,6 +167,11 @@ class UserVectorUpdater:
             self._expected.update(batch.first)
             raise
 
+    @property
+    def num_partitions(self) -> int:
+        """How many partitions were owned at the last poll."""
+        return len(self._owned)
+
     def report_lag(self) -> None:
         """Set the lag gauge of every owned partition."""
         position = self._source.position()

@@ -1,5 +1,7 @@
 """The whole service on Ray Serve, with a broker and a Milvus: the tests tell one story and run in order."""
 
+import asyncio
+import dataclasses
 import logging
 import os
 import random
@@ -15,19 +17,21 @@ import httpx
 import numpy as np
 import pytest
 import ray
+from fastapi import FastAPI
 from ray import serve
 from ray.util.state import list_actors
 
 from jobs.serve import deploy
 from mind_dist import local_stack
-from mind_dist.config import Addresses, KafkaConfig, MilvusConfig, ServingConfig
+from mind_dist.config import Addresses, KafkaConfig, MilvusConfig, ServingConfig, dump
 from mind_dist.data.kafka import EventProducer, ensure_topics
 from mind_dist.encoder import InterestEncoder
+from mind_dist.errors import UpdaterStopped
 from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.local_process import LocalProcess, free_ports
 from mind_dist.publishing import publish
 from mind_dist.records import BehaviorSequence
-from mind_dist.serving.ray_app import APPLICATION, UPDATER
+from mind_dist.serving.ray_app import APPLICATION, UPDATER, RecommenderReplica, UpdaterReplica
 from tests.versions import tiny_version
 
 logger = logging.getLogger(__name__)
@@ -130,7 +134,7 @@ def test_a_published_version_is_picked_up_and_answers(service: Service) -> None:
 
 
 def test_events_change_a_users_vectors_within_seconds(service: Service) -> None:
-    eventually(lambda: service.status().get(service.versions[-1]))
+    eventually(lambda: service.status().get(service.versions[-1], {}).get("num_partitions") == 2)
     waits = []
     for item in range(20, 30):
         before = service.interests(USER)
@@ -176,6 +180,37 @@ def test_a_new_version_is_taken_over_without_a_restart(service: Service) -> None
     assert view["model_version"] == version
     assert {1, 2, 3} & set(view["behaviors"]) or len(view["behaviors"]) == 8
     assert updater_pid() == pid
+
+
+def test_replicas_need_no_serve_around_them(service: Service) -> None:
+    arguments = (dump(service.config), dataclasses.asdict(service.addresses))
+    updater = UpdaterReplica(*arguments)
+    recommender = RecommenderReplica(*arguments, None)
+    api = recommender.__serve_build_asgi_app__()
+    event = {"user_id": USER, "item_id": 50}
+    assert eventually_asked(api, "/readyz").json()["model_version"] == service.versions[-1]
+    assert asked(api, "POST", "/v1/events", json={"events": [event]}).status_code == 202
+    eventually(lambda: 50 in service.interests(USER)["behaviors"])
+    eventually(lambda: [each["problem"] for each in updater.status()] == [""])
+    updater.check_health()
+    recommender.check_health()
+    updater.__del__()
+    recommender.__del__()
+    with pytest.raises(UpdaterStopped):
+        updater.check_health()
+
+
+def asked(api: FastAPI, method: str, path: str, **content: Any) -> httpx.Response:
+    async def ask() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://service") as client:
+            return await client.request(method, path, **content)
+
+    return asyncio.run(ask())
+
+
+def eventually_asked(api: FastAPI, path: str) -> httpx.Response:
+    eventually(lambda: asked(api, "GET", path).status_code == 200)
+    return asked(api, "GET", path)
 
 
 def test_health_turns_bad_when_the_broker_is_gone(service: Service) -> None:

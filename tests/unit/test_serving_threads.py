@@ -78,6 +78,7 @@ def test_a_loop_applies_events_until_stopped(setting: Setting) -> None:
     eventually(lambda: setting.loop.status().num_applied == 2)
     status = setting.loop.status()
     assert (status.model_version, status.num_upserts, status.num_poison, status.problem) == (VERSION, 2, 0, "")
+    assert status.num_partitions == 1
     assert status.freshness_ms.keys() == {"p50", "p99"}
     setting.loop.stop(10)
     setting.loop.check()
