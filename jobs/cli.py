@@ -71,10 +71,13 @@ def _fail(error: MindDistError, code: int) -> int:
     return code
 
 
-def connect_ray() -> None:
+def connect_ray(*, show_workers: bool = True) -> None:
     """Connect to the cluster of `RAY_ADDRESS`, which `ray job submit` sets, or start Ray on this machine until exit.
 
     Ray takes over SIGTERM, so call `stop_requested` after this. Nothing happens when already connected.
+
+    Args:
+        show_workers: Repeat here what workers log; it is in Ray's own logs either way.
 
     Raises:
         ServiceUnavailable: No cluster answers at the address.
@@ -86,12 +89,12 @@ def connect_ray() -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray announces as its next default
     address = os.environ.get("RAY_ADDRESS", "local")
     if address == "local":
-        ray.init(address=address, include_dashboard=False, logging_level=logging.ERROR)
+        ray.init(address=address, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=show_workers)
         return
     started = time.monotonic()
     _await_cluster(address)
     try:
-        ray.init(address=address, logging_level=logging.ERROR)
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=show_workers)
     except ConnectionError as error:  # something else listens there, or the token is not the cluster's
         raise ServiceUnavailable("Ray", address, time.monotonic() - started, str(error)) from error
 

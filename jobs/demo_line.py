@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,7 +42,8 @@ _SCORE_TOLERANCE = 1e-3
 def serving_line(job: Demo, console: Console) -> Iterator[tuple[dict[str, Any], str]]:
     """Run the whole line; yields the report and the service's URL while it serves."""
     addresses = Addresses.from_environment()
-    connect_ray()
+    connect_ray(show_workers=False)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
         with closing(MilvusVectorStore(addresses.milvus, job.serving.milvus, addresses.milvus_token)) as store:
             _check_empty(store, addresses.milvus)

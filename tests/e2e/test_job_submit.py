@@ -1,0 +1,40 @@
+"""Jobs by `ray job submit`, as on a cluster: the working directory travels, the command line is the user's."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def submit(*command: str, expected: int = 0) -> str:
+    """Submit a job with the cluster's command line tool, wait for it, and return its output."""
+    ray = str(Path(sys.executable).with_name("ray"))
+    line = [ray, "job", "submit", "--working-dir", str(ROOT), "--", sys.executable, "-m", *command]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=300, check=False, env=os.environ)
+    output = done.stdout + done.stderr
+    assert done.returncode == expected, output
+    return output
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_prepare_train_and_evaluate_run_as_submitted_jobs(tmp_path: Path) -> None:
+    dataset, result, report = tmp_path / "dataset", tmp_path / "train.json", tmp_path / "report.json"
+    submit("jobs.prepare", "--output", str(dataset), "--run", "movielens_100k")
+    submit(
+        *("jobs.train", "--dataset", str(dataset), "--storage", str(tmp_path / "runs"), "--output", str(result)),
+        *("--training.max-steps", "20", "--training.batch-size", "64"),
+    )
+    trained = json.loads(result.read_text())
+    submit("jobs.evaluate", "--dataset", str(dataset), "--version-uri", trained["version_uri"], "--output", str(report))
+    assert json.loads(report.read_text())["model_version"] == trained["model_version"]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_submitted_job_that_fails_says_why_in_one_line(tmp_path: Path) -> None:
+    output = submit("jobs.evaluate", "--dataset", str(tmp_path), "--version-uri", str(tmp_path), expected=1)
+    assert f"error: {tmp_path}: no manifest.json: run `python -m jobs.prepare` first" in output
