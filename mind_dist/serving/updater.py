@@ -176,8 +176,7 @@ class UserVectorUpdater:
         """Set the lag gauge of every owned partition."""
         position = self._source.position()
         for partition, end in self._source.end_positions().items():
-            lag = end - position[partition]
-            self._metrics.set("mind_dist_lag_records", lag, partition=str(partition), model_version=self._model_version)
+            self._set_lag(partition, end - position[partition])
 
     def close(self) -> None:
         """Leave the log, committing nothing."""
@@ -193,6 +192,7 @@ class UserVectorUpdater:
         for partition in self._owned - owned:
             self._rows.revoke(partition)
             self._expected.pop(partition, None)
+            self._set_lag(partition, 0)  # it is its next owner's now
         self._owned = owned
         for partition, first in batch.first.items():
             # A partition can go and come back within one poll. Another owner's work shows in where it goes on.
@@ -200,6 +200,9 @@ class UserVectorUpdater:
                 self._rows.assign(partition)
         self._expected.update(batch.end)
         return batch
+
+    def _set_lag(self, partition: int, lag: int) -> None:
+        self._metrics.set("mind_dist_lag_records", lag, partition=str(partition), model_version=self._model_version)
 
     def _apply(self, batch: _Batch) -> UpdateReport:
         started = self._clock()

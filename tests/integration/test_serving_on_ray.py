@@ -148,6 +148,23 @@ def test_events_change_a_users_vectors_within_seconds(service: Service) -> None:
     assert status["freshness_ms"]["p50"] < 2000
 
 
+def test_metrics_reach_prometheus(service: Service) -> None:
+    [node] = ray.nodes()
+    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    labels = f'model_version="{service.versions[-1]}"'
+
+    def exported() -> bool:
+        lines = httpx.get(url, timeout=10).text.splitlines()
+        mine = [line for line in lines if "mind_dist_" in line and not line.startswith("#")]
+        applied = [line for line in mine if "events_applied" in line and labels in line]
+        fresh = [line for line in mine if "freshness_seconds_bucket" in line]
+        lag = [line for line in mine if "lag_records" in line and 'partition="1"' in line]
+        retrieved = [line for line in mine if "retrieve_seconds_count" in line]
+        return all((applied, fresh, lag, retrieved))
+
+    eventually(exported)
+
+
 def test_killing_the_updater_in_mid_stream_loses_nothing(service: Service) -> None:
     draw = random.Random(3)
     sent: dict[int, list[int]] = {}
