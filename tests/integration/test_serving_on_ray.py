@@ -149,7 +149,7 @@ def test_events_change_a_users_vectors_within_seconds(service: Service) -> None:
 
 
 def test_metrics_reach_prometheus(service: Service) -> None:
-    [node] = ray.nodes()
+    [node] = ray.nodes()  # type: ignore[no-untyped-call]
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     labels = f'model_version="{service.versions[-1]}"'
 
