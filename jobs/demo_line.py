@@ -118,11 +118,18 @@ class _Line:
             topics = {kafka.topic: _PARTITIONS, kafka.dead_letter_topic: 1}
             ensure_topics(self.addresses.kafka, topics, timeout_s=kafka.connect_timeout_s)
             self.url = deploy(self.job.serving, self.addresses, timeout_s=120)
+            _wait_for_updater("num_partitions", _PARTITIONS)
 
     def _replay(self) -> dict[str, Any]:
         with self._step("replay"):
             replayed = replay.main(replay.Replay(self.dataset_uri, part="tail", rate=self.job.rate))
-            return {"events_replayed": replayed} | _wait_applied(replayed)
+            status = _wait_for_updater("num_applied", replayed)
+        return {
+            "events_replayed": replayed,
+            "events_applied": status["num_applied"],
+            "poison": status["num_poison"],
+            "freshness_ms": status["freshness_ms"],
+        }
 
     @contextmanager
     def _step(self, name: str) -> Iterator[None]:
@@ -138,20 +145,21 @@ def _check_empty(store: VectorStore, address: str) -> None:
         raise ConfigError("MIND_DIST_MILVUS", f"{address} holds {', '.join(versions)}: the demo wants an empty store")
 
 
-def _wait_applied(replayed: int) -> dict[str, Any]:
-    """Wait until the updaters have applied the replayed events; returns what they say of the stream."""
+def _wait_for_updater(what: str, least: int) -> dict[str, Any]:
+    """Return the updater's status once its `what` is at least `least`.
+
+    Raises:
+        ServiceUnavailable: It is not within a while.
+    """
     updater = serve.get_deployment_handle(UPDATER, APPLICATION)
     deadline = time.monotonic() + _CATCH_UP_S
     while True:
-        (status,) = updater.status.remote().result()
-        if status["num_applied"] >= replayed or time.monotonic() > deadline:
-            break
+        statuses: list[dict[str, Any]] = updater.status.remote().result()
+        if statuses and statuses[0][what] >= least:
+            return statuses[0]
+        if time.monotonic() > deadline:
+            raise ServiceUnavailable("the updater", APPLICATION, _CATCH_UP_S, f"{what} is not {least} in {statuses}")
         time.sleep(0.2)
-    return {
-        "events_applied": status["num_applied"],
-        "poison": status["num_poison"],
-        "freshness_ms": status["freshness_ms"],
-    }
 
 
 def _titles_per_interest(url: str, user_id: int, catalog: ItemCatalog) -> list[list[str]]:
