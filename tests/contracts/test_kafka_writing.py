@@ -172,15 +172,27 @@ def poll_for(source: KafkaSource, bound_s: float) -> None:
         source.poll(0.2)
 
 
-@pytest.mark.parametrize("broker", [name for name in BROKERS if name == BROKERS[-1]], indirect=True)
-def test_a_member_that_was_too_slow_may_not_store_positions(broker: str, config: KafkaConfig) -> None:
-    slow = replace(config, session_timeout_s=6, max_poll_interval_s=6)
-    with closing(KafkaSource(broker, slow, "g")) as first, closing(KafkaSource(broker, slow, "g")) as second:
-        while not first.assignment():
-            first.poll(0.1)
-        deadline_s = time.monotonic() + 60
-        while len(second.assignment()) < NUM_PARTITIONS:
-            assert time.monotonic() < deadline_s
-            second.poll(0.1)
-        with pytest.raises(StaleAssignment, match="have moved on"):
-            first.commit({0: 0})
+def test_nobody_stores_positions_past_a_groups_members(broker: str, config: KafkaConfig) -> None:
+    with closing(KafkaSource(broker, config, "g")) as member:
+        while not member.assignment():
+            member.poll(0.1)
+        with closing(KafkaSource(broker, config, "g", partitions=[0])) as stranger:
+            with pytest.raises(StaleAssignment, match="have moved on"):
+                stranger.commit({0: 0})
+            member.commit({0: 0})
+
+
+if "kafka_broker" in BROKERS:  # Tansu goes on waiting for a member that does not poll
+
+    @pytest.mark.parametrize("broker", ["kafka_broker"], indirect=True)
+    def test_a_member_that_was_too_slow_may_not_store_positions(broker: str, config: KafkaConfig) -> None:
+        slow = replace(config, session_timeout_s=6, max_poll_interval_s=6)
+        with closing(KafkaSource(broker, slow, "g")) as first, closing(KafkaSource(broker, slow, "g")) as second:
+            while not first.assignment():
+                first.poll(0.1)
+            deadline_s = time.monotonic() + 60
+            while len(second.assignment()) < NUM_PARTITIONS:
+                assert time.monotonic() < deadline_s
+                second.poll(0.1)
+            with pytest.raises(StaleAssignment, match="have moved on"):
+                first.commit({0: 0})
