@@ -8,7 +8,6 @@ its partitions · 3. rank 0 gathers names and digests and writes the manifest ·
 from __future__ import annotations
 
 import dataclasses
-import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -46,7 +45,6 @@ def train_worker(loop: dict[str, Any]) -> None:
         loop: `settings`: TrainSettings; `bootstrap`: brokers; `monitor`: handle of a RunMonitor.
     """
     settings: TrainSettings = loop["settings"]
-    logging.getLogger("ray.train").setLevel(logging.WARNING)  # it logs every report of every worker
     device = ray_torch.get_device()
     parallel = distributed.is_initialized() and distributed.get_world_size() > 1
     ranks: Collectives = ProcessGroup(device) if parallel else SingleRank()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 import ray
 from ray.util.state import list_actors
 
+from jobs.train import Train, main
 from mind_dist.checkpoint import ModelVersion
 from mind_dist.config import Addresses
 from mind_dist.data.parquet import PreparedDataset
@@ -130,3 +132,15 @@ def test_settings_of_another_run_are_refused_before_any_worker_starts(
         train(settings, "warm", init_from=str(tmp_path))
     with pytest.raises(DatasetError):
         train(settings, "no-dataset", dataset=str(tmp_path))
+
+
+def test_the_job_writes_its_result(
+    settings: TrainSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # the job's SIGTERM handler would outlive the test
+    short = dataclasses.replace(TRAINING, max_steps=2)
+    values = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
+    main(Train(**values | {"name": "job", "training": short, "workers": 0}, output=tmp_path / "result.json"))
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result == json.loads(capsys.readouterr().out)
+    assert ModelVersion.open(result["version_uri"]).manifest.model_version == result["model_version"]

@@ -1,0 +1,98 @@
+"""Nonsense in a training job's settings is named before anything starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import pytest
+
+from jobs.cli import read_settings
+from jobs.train import Train, shown_progress
+from mind_dist.errors import ConfigError, DatasetError
+from mind_dist.training.run_monitor import RunMonitor, TrainProgress
+from mind_dist.training.settings import TrainSettings, check_dataset, source_name
+from tests.toy_training import write_dataset
+
+NEEDED = ["--dataset", "data", "--storage", "runs"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--workers", "-1"], "workers must be at least 0"),
+        (["--num-to-keep", "0"], "num_to_keep must be at least 1"),
+        (["--max-failures", "-1"], "max_failures must be at least 0"),
+        (["--name", "../up"], "name must be letters, digits"),
+        (["--follow"], "follow must be off unless source is kafka"),
+        (["--model.context-dim", "3"], "model.context_dim must be 0"),
+        (["--training.temperature", "0"], "temperature must be above 0"),
+        (["--training.batch-size", "0"], "batch_size must be at least 1"),
+    ],
+)
+def test_nonsense_is_refused_by_name(
+    arguments: list[str], named: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit, match="2"):
+        read_settings(Train, NEEDED + arguments)
+    assert named in capsys.readouterr().err
+
+
+def test_a_job_is_its_settings_and_where_the_result_goes() -> None:
+    job = read_settings(
+        Train, [*NEEDED, "--training.epochs", "3", "--source", "kafka", "--follow", "--output", "r.json"]
+    )
+    assert (job.training.epochs, job.follow, job.output) == (3, True, Path("r.json"))
+    assert source_name(job) == "kafka://behavior-events"
+    assert job.group == "mind-dist-training-mind"
+
+
+def test_a_dataset_is_needed_and_must_hold_something_to_train_on(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="dataset: must be the URI of a prepared dataset"):
+        check_dataset(TrainSettings(dataset="", storage="runs"))
+    uri = write_dataset(tmp_path)
+    assert check_dataset(TrainSettings(dataset=uri, storage="runs")).manifest.num_users == {"train": 24}
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"train": 24', '"train": 100000'))
+    with pytest.raises(DatasetError, match="nothing to train on"):
+        check_dataset(TrainSettings(dataset=uri, storage="runs"))
+
+
+def test_the_newest_version_is_the_one_with_most_steps_that_is_whole(tmp_path: Path) -> None:
+    settings = TrainSettings(dataset="data", storage=str(tmp_path), name="run")
+    assert settings.newest_version() is None
+    for step, whole in ((8, True), (20, True), (30, False)):
+        directory = tmp_path / "run" / f"checkpoint_{step:08d}"
+        directory.mkdir(parents=True)
+        (directory / ("manifest.json" if whole else "dense.safetensors")).touch()
+    newest = settings.newest_version()
+    assert newest is not None
+    assert newest.uri == str(tmp_path / "run" / "checkpoint_00000020")
+
+
+def test_the_monitor_keeps_the_last_progress_and_passes_on_a_stop() -> None:
+    monitor, progress = RunMonitor(), TrainProgress(3, 10, 1.5, 200.0)
+    assert monitor.progress() is None
+    assert not monitor.tell(progress)
+    assert not monitor.tell(None)
+    assert monitor.progress() == progress
+    monitor.stop()
+    assert monitor.tell(dataclasses.replace(progress, step=4))
+
+
+def test_progress_is_logged_now_and_then(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CI", "1")
+    logging.getLogger("mind_dist").propagate = True
+    with caplog.at_level(logging.INFO, logger="mind_dist"), shown_progress() as show:
+        for step in range(5):
+            show(TrainProgress(step, 10, 1.5, 200.0))
+    assert {record.__dict__["fields"]["step"] for record in caplog.records} == {0}
+
+
+def test_a_person_sees_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.train.interactive", lambda: True)
+    with shown_progress() as show:
+        show(TrainProgress(3, 10, 1.5, 200.0))
+    assert "step 3  loss 1.500  200 examples/s" in capsys.readouterr().err
