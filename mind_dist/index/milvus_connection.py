@@ -25,6 +25,9 @@ _NOT_LOADED = 101
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.05, 2.0
 _UNCLEAR_ATTEMPTS = 5
 
+_GRPC_OPTIONS = {"grpc.keepalive_permit_without_calls": False}
+"""Pinging an idle connection, as pymilvus does, makes servers close it as abusive; calls have timeouts of their own."""
+
 
 class _Trouble(enum.Enum):
     """What a failed call tells.
@@ -110,7 +113,8 @@ class MilvusConnection:
     def _connected(self) -> MilvusClient:
         with self._lock:
             if self._client is None:
-                self._client = MilvusClient(self.uri, token=self._token, timeout=self._timeout_s, dedicated=True)
+                settings = {"token": self._token, "timeout": self._timeout_s, "grpc_options": _GRPC_OPTIONS}
+                self._client = MilvusClient(self.uri, dedicated=True, **settings)
             return self._client
 
     def _has(self, collection: str) -> bool:
