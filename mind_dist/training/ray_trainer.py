@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from mind_dist.checkpoint import ModelVersion
@@ -77,7 +77,6 @@ def train_on_ray(
             storage_path=settings.storage,
             failure_config=FailureConfig(max_failures=settings.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=settings.num_to_keep),
-            logging_config=LoggingConfig(log_level="WARNING"),  # below it, every report of every worker is a line
         ),
     )
     fit = _Fit(trainer)

@@ -8,6 +8,7 @@ its partitions · 3. rank 0 gathers names and digests and writes the manifest ·
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -45,6 +46,7 @@ def train_worker(loop: dict[str, Any]) -> None:
         loop: `settings`: TrainSettings; `bootstrap`: brokers; `monitor`: handle of a RunMonitor.
     """
     settings: TrainSettings = loop["settings"]
+    logging.getLogger().setLevel(logging.WARNING)  # below it, Ray writes a line for every report of every worker
     device = ray_torch.get_device()
     parallel = distributed.is_initialized() and distributed.get_world_size() > 1
     ranks: Collectives = ProcessGroup(device) if parallel else SingleRank()
