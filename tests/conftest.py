@@ -1,8 +1,8 @@
 """Shapes are checked in tests and free in production: jaxtyping's import hook, with beartype, over the model."""
 
-from hypothesis import settings
 import os
 
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray looks at it when it is imported, before its cluster is there
