@@ -23,7 +23,8 @@ from mind_dist.training.run_monitor import TrainProgress
 from mind_dist.training.settings import TrainResult, TrainSettings
 from tests.toy_training import MODEL, TRAINING, parquet_examples, write_dataset
 
-LONG = dataclasses.replace(TRAINING, epochs=30, checkpoint_every_steps=20)
+LONG = dataclasses.replace(TRAINING, epochs=70, checkpoint_every_steps=20)
+"""Some seconds of steps and saves: time enough to notice one and kill a worker."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -117,7 +118,7 @@ def test_a_run_in_this_process_saves_what_it_trained(settings: TrainSettings) ->
 def test_a_failure_of_ours_reaches_the_driver_as_itself(settings: TrainSettings) -> None:
     broken = dataclasses.replace(settings.training, learning_rate=1e30)
     with pytest.raises(TrainingError, match="is not finite"):
-        train(settings, "broken", training=broken, max_failures=0)
+        train(settings, "broken", training=broken, max_failures=0, workers=1)
 
 
 def test_settings_of_another_run_are_refused_before_any_worker_starts(
