@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import numpy as np
+import ray
 from ray import serve
 from rich.console import Console
 
@@ -51,6 +52,7 @@ def serving_line(job: Demo, console: Console) -> Iterator[tuple[dict[str, Any], 
             yield line.run(store), line.url
     finally:
         serve.shutdown()  # type: ignore[no-untyped-call]
+        ray.shutdown()  # before Ray ends: it takes every process with it that is still connected
 
 
 class _Line:
