@@ -200,15 +200,18 @@ def test_a_new_version_is_taken_over_without_a_restart(service: Service) -> None
     assert updater_pid() == pid
 
 
-def test_replicas_need_no_serve_around_them(service: Service) -> None:
-    arguments = (dump(service.config), dataclasses.asdict(service.addresses))
+def test_replicas_need_no_serve_around_them(service: Service, tansu_broker: str) -> None:
+    newcomer = USER + 1  # another broker, so another log: of users the service knows it would skip the first events
+    ensure_topics(tansu_broker, {service.config.kafka.topic: 2, service.config.kafka.dead_letter_topic: 1})
+    addresses = dataclasses.replace(service.addresses, kafka=tansu_broker)
+    arguments = (dump(service.config), dataclasses.asdict(addresses))
     updater = UpdaterReplica(*arguments)
     recommender = RecommenderReplica(*arguments, None)
     api = recommender.__serve_build_asgi_app__()
-    event = {"user_id": USER, "item_id": 50}
+    event = {"user_id": newcomer, "item_id": 50}
     assert eventually_asked(api, "/readyz").json()["model_version"] == service.versions[-1]
     assert asked(api, "POST", "/v1/events", json={"events": [event]}).status_code == 202
-    eventually(lambda: 50 in service.interests(USER)["behaviors"])
+    eventually(lambda: 50 in service.interests(newcomer).get("behaviors", []))
     eventually(lambda: [each["problem"] for each in updater.status()] == [""])
     updater.check_health()
     recommender.check_health()
