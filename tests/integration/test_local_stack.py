@@ -103,10 +103,9 @@ def test_somebody_elses_port_is_noticed(tmp_path: Path) -> None:
 
 
 OWNER = """
-import signal, sys, time
+import sys, time
 from pathlib import Path
 from mind_dist.local_process import LocalProcess
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests themselves run in the background
 port = int(sys.argv[1])
 command = [sys.executable, "-c", sys.argv[3], str(port)]
 with LocalProcess("Test", "127.0.0.1", port, command, Path(sys.argv[2])) as server:
