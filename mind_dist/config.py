@@ -30,21 +30,57 @@ def _check(ok: bool, setting: str, allowed: str) -> None:
         raise ValueError(f"{setting} must be {allowed}")
 
 
+ModelKind = Literal["two_tower", "mind", "comirec_dr", "comirec_sa", "causal"]
+"""How interests are extracted: see `mind_dist.model.multi_interest`."""
+
+
+RoutingStart = Literal["content_keyed", "farthest_point", "zeros"]
+"""Where dynamic routing starts."""
+
+
 @with_config(_STRICT)
 @dataclass(frozen=True)
 class ModelConfig:
-    """The multi-interest model (MIND, arXiv 1904.08030)."""
+    """The multi-interest model: what stands before, in and behind the extraction of interests."""
 
+    kind: ModelKind = "mind"
+    """`two_tower`: one pooled vector; `mind`: B2I routing (arXiv 1904.08030); `comirec_dr`: routing with a map per
+    position and interest, `comirec_sa`: self-attention (both arXiv 2005.09347); `causal`: from the sequence encoder's
+    state at the newest behavior, so that every position of a history is trained in one pass."""
     dim: int = 64
     """Width D of item and interest vectors."""
     num_interests: int = 4
     """Largest number of interests K of a user."""
     adaptive_interests: bool = True
     """Give a user with n behaviors max(1, min(K, floor(log2 n))) interests instead of K."""
+    separate_item_vectors: bool = False
+    """Give items one vector as behaviors and another one to be scored and searched by."""
+    recency: bool = False
+    """Add a learned vector for how many behaviors ago it was to each behavior."""
+    max_recency: int = 200
+    """Older behaviors share what is learned for the oldest of so many: these vectors, `comirec_dr`'s maps, lags."""
+    sequence_encoder: Literal["none", "lag_kernels", "gru", "transformer"] = "none"
+    """A causal encoder that behaviors go through before extraction."""
+    encoder_dim: int = 256
+    """Width of the encoder's hidden layer."""
+    encoder_layers: int = 1
+    """Layers of the encoders `gru` and `transformer`."""
+    num_lag_kernels: int = 4
+    """Weighted means of the past, each with its own learned weight per lag, that `lag_kernels` sees."""
+    pooling: Literal["mean", "attention"] = "mean"
+    """How `two_tower` pools behaviors."""
     routing_iterations: int = 3
     """Iterations of the dynamic routing."""
+    routing_start: RoutingStart = "content_keyed"
+    """Where routing starts: numbers keyed by (item, interest), behaviors far from each other (Pinterest DCM, arXiv
+    2506.23060), or zeros (`comirec_dr`, whose maps differ by interest)."""
+    attention_dim: int = 0
+    """Hidden width of `comirec_sa`; 0 for 4 · D, as in the paper."""
     hidden_dims: tuple[int, ...] = (128,)
-    """Widths of the ReLU layers between [capsule ; profile] and the interest vector."""
+    """Widths of the layers between [capsule ; profile] and what is added to the capsule to make the interest; none
+    leaves the capsule as it is, but for a profile or context."""
+    dropout: float = 0.0
+    """Share of the values dropped, in training, before and in the layers."""
     num_profile_features: int = 0
     """Profile features P joined to each capsule; set from the dataset by the train job."""
     context_dim: int = 0
@@ -55,14 +91,30 @@ class ModelConfig:
     normalize: bool = True
     """Scale interest and item vectors to length 1; scores are then cosines."""
 
+    @property
+    def row_dim(self) -> int:
+        """Width of a table row: D, or 2 · D with separate item vectors."""
+        return self.dim * (2 if self.separate_item_vectors else 1)
+
     def __post_init__(self) -> None:
-        _check(self.dim >= 1, "dim", "at least 1")
-        _check(self.num_interests >= 1, "num_interests", "at least 1")
-        _check(self.routing_iterations >= 1, "routing_iterations", "at least 1")
+        for name in (
+            "dim",
+            "num_interests",
+            "max_recency",
+            "encoder_layers",
+            "routing_iterations",
+            "num_lag_kernels",
+            "encoder_dim",
+        ):
+            _check(getattr(self, name) >= 1, name, "at least 1")
         _check(self.label_attention_power > 0, "label_attention_power", "above 0")
         _check(all(width >= 1 for width in self.hidden_dims), "hidden_dims", "at least 1 each")
-        _check(self.num_profile_features >= 0, "num_profile_features", "0 or more")
-        _check(self.context_dim >= 0, "context_dim", "0 or more")
+        _check(0 <= self.dropout < 1, "dropout", "0 or more and below 1")
+        for name in ("attention_dim", "num_profile_features", "context_dim"):
+            _check(getattr(self, name) >= 0, name, "0 or more")
+        _check(self.kind != "two_tower" or self.num_interests == 1, "num_interests", "1 for a two_tower")
+        differ = self.kind == "comirec_dr" or self.routing_start != "zeros" or self.num_interests == 1
+        _check(differ, "routing_start", "other than zeros but for comirec_dr: equal starts stay equal")
 
 
 @with_config(_STRICT)
@@ -76,8 +128,33 @@ class TrainingConfig:
     """Longest history L the model sees."""
     num_targets: int = 4
     """Items after each window that are targets (a Kafka event is always one)."""
-    num_uniform_negatives: int = 512
-    """Negatives per worker and step drawn evenly from the items; the batch's targets are negatives too."""
+    every_position: bool = False
+    """Train the interests after every behavior of a window, each told one of the `num_targets` items that come next,
+    instead of those after the whole window (a Kafka event always trains the whole history before it)."""
+    window_stride: int = 1
+    """One window for so many behaviors of a user and epoch. 1 takes each behavior but the first as a window's first
+    target once; above, windows lie anywhere, as full as the history allows."""
+    num_negatives: int = 512
+    """Negatives per worker and step drawn from the items."""
+    negative_power: float = 0.0
+    """They are drawn in proportion to count ** this: 0 evenly, 1 as often as they are seen."""
+    in_batch_negatives: bool = True
+    """Let the batch's targets be negatives of each other, too."""
+    full_softmax: bool = False
+    """Tell targets from all items instead of negatives."""
+    interest_choice: Literal["label_aware", "best"] = "label_aware"
+    """`label_aware`: the interests as a target weighs them score it and its negatives (MIND, ComiRec); `best`: every
+    item, target or negative, is scored by its best interest, as it is when served."""
+    hard_negative_beta: float = 0.0
+    """Weigh negatives by exp(beta · logit), so that the hard ones count more (REMI, arXiv 2302.14532)."""
+    routing_weight: float = 0.0
+    """Weight of REMI's regulariser, the variance of how each interest attends to behaviors."""
+    spread_weight: float = 0.0
+    """Weight of the penalty for interests of a user whose cosine is above `spread_margin`."""
+    spread_margin: float = 0.5
+    """Cosine up to which interests may be alike."""
+    balance_weight: float = 0.0
+    """Weight of the penalty for interests that win unequal shares of the targets."""
     temperature: float = 0.1
     """Divides the scores in the softmax."""
     logq_correction: bool = True
@@ -103,7 +180,11 @@ class TrainingConfig:
         _check(self.batch_size >= 1, "batch_size", "at least 1")
         _check(self.max_behaviors >= 1, "max_behaviors", "at least 1")
         _check(self.num_targets >= 1, "num_targets", "at least 1")
-        _check(self.num_uniform_negatives >= 0, "num_uniform_negatives", "0 or more")
+        _check(self.window_stride >= 1, "window_stride", "at least 1")
+        _check(self.num_negatives >= 0, "num_negatives", "0 or more")
+        for name in ("negative_power", "hard_negative_beta", "routing_weight", "spread_weight", "balance_weight"):
+            _check(getattr(self, name) >= 0, name, "0 or more")
+        _check(-1 <= self.spread_margin <= 1, "spread_margin", "between -1 and 1")
         _check(self.temperature > 0, "temperature", "above 0")
         _check(self.learning_rate > 0, "learning_rate", "above 0")
         _check(self.epochs >= 1, "epochs", "at least 1")

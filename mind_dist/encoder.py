@@ -22,7 +22,7 @@ from mind_dist.data.parquet import ItemCatalog
 from mind_dist.errors import VersionError
 from mind_dist.model.interests import Behaviors, Interests
 from mind_dist.model.item_bag import bag_members, pool_bags, score_vectors
-from mind_dist.model.mind import MIND
+from mind_dist.model.multi_interest import MultiInterestModel
 from mind_dist.records import BehaviorSequence, Keys
 
 Vectors = NDArray[np.float32]
@@ -111,7 +111,7 @@ class InterestEncoder:
     @cached_property
     def item_vectors(self) -> Vectors:
         """The vectors items are searched by, of length 1 when the config normalises, [N, D]."""
-        searched = score_vectors(self._items.vectors[:-1], normalize=self.config.normalize)
+        searched = score_vectors(self._items.vectors[:-1, -self.config.dim :], normalize=self.config.normalize)
         return np.asarray(searched.numpy(), dtype=np.float32)
 
     def knows(self, keys: Keys) -> NDArray[np.bool_]:
@@ -141,7 +141,7 @@ class InterestEncoder:
             newest = np.flatnonzero(known < len(self.item_keys))[-self.max_behaviors :]
             keys[user, : len(newest)] = sequence.item_keys[newest]
             rows[user, : len(newest)] = known[newest]
-        vectors = self._items.vectors[torch.from_numpy(rows)]
+        vectors = self._items.vectors[torch.from_numpy(rows), : self.config.dim]
         return Behaviors(vectors, torch.from_numpy(keys), torch.from_numpy(rows < len(self.item_keys)))
 
     def _profiles(self, sequences: Sequence[BehaviorSequence]) -> Tensor | None:
@@ -152,7 +152,7 @@ class InterestEncoder:
             if len(sequence.profile_keys):
                 keys[user, :] = _checked_profile(sequence, self.config.num_profile_features)
         rows = np.where(keys == 0, len(self._table.keys), self._table.rows(keys))
-        return self._table.vectors[torch.from_numpy(rows)]
+        return self._table.vectors[torch.from_numpy(rows), : self.config.dim]
 
     def _context(self) -> Tensor | None:
         """Return zeros where the model takes a context: a history alone comes without a query."""
@@ -173,13 +173,13 @@ def _chunks(sequences: Sequence[BehaviorSequence]) -> Iterator[Sequence[Behavior
 
 def _split(interests: Interests, num_users: int) -> Iterator[UserInterests]:
     """Yield the real interests of the first users."""
-    vectors, masks, weights = (part.numpy() for part in interests)
+    vectors, masks, weights = interests.vectors.numpy(), interests.mask.numpy(), interests.weights.numpy()
     for user in range(num_users):
         yield UserInterests(vectors[user][masks[user]], weights[user][masks[user]])
 
 
-def _load_model(version: ModelVersion, config: ModelConfig) -> MIND:
-    model = MIND(config).eval()
+def _load_model(version: ModelVersion, config: ModelConfig) -> MultiInterestModel:
+    model = MultiInterestModel(config).eval()
     try:
         model.load_state_dict(version.dense())
     except RuntimeError as error:

@@ -31,7 +31,7 @@ NUM_BUCKETS = 4
 NUM_ITEMS = 40
 MODEL = ModelConfig(dim=8, num_interests=2, hidden_dims=(8,), num_profile_features=1)
 TRAINING = TrainingConfig(
-    batch_size=16, max_behaviors=6, num_targets=2, num_uniform_negatives=20, learning_rate=0.01, epochs=2, seed=3
+    batch_size=16, max_behaviors=6, num_targets=2, num_negatives=20, learning_rate=0.01, epochs=2, seed=3
 )
 
 

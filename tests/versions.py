@@ -10,7 +10,7 @@ from mind_dist.checkpoint import TableRows, VersionWriter, seal
 from mind_dist.config import ModelConfig, TrainingConfig, dump
 from mind_dist.data.codec import IdType, id_key
 from mind_dist.data.parquet import ITEM_SCHEMA, ItemCatalog
-from mind_dist.model.mind import MIND
+from mind_dist.model.multi_interest import MultiInterestModel
 from mind_dist.storage import Directory
 
 GENRES = ("comedy", "drama", "war")
@@ -41,7 +41,7 @@ def tiny_version(
     vectors = torch.randn(num_items, config.dim).numpy()
     counts = np.ones(num_items, dtype=np.int64)
     writer = VersionWriter(Directory.at(directory))
-    writer.write_dense(MIND(config).state_dict())
+    writer.write_dense(MultiInterestModel(config).state_dict())
     writer.write_optimizer({})
     writer.write_item_shard(0, 1, TableRows(catalog.keys, vectors, vectors, vectors, counts, counts, counts))
     writer.write_catalog(catalog)

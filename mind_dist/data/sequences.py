@@ -114,16 +114,19 @@ class ExampleSource(Protocol):
 class ParquetExamples:
     """The train split of a prepared dataset, every epoch of it one after the other.
 
-    A bucket with n window ends (each behavior but a user's first) is a log of epochs · n examples: position p is
-    the (p mod n)-th of epoch p // n's permutation, which depends on seed, epoch and bucket alone.
+    A bucket with n windows is a log of epochs · n examples: position p is the (p mod n)-th of epoch p // n's
+    permutation, which depends on seed, epoch and bucket alone. There is a window for each behavior but a user's first,
+    its first target; or, with a stride, one for every so many of them, which then lies anywhere in the user's history
+    where it is full (as full as it gets), drawn for each epoch.
 
     Args:
         dataset: Where to read.
         partitions: Buckets owned.
         max_behaviors: Longest history L.
         num_targets: Most targets T of an example.
+        window_stride: Behaviors for each of which there is a window.
         epochs: Passes over each bucket.
-        seed: Seed of the permutations.
+        seed: Seed of permutations and windows.
         positions: Where to go on; a bucket not named starts at its beginning.
 
     Raises:
@@ -137,13 +140,15 @@ class ParquetExamples:
         *,
         max_behaviors: int,
         num_targets: int,
+        window_stride: int = 1,
         epochs: int = 1,
         seed: int = 0,
         positions: Positions | None = None,
     ) -> None:
         profiles = dataset.profiles()
-        self._buckets = {p: _Bucket.read(dataset, p, profiles) for p in sorted(partitions)}
+        self._buckets = {p: _Bucket.read(dataset, p, profiles, window_stride) for p in sorted(partitions)}
         self._shape = (max_behaviors, num_targets)
+        self._drawn = window_stride > 1
         self._epochs = epochs
         self._seed = seed
         self._positions = {p: (positions or {}).get(p, 0) for p in self._buckets}
@@ -171,7 +176,7 @@ class ParquetExamples:
             chosen.append(ordered)
             position += len(ordered)
         self._positions[partition] = position
-        return bucket.examples(bucket.windows[np.concatenate(chosen)], *self._shape)
+        return bucket.examples(np.concatenate(chosen), *self._shape)
 
     def positions(self) -> Positions:
         """Return the position after the last example taken from each bucket."""
@@ -199,11 +204,13 @@ class ParquetExamples:
         return self._epochs * len(self._buckets[partition].windows)
 
     def _order(self, partition: int, epoch: int) -> Keys:
-        """Return an epoch's permutation of a bucket's windows, the newest kept at hand."""
+        """Return the windows of a bucket in an epoch's order, the newest kept at hand."""
         at_hand = self._orders.get(partition)
         if at_hand is None or at_hand[0] != epoch:
-            generator = np.random.default_rng([self._seed, epoch, partition])
-            at_hand = (epoch, generator.permutation(len(self._buckets[partition].windows)))
+            bucket, generator = self._buckets[partition], np.random.default_rng([self._seed, epoch, partition])
+            order = generator.permutation(len(bucket.windows))
+            windows = bucket.draw(self._shape[0], generator) if self._drawn else bucket.windows
+            at_hand = (epoch, windows[order])
             self._orders[partition] = at_hand
         return at_hand[1]
 
@@ -227,17 +234,25 @@ class _Bucket:
     profile: Keys
 
     @classmethod
-    def read(cls, dataset: PreparedDataset, bucket: int, profiles: Mapping[int, Keys]) -> _Bucket:
+    def read(cls, dataset: PreparedDataset, bucket: int, profiles: Mapping[int, Keys], stride: int) -> _Bucket:
         table = dataset.read_bucket("train", bucket)
         lengths = pc.list_value_length(table["item_ids"]).to_numpy()
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        from_last = np.repeat(offsets[1:], lengths) - 1 - np.arange(offsets[-1])
         starts_user = np.zeros(offsets[-1] + 1, dtype=np.bool_)
         starts_user[offsets] = True
         users = table["user_id"].to_pylist()
         found = [profiles.get(user, dataset.no_profile) for user in users]
         profile = np.array(found, dtype=np.int64).reshape(len(users), len(dataset.no_profile))
-        windows = np.flatnonzero(~starts_user)
+        windows = np.flatnonzero(~starts_user[:-1] & (from_last % stride == 0))
         return cls(_flat(table["item_ids"]), _flat(table["timestamps_ms"]), offsets, windows, profile)
+
+    def draw(self, max_behaviors: int, generator: np.random.Generator) -> Keys:
+        """Return a window of the same user for each, anywhere where it is full, or the fullest there is."""
+        users = np.searchsorted(self.offsets, self.windows, side="right") - 1
+        last = self.offsets[users + 1] - 1
+        first = np.minimum(self.offsets[users] + max_behaviors, last)
+        return first + (generator.random(len(users)) * (last - first + 1)).astype(np.int64)
 
     def examples(self, windows: Keys, max_behaviors: int, num_targets: int) -> Examples:
         """Return the examples whose first targets are at `windows`."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Behaviors(NamedTuple):
-    """A batch of histories, padded.
+    """A batch of histories, oldest first, padded at the end.
 
     Attributes:
         vectors: Item vectors, [B, L, D].
@@ -29,11 +29,19 @@ class Interests(NamedTuple):
         vectors: Interest vectors, [B, K, D]; zeros where masked.
         mask: True where the user has that interest, [B, K]; a user without behaviors has none.
         weights: Share of the behaviors behind each interest, [B, K]; sums to 1 over a user's interests.
+        coupling: How much each behavior counts for each interest, [B, L, K]; zeros where either is masked. None from
+            a model that extracts interests from a state and not from single behaviors.
     """
 
     vectors: Float[Tensor, "B K D"]
     mask: Bool[Tensor, "B K"]
     weights: Float[Tensor, "B K"]
+    coupling: Float[Tensor, "B L K"] | None = None
+
+    def take(self, users: Bool[Tensor, " B"]) -> Interests:
+        """Return the interests of some of the users."""
+        coupling = None if self.coupling is None else self.coupling[users]
+        return Interests(self.vectors[users], self.mask[users], self.weights[users], coupling)
 
 
 class InterestModel(Protocol):
@@ -44,6 +52,7 @@ class InterestModel(Protocol):
         behaviors: Behaviors,
         profile: Float[Tensor, "B P D"] | None = None,
         context: Float[Tensor, "B C"] | None = None,
+        ends: Int64[Tensor, "B E"] | None = None,
     ) -> Interests:
         """Extract interests.
 
@@ -51,5 +60,7 @@ class InterestModel(Protocol):
             behaviors: The histories.
             profile: One vector per profile feature, concatenated and joined to every interest (P_u of MIND).
             context: A query or context vector, joined to every interest the same way.
+            ends: Extract, instead of the interests of B whole histories, those of B · E beginnings of them: row
+                b · E + e is history b up to, and with, behavior `ends[b, e]`; -1 for an empty one.
         """
         ...

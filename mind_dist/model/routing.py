@@ -1,4 +1,4 @@
-"""Behavior capsules → interest capsules by dynamic routing (MIND, section 4.3 and Algorithm 1).
+"""Behavior capsules → interest capsules by dynamic routing (MIND, section 4.3 and Algorithm 1; ComiRec-DR).
 
 `logits` say how much a behavior agrees with an interest; `coupling` is their softmax over the interests.
 """
@@ -11,9 +11,15 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+from torch.nn import functional
+
+from mind_dist.config import RoutingStart
 
 _EPSILON = 1e-12
 """Added under the root, so that gradients are finite at zero."""
+
+_SHARPNESS = 10.0
+"""Makes a cosine of 1 and one of 0 a nearly single assignment."""
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _FIRST_FACTOR = 0xBF58476D1CE4E5B9
@@ -55,8 +61,7 @@ def b2i_dynamic_routing(
     Raises:
         ValueError: `num_iterations` is below 1.
     """
-    if num_iterations < 1:
-        raise ValueError(f"num_iterations must be at least 1, not {num_iterations}")
+    _check_iterations(num_iterations)
     mask = behavior_mask[:, :, None] & interest_mask[:, None, :]
     logits = initial_logits
     with torch.no_grad():
@@ -65,6 +70,36 @@ def b2i_dynamic_routing(
             logits = logits + torch.bmm(behaviors, capsules.transpose(1, 2))
         coupling = _couple(logits, mask)
     return Routing(_gather(coupling, behaviors), coupling)
+
+
+def dynamic_routing(
+    votes: Float[Tensor, "B L K D"],
+    mask: Bool[Tensor, "B L K"],
+    initial_logits: Float[Tensor, "B L K"],
+    *,
+    num_iterations: int = 3,
+) -> Routing:
+    """Route what each behavior says to each interest to interest capsules (ComiRec-DR, arXiv 2005.09347, Algorithm 1).
+
+    Gradients flow through the last iteration only.
+
+    Args:
+        votes: Each behavior as mapped for each interest; finite where masked.
+        mask: True where both the behavior and the interest are real.
+        initial_logits: Where routing starts.
+        num_iterations: Iterations r.
+
+    Raises:
+        ValueError: `num_iterations` is below 1.
+    """
+    _check_iterations(num_iterations)
+    logits = initial_logits
+    with torch.no_grad():
+        for _ in range(num_iterations - 1):
+            capsules = squash(torch.einsum("blk,blkd->bkd", _couple(logits, mask).to(votes.dtype), votes))
+            logits = logits + torch.einsum("blkd,bkd->blk", votes, capsules)
+        coupling = _couple(logits, mask)
+    return Routing(squash(torch.einsum("blk,blkd->bkd", coupling.to(votes.dtype), votes)), coupling)
 
 
 def squash(vectors: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
@@ -84,6 +119,22 @@ def num_adaptive_interests(lengths: Int64[Tensor, "*B"], num_interests: int) -> 
     return exponents.clamp(1, num_interests).long()
 
 
+def initial_logits(
+    start: RoutingStart,
+    keys: Int64[Tensor, "B L"],
+    behaviors: Float[Tensor, "B L D"],
+    mask: Bool[Tensor, "B L"],
+    interest_mask: Bool[Tensor, "B K"],
+) -> Float[Tensor, "B L K"]:
+    """Return where routing starts: a function of the history alone."""
+    num_interests = interest_mask.shape[1]
+    if start == "farthest_point":
+        return farthest_point_logits(behaviors, mask, num_interests)
+    if start == "content_keyed":
+        return content_keyed_logits(keys, num_interests)
+    return torch.zeros(*mask.shape, num_interests, device=mask.device)
+
+
 def content_keyed_logits(keys: Int64[Tensor, "B L"], num_interests: int) -> Float[Tensor, "B L K"]:
     """Return initial routing logits that depend on nothing but (item key, interest): mean 0, variance 1.
 
@@ -99,6 +150,37 @@ def content_keyed_logits(keys: Int64[Tensor, "B L"], num_interests: int) -> Floa
     # The sum of four uniform numbers is close to normal, and exact in integers.
     uniform = torch.stack([(bits >> shift) & 0xFFFF for shift in (0, 16, 32, 48)])
     return ((uniform.sum(dim=0) - 2 * 0xFFFF).double() * (math.sqrt(3) / 0x10000)).float()
+
+
+@torch.no_grad()
+def farthest_point_logits(
+    behaviors: Float[Tensor, "B L D"], mask: Bool[Tensor, "B L"], num_interests: int
+) -> Float[Tensor, "B L K"]:
+    """Return initial routing logits from K behaviors that are far from each other (Pinterest DCM, arXiv 2506.23060).
+
+    The first is the newest behavior, each further one the behavior whose closest among those before is farthest, the
+    first of equals. A behavior's logit for an interest is its cosine to the interest's behavior, sharpened.
+
+    Args:
+        behaviors: Behavior capsules, oldest first; finite where masked.
+        mask: True where real.
+        num_interests: Interests K.
+    """
+    unit = functional.normalize(behaviors.float(), dim=-1)
+    chosen = (mask.sum(dim=1) - 1).clamp(min=0)
+    cosines: list[Tensor] = []
+    closest = torch.full(mask.shape, -math.inf, device=mask.device).masked_fill(~mask, math.inf)
+    for _ in range(num_interests):
+        seed = unit.gather(1, chosen[:, None, None].expand(-1, 1, unit.shape[2]))
+        cosines.append((unit * seed).sum(dim=-1))
+        closest = torch.maximum(closest, cosines[-1])
+        chosen = closest.argmin(dim=1)
+    return torch.stack(cosines, dim=-1) * _SHARPNESS
+
+
+def _check_iterations(num_iterations: int) -> None:
+    if num_iterations < 1:
+        raise ValueError(f"num_iterations must be at least 1, not {num_iterations}")
 
 
 def _couple(logits: Float[Tensor, "B L K"], mask: Bool[Tensor, "B L K"]) -> Float[Tensor, "B L K"]:

@@ -7,7 +7,7 @@ need not be saved.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -55,8 +55,22 @@ class ItemTable(Protocol):
         """Return each item's share of all sightings; for one without a row, that of a single sighting."""
         ...
 
-    def sample_items(self, count: int, generator: np.random.Generator) -> Keys:
-        """Return `count` items evenly drawn, with replacement, from those with a row; none where there are none."""
+    def sample_items(self, count: int, generator: np.random.Generator, power: float = 0.0) -> Keys:
+        """Return `count` items drawn with replacement from those with a row; none where there are none.
+
+        Args:
+            count: Draws.
+            generator: Where chance comes from.
+            power: An item is drawn in proportion to its count ** `power`: 0 evenly.
+        """
+        ...
+
+    def draw_shares(self, keys: Keys, power: float = 0.0) -> NDArray[np.float64]:
+        """Return the probability that one draw of `sample_items` is each item; 0 for one without a row."""
+        ...
+
+    def all_items(self) -> Keys:
+        """Return every item that has a row, ascending."""
         ...
 
     def lookup(self, keys: Keys) -> Float[Tensor, "U D"]:
@@ -82,6 +96,18 @@ class ItemTable(Protocol):
     def load_waiting(self, sightings: SightingCounts) -> None:
         """Take over sightings of items without a row; the same on all ranks."""
         ...
+
+
+class _Draws(NamedTuple):
+    """Weights to draw items by.
+
+    Attributes:
+        made_of: Power, sightings and items that they were made of.
+        cumulated: Sums of the weights of the items up to each, [N].
+    """
+
+    made_of: tuple[float, int, int]
+    cumulated: NDArray[np.float64]
 
 
 class ReplicatedItemTable:
@@ -116,6 +142,7 @@ class ReplicatedItemTable:
         self._rows = AdamRows(dim, torch.device(device))
         self._item_keys = no_keys()
         self._looked_up: tuple[Keys, Tensor] | None = None
+        self._weighted: _Draws | None = None
 
     @property
     def num_items(self) -> int:
@@ -148,9 +175,28 @@ class ReplicatedItemTable:
         counts, _ = self._seen.of(keys)
         return np.maximum(counts, 1) / max(1, self._seen.total)
 
-    def sample_items(self, count: int, generator: np.random.Generator) -> Keys:
-        """Return evenly drawn items."""
-        return self._item_keys[generator.integers(self.num_items, size=count if self.num_items else 0)]
+    def sample_items(self, count: int, generator: np.random.Generator, power: float = 0.0) -> Keys:
+        """Return drawn items."""
+        count = count if self.num_items else 0
+        if not power:
+            return self._item_keys[generator.integers(self.num_items, size=count)]
+        cumulated = self._draws(power).cumulated
+        at = np.searchsorted(cumulated, generator.random(count) * cumulated[-1:], side="right")
+        return self._item_keys[np.minimum(at, self.num_items - 1)]
+
+    def draw_shares(self, keys: Keys, power: float = 0.0) -> NDArray[np.float64]:
+        """Return how likely each item is to be drawn."""
+        if not self.num_items:
+            return np.zeros(len(keys))
+        if not power:
+            return self.has(keys) / self.num_items
+        counts, _ = self._seen.of(keys)
+        weights = np.where(self.has(keys), counts.astype(np.float64) ** power, 0.0)
+        return np.asarray(weights / self._draws(power).cumulated[-1])
+
+    def all_items(self) -> Keys:
+        """Return every item that has a row."""
+        return self._item_keys
 
     def lookup(self, keys: Keys) -> Float[Tensor, "U D"]:
         """Return rows as a leaf that takes gradients."""
@@ -196,6 +242,14 @@ class ReplicatedItemTable:
         """Take over sightings of items without a row."""
         self._seen.set(*sightings)
         self._admit(sightings.keys)
+
+    def _draws(self, power: float) -> _Draws:
+        """Return what drawing needs, made anew where sightings were counted since."""
+        if self._weighted is None or self._weighted.made_of != (power, self._seen.total, self.num_items):
+            counts, _ = self._seen.of(self._item_keys)
+            made_of = (power, self._seen.total, self.num_items)
+            self._weighted = _Draws(made_of, np.cumsum(counts.astype(np.float64) ** power))
+        return self._weighted
 
     def _sum_over_ranks(self, rows: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """Return the distinct rows that any rank touched, and their gradients summed in rank order."""

@@ -15,19 +15,25 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mind_dist.config import ModelConfig, TrainingConfig
 from mind_dist.data.batches import Batch
 from mind_dist.errors import TrainingError
-from mind_dist.model.attention import label_aware_attention
 from mind_dist.model.interests import Interests
 from mind_dist.model.item_bag import ItemFeatures, score_vectors
-from mind_dist.model.loss import log_inclusion_probability, sampled_softmax_loss
+from mind_dist.model.loss import (
+    best_interest_scores,
+    label_aware_scores,
+    log_inclusion_probability,
+    sampled_softmax_loss,
+)
+from mind_dist.model.regularizers import balance_penalty, routing_penalty, spread_penalty
 from mind_dist.records import Positions
 from mind_dist.training.collectives import Collectives, SingleRank
 from mind_dist.training.item_table import ItemTable
+from mind_dist.training.positions import TrainedPositions
 from mind_dist.training.sparse_rows import BETAS, EPSILON
 from mind_dist.training.step_inputs import StepInputs
 
@@ -118,8 +124,10 @@ def train(
             if observe:
                 table.observe(batch.examples.targets[batch.examples.target_mask], batch.watermark_ms)
             generator = np.random.default_rng([config.seed, step, ranks.rank])
-            negatives = table.sample_items(config.num_uniform_negatives, generator)
-            inputs = StepInputs.of(batch, negatives, table, features)
+            inputs = _inputs(
+                batch, table, generator, features, config=config, every=config.every_position and not observe
+            )
+            torch.manual_seed(int(generator.integers(1 << 63)))  # dropout's; keyed, so that a resume drops the same
             rows = table.lookup(inputs.row_keys)
             # 3. Forward and backward: this rank's share of the mean over all targets.
             (num_targets,) = ranks.sum([inputs.num_targets])
@@ -145,9 +153,28 @@ def train(
             return
 
 
+def _inputs(
+    batch: Batch,
+    table: ItemTable,
+    generator: np.random.Generator,
+    features: ItemFeatures,
+    *,
+    config: TrainingConfig,
+    every: bool,
+) -> StepInputs:
+    """Choose what is trained and what it is told from."""
+    examples = batch.examples
+    if config.full_softmax:
+        negatives = table.all_items()
+    else:
+        negatives = table.sample_items(config.num_negatives, generator, config.negative_power)
+    trained = TrainedPositions.every(examples, generator) if every else TrainedPositions.after_window(examples)
+    return StepInputs.of(examples, trained, negatives, table, features)
+
+
 def _loss(
     model: nn.Module,
-    rows: Float[Tensor, "U D"],
+    rows: Float[Tensor, "U R"],
     inputs: StepInputs,
     table: ItemTable,
     *,
@@ -155,34 +182,60 @@ def _loss(
     config: TrainingConfig,
 ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
     """Return this rank's summed loss, and by name what it was computed from."""
-    precise = config.precision == "float32"
-    with torch.autocast(rows.device.type, dtype=torch.bfloat16, enabled=not precise):
+    precise, dim, device = config.precision == "float32", model_config.dim, rows.device
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=not precise):
         items = inputs.item_vectors(rows)
-        interests: Interests = model(inputs.behaviors(items), inputs.profiles(rows))
-        pool = score_vectors(items[inputs.pool.to(rows.device)], normalize=model_config.normalize)
-        target_index = inputs.targets.to(rows.device)
-        users = label_aware_attention(
-            interests, nn.functional.embedding(target_index, pool), model_config.label_attention_power
-        )
+        behaviors = inputs.behaviors(items[:, :dim])
+        interests: Interests = model(behaviors, inputs.profiles(rows[:, :dim]), ends=inputs.ends.to(device))
+        told = inputs.target_mask.any(dim=1).to(device)  # the others are ends without a target
+        interests = interests.take(told)
+        target_mask, targets = inputs.target_mask.to(device)[told], inputs.targets.to(device)[told]
+        pool = score_vectors(items[inputs.pool.to(device), -dim:], normalize=model_config.normalize)
+        target_vectors = nn.functional.embedding(targets, pool)
+        if config.interest_choice == "best":
+            scores = best_interest_scores(interests, pool)[:, None, :].expand(-1, targets.shape[1], -1)
+        else:
+            scores = label_aware_scores(interests, target_vectors, pool, model_config.label_attention_power)
         loss = sampled_softmax_loss(
-            users,
-            inputs.target_mask.to(rows.device),
-            target_index,
-            pool,
-            _log_inclusion(inputs, table, config).to(rows.device),
+            scores,
+            target_mask,
+            targets,
+            _log_inclusion(inputs, table, config).to(device),
             temperature=config.temperature,
             mask_other_targets=True,
+            hard_negative_beta=config.hard_negative_beta,
         )
-    return loss, {"item rows": rows, "interests": interests.vectors, "users": users, "pool": pool}
+        penalty = _penalty(interests, target_vectors, target_mask, config)
+    tensors = {"item rows": rows, "interests": interests.vectors, "scores": scores, "pool": pool, "penalties": penalty}
+    return loss + inputs.num_targets * penalty, tensors
+
+
+def _penalty(
+    interests: Interests, targets: Float[Tensor, "N T D"], target_mask: Bool[Tensor, "N T"], config: TrainingConfig
+) -> Float[Tensor, ""]:
+    """Return the weighted sum of the regularisers, a mean over this rank's users."""
+    penalty = interests.vectors.new_zeros(())
+    if config.spread_weight:
+        penalty = penalty + config.spread_weight * spread_penalty(interests, config.spread_margin)
+    if config.balance_weight:
+        balance = balance_penalty(interests, targets, target_mask, config.temperature)
+        penalty = penalty + config.balance_weight * balance
+    if config.routing_weight and interests.coupling is not None:
+        penalty = penalty + config.routing_weight * routing_penalty(interests.coupling, interests.mask)
+    return penalty
 
 
 def _log_inclusion(inputs: StepInputs, table: ItemTable, config: TrainingConfig) -> Float[Tensor, " P"]:
-    """Return the log of how likely each item of the pool was to be in it; zeros without the correction."""
-    if not config.logq_correction:
-        return torch.zeros(len(inputs.pool))
-    shares = torch.from_numpy(table.sighting_shares(inputs.pool_keys)).float()
-    num_others = max(1, inputs.num_targets - 1)
-    return log_inclusion_probability(shares, num_others, table.num_items, config.num_uniform_negatives)
+    """Return the log of how likely each item of the pool was to be a negative; zeros without the correction."""
+    if config.full_softmax or not config.logq_correction:
+        likely = torch.zeros(len(inputs.pool))
+    else:
+        shares = torch.from_numpy(table.sighting_shares(inputs.pool_keys)).float()
+        draws = torch.from_numpy(table.draw_shares(inputs.pool_keys, config.negative_power)).float()
+        num_others = max(1, inputs.num_targets - 1) if config.in_batch_negatives else 0
+        likely = log_inclusion_probability(shares, num_others, draws, config.num_negatives)
+    targets_only = ~inputs.drawn if not config.in_batch_negatives else torch.zeros_like(inputs.drawn)
+    return likely.masked_fill(targets_only, torch.inf)
 
 
 def _check_gradients(model: nn.Module, rows: Tensor, step: int) -> None:

@@ -19,7 +19,7 @@ from mind_dist.data.batches import Batch, batches
 from mind_dist.data.parquet import PreparedDataset
 from mind_dist.data.sequences import Examples, ExampleSource
 from mind_dist.model.item_bag import COLD_KEY
-from mind_dist.model.mind import MIND
+from mind_dist.model.multi_interest import MultiInterestModel
 from mind_dist.storage import Directory
 from mind_dist.training.collectives import Collectives, SingleRank
 from mind_dist.training.item_table import ItemTable, ReplicatedItemTable
@@ -67,11 +67,11 @@ class TrainingRun:
         self._positions = examples.positions()
         self._watermark_ms = 0
         torch.manual_seed(config.seed)
-        self.model = MIND(model_config).to(device)
+        self.model = MultiInterestModel(model_config).to(device)
         self._parallel_model = parallel(self.model)
         self._optimizer = dense_optimizer(self.model)
         self.table: ItemTable = ReplicatedItemTable(
-            model_config.dim,
+            model_config.row_dim,
             seed=config.seed,
             admission_count=config.admission_count,
             collectives=self._ranks,

@@ -10,31 +10,35 @@ from jaxtyping import Bool, Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mind_dist.data.batches import Batch
+from mind_dist.data.sequences import Examples
 from mind_dist.model.interests import Behaviors
 from mind_dist.model.item_bag import ItemBags, ItemFeatures, bag_keys, bag_members, pool_bags
 from mind_dist.records import Keys
 from mind_dist.training.item_table import ItemTable
+from mind_dist.training.positions import TrainedPositions
 
 
 @dataclass(frozen=True, slots=True)
 class StepInputs:
     """One rank's part of a step, before any row is read.
 
-    The N items are those of the histories, the targets and the negatives, each once; the pool is the items that
-    targets are told from. Items that are neither in the catalog nor in the table are masked out everywhere, and B counts the
-    windows that are left with a behavior and a target.
+    The I items are those of the histories, the targets and the negatives, each once; the pool is the items that
+    targets are told from. Items that are neither in the catalog nor in the table are left out everywhere, and B counts
+    the windows that are left with a behavior and a target. Targets are told from the pool by the interests at E ends of
+    each window, N = B · E.
 
     Attributes:
         row_keys: Table rows to look up, distinct and ascending, [U].
-        bags: The items as bags of these rows, [N, M].
+        bags: The items as bags of these rows, [I, M].
         history_keys: Item keys, [B, L].
         history: Indexes into the items, [B, L].
-        history_mask: True where real and known, [B, L].
+        history_mask: True where real, [B, L].
+        ends: Behavior after which interests are trained, -1 for none, [B, E].
         pool: Indexes into the items, distinct, [P].
         pool_keys: Their keys, [P].
-        targets: Indexes into the pool, [B, T].
-        target_mask: True where real, known, and with a history, [B, T].
+        drawn: True where a negative was drawn, [P]; the others are there as targets only.
+        targets: Indexes into the pool, [N, T].
+        target_mask: True where real, known, and with a history, [N, T].
         profile: Indexes into the rows, [B, F].
         profile_mask: True where the row is there, [B, F].
     """
@@ -44,40 +48,49 @@ class StepInputs:
     history_keys: Int64[Tensor, "B L"]
     history: Int64[Tensor, "B L"]
     history_mask: Bool[Tensor, "B L"]
+    ends: Int64[Tensor, "B E"]
     pool: Int64[Tensor, " P"]
     pool_keys: Keys
-    targets: Int64[Tensor, "B T"]
-    target_mask: Bool[Tensor, "B T"]
+    drawn: Bool[Tensor, " P"]
+    targets: Int64[Tensor, "N T"]
+    target_mask: Bool[Tensor, "N T"]
     profile: Int64[Tensor, "B F"]
     profile_mask: Bool[Tensor, "B F"]
 
     @classmethod
-    def of(cls, batch: Batch, negatives: Keys, table: ItemTable, features: ItemFeatures) -> StepInputs:
+    def of(
+        cls, examples: Examples, trained: TrainedPositions, negatives: Keys, table: ItemTable, features: ItemFeatures
+    ) -> StepInputs:
         """Find out which rows a batch and its negatives need, and where each of them goes."""
-        examples = batch.examples
-        items, (history, targets, drawn) = _distinct(examples.history, examples.targets, negatives)
+        items, (history, targets, drawn) = _distinct(examples.history, trained.targets, negatives)
         row_keys = np.union1d(bag_keys(items, features), examples.profile)
         row_keys = row_keys[table.has(row_keys)]
         bags = bag_members(items, features, row_keys)
-        known = bags.mask.any(dim=1).numpy()
-        history_mask = examples.history_mask & known[history]
-        target_mask = examples.target_mask & known[targets] & history_mask.any(axis=1, keepdims=True)
-        pool = np.unique(np.append(targets[target_mask], drawn[known[drawn]]))
+        known: NDArray[np.bool_] = bags.mask.any(dim=1).numpy()
+        order, history_mask, ends = _known_behaviors(examples.history_mask & known[history], trained.ends)
+        target_mask = trained.mask & known[targets] & (ends >= 0)[:, :, None]
+        drawn = drawn[known[drawn]]
+        pool = np.unique(np.append(targets[target_mask], drawn))
         profile = np.searchsorted(row_keys, examples.profile)
         profile_mask = (np.append(row_keys, 0)[profile] == examples.profile) & (examples.profile != 0)
-        told = target_mask.any(axis=1)  # windows without a known target or behavior teach nothing
-        targets, profile = np.where(target_mask, targets, pool[:1].sum()), np.where(profile_mask, profile, 0)
+        length, num_ends = _longest(history_mask), _longest(np.asarray(target_mask.any(axis=2)))
+        order, history_mask = order[:, :length], history_mask[:, :length]
+        ends, targets, target_mask = ends[:, :num_ends], targets[:, :num_ends], target_mask[:, :num_ends]
+        told = target_mask.any(axis=(1, 2))  # windows without a known target or behavior teach nothing
+        in_pool = np.searchsorted(pool, np.where(target_mask, targets, pool[:1].sum()))[told]
         return cls(
             row_keys,
             bags,
-            history_keys=torch.from_numpy(examples.history[told]),
-            history=torch.from_numpy(history[told]),
+            history_keys=torch.from_numpy(np.take_along_axis(examples.history, order, axis=1)[told]),
+            history=torch.from_numpy(np.take_along_axis(history, order, axis=1)[told]),
             history_mask=torch.from_numpy(history_mask[told]),
+            ends=torch.from_numpy(ends[told]),
             pool=torch.from_numpy(pool),
             pool_keys=items[pool],
-            targets=torch.from_numpy(np.searchsorted(pool, targets[told])),
-            target_mask=torch.from_numpy(target_mask[told]),
-            profile=torch.from_numpy(profile[told]),
+            drawn=torch.from_numpy(np.isin(pool, drawn)),
+            targets=torch.from_numpy(in_pool.reshape(-1, targets.shape[2])),
+            target_mask=torch.from_numpy(target_mask[told].reshape(-1, targets.shape[2])),
+            profile=torch.from_numpy(np.where(profile_mask, profile, 0)[told]),
             profile_mask=torch.from_numpy(profile_mask[told]),
         )
 
@@ -86,11 +99,11 @@ class StepInputs:
         """Targets that count in the loss."""
         return int(self.target_mask.sum())
 
-    def item_vectors(self, rows: Float[Tensor, "U D"]) -> Float[Tensor, "N D"]:
-        """Return the items' vectors."""
+    def item_vectors(self, rows: Float[Tensor, "U R"]) -> Float[Tensor, "I R"]:
+        """Return the items' vectors: as wide as the rows, the two of separate item vectors side by side."""
         return pool_bags(rows, self.bags.members.to(rows.device), self.bags.mask.to(rows.device))
 
-    def behaviors(self, items: Float[Tensor, "N D"]) -> Behaviors:
+    def behaviors(self, items: Float[Tensor, "I D"]) -> Behaviors:
         """Return the histories as the model takes them."""
         vectors = _gather(items, self.history)
         return Behaviors(vectors, self.history_keys.to(items.device), self.history_mask.to(items.device))
@@ -102,6 +115,21 @@ class StepInputs:
         return _gather(rows, self.profile) * self.profile_mask.to(rows.device)[:, :, None]
 
 
+def _known_behaviors(
+    mask: NDArray[np.bool_], ends: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
+    """Close the gaps that unknown behaviors leave: return the order of places, what is real then, and ends then."""
+    before = np.concatenate([np.zeros((len(mask), 1), dtype=np.int64), mask.cumsum(axis=1)], axis=1)
+    order = np.argsort(~mask, axis=1, kind="stable")
+    return order, np.take_along_axis(mask, order, axis=1), np.take_along_axis(before, ends + 1, axis=1) - 1
+
+
+def _longest(mask: NDArray[np.bool_]) -> int:
+    """Return how many columns hold all that is real, at least one: what is left of the others is padding."""
+    real = np.flatnonzero(mask.any(axis=0))
+    return int(real[-1]) + 1 if len(real) else 1
+
+
 def _distinct(*groups: Keys) -> tuple[Keys, list[NDArray[np.int64]]]:
     """Return the distinct keys of some arrays, ascending, and each array as indexes into them."""
     keys, inverse = np.unique(np.concatenate([group.ravel() for group in groups]), return_inverse=True)
@@ -109,5 +137,5 @@ def _distinct(*groups: Keys) -> tuple[Keys, list[NDArray[np.int64]]]:
     return keys, [part.reshape(group.shape) for part, group in zip(parts, groups, strict=True)]
 
 
-def _gather(vectors: Float[Tensor, "N D"], index: Int64[Tensor, "B M"]) -> Float[Tensor, "B M D"]:
+def _gather(vectors: Float[Tensor, "I D"], index: Int64[Tensor, "B M"]) -> Float[Tensor, "B M D"]:
     return torch.nn.functional.embedding(index.to(vectors.device), vectors)

@@ -7,11 +7,10 @@ import pytest
 import torch
 
 from mind_dist.config import ModelConfig
-from mind_dist.model.attention import label_aware_attention
 from mind_dist.model.interests import Behaviors
 from mind_dist.model.item_bag import pool_bags, score_vectors
-from mind_dist.model.loss import log_inclusion_probability, sampled_softmax_loss
-from mind_dist.model.mind import MIND
+from mind_dist.model.loss import label_aware_scores, log_inclusion_probability, sampled_softmax_loss
+from mind_dist.model.multi_interest import MultiInterestModel
 
 NUM_ROWS, NUM_ITEMS, NUM_USERS, LONGEST, NUM_TARGETS = 60, 50, 16, 10, 2
 
@@ -29,7 +28,7 @@ def run(power: float, *, normalize: bool) -> list[float]:
     config = ModelConfig(
         dim=8, hidden_dims=(12,), num_profile_features=1, label_attention_power=power, normalize=normalize
     )
-    model = MIND(config)
+    model = MultiInterestModel(config)
     for parameter in model.parameters():
         parameter.data = torch.from_numpy(random.normal(0, 0.3, parameter.shape).astype(np.float32))
     rows = torch.from_numpy(random.normal(0, 0.5, (NUM_ROWS, 8)).astype(np.float32)).requires_grad_()
@@ -39,16 +38,16 @@ def run(power: float, *, normalize: bool) -> list[float]:
     mask = torch.from_numpy(np.arange(LONGEST) < random.integers(0, LONGEST + 1, (NUM_USERS, 1)))
     targets = torch.from_numpy(random.integers(0, NUM_ITEMS, (NUM_USERS, NUM_TARGETS)))
     shares = torch.full((NUM_ITEMS,), 1 / NUM_ITEMS)
-    log_inclusion = log_inclusion_probability(shares, NUM_USERS * NUM_TARGETS - 1, NUM_ITEMS, 10)
+    log_inclusion = log_inclusion_probability(shares, NUM_USERS * NUM_TARGETS - 1, 10 * shares, 1)
     optimizer = torch.optim.SGD([rows, *model.parameters()], lr=0.02)
     losses = []
     for _ in range(6):
         items = pool_bags(rows, members, real_members)
         scored = score_vectors(items, normalize=normalize)
         interests = model(Behaviors(items[history], history, mask), rows[:NUM_USERS, None])
-        users = label_aware_attention(interests, scored[targets], power)
+        scores = label_aware_scores(interests, scored[targets], scored, power)
         real_targets = mask.any(dim=1, keepdim=True).expand_as(targets)
-        loss = sampled_softmax_loss(users, real_targets, targets, scored, log_inclusion, temperature=0.2)
+        loss = sampled_softmax_loss(scores, real_targets, targets, log_inclusion, temperature=0.2)
         optimizer.zero_grad()
         (loss / real_targets.sum()).backward()
         optimizer.step()

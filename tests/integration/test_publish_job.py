@@ -22,7 +22,7 @@ from mind_dist.encoder import InterestEncoder
 from mind_dist.errors import ConfigError
 from mind_dist.evaluation import EvaluationReport
 from mind_dist.index.milvus import MilvusVectorStore
-from mind_dist.model.mind import MIND
+from mind_dist.model.multi_interest import MultiInterestModel
 from mind_dist.records import BehaviorSequence
 from mind_dist.retrieval import retrieve
 from mind_dist.storage import Directory
@@ -38,7 +38,7 @@ def write_version(path: Path, seed: int) -> str:
     vectors = torch.randn(NUM_ITEMS, DIM).numpy()
     catalog = pa.table([keys, [str(key) for key in keys], [1] * NUM_ITEMS, [[]] * NUM_ITEMS], schema=ITEM_SCHEMA)
     writer = VersionWriter(Directory.at(path))
-    writer.write_dense(MIND(CONFIG).state_dict())
+    writer.write_dense(MultiInterestModel(CONFIG).state_dict())
     writer.write_optimizer({})
     writer.write_item_shard(0, 1, TableRows(keys, vectors, vectors, vectors, keys, keys + 1, keys))
     genres = pa.array([["war", "comedy"][key % 2] for key in keys])

@@ -25,7 +25,7 @@ from mind_dist.training.loop import train
 from mind_dist.training.run import TrainingRun
 from tests.toy_training import MODEL, TRAINING, event_examples, parquet_examples, toy_log, write_dataset
 
-CONFIG = dataclasses.replace(TRAINING, num_uniform_negatives=4000, lr_decay=False)
+CONFIG = dataclasses.replace(TRAINING, num_negatives=4000, lr_decay=False)
 """So many negatives that every item is in every pool: the loss is the full softmax, whoever computes it."""
 
 
@@ -152,7 +152,7 @@ def train_with_a_broken_rank(ranks: Collectives, dataset: PreparedDataset, _dire
     next(steps)
     if ranks.rank == 1:
         with torch.no_grad():
-            run.model.bilinear.fill_(torch.nan)
+            run.model.get_parameter("extraction.bilinear").fill_(torch.nan)
     with pytest.raises(TrainingError) as raised:
         next(steps)
     return str(raised.value)

@@ -17,7 +17,7 @@ from mind_dist.encoder import CHUNK_USERS, InterestEncoder, UserInterests
 from mind_dist.errors import VersionError
 from mind_dist.model.interests import Behaviors
 from mind_dist.model.item_bag import COLD_KEY
-from mind_dist.model.mind import MIND
+from mind_dist.model.multi_interest import MultiInterestModel
 from mind_dist.records import BehaviorSequence, Keys, no_keys
 from mind_dist.storage import Directory
 
@@ -43,15 +43,15 @@ def table_rows() -> TableRows:
     return TableRows(keys, vectors, vectors, vectors, counts, counts, counts)
 
 
-def model(config: ModelConfig = CONFIG) -> MIND:
+def model(config: ModelConfig = CONFIG) -> MultiInterestModel:
     torch.manual_seed(2)
-    mind = MIND(config)
+    mind = MultiInterestModel(config)
     for parameter in mind.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return mind
 
 
-def save(path: Path, config: ModelConfig = CONFIG, mind: MIND | None = None) -> str:
+def save(path: Path, config: ModelConfig = CONFIG, mind: MultiInterestModel | None = None) -> str:
     writer = VersionWriter(Directory.at(path))
     writer.write_dense((mind or model(config)).state_dict())
     writer.write_optimizer({})

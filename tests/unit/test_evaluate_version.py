@@ -25,7 +25,7 @@ from mind_dist.data.parquet import (
 from mind_dist.encoder import InterestEncoder
 from mind_dist.errors import VersionError
 from mind_dist.evaluation import evaluate_version, of_model
-from mind_dist.model.mind import MIND
+from mind_dist.model.multi_interest import MultiInterestModel
 from mind_dist.records import BehaviorSequence, no_keys
 from mind_dist.storage import Directory
 
@@ -59,7 +59,7 @@ def save_version(path: Path, id_type: str = "int64") -> str:
     torch.manual_seed(3)
     keys, vectors = np.arange(NUM_ITEMS), torch.randn(NUM_ITEMS, DIM).numpy()
     writer = VersionWriter(Directory.at(path))
-    writer.write_dense(MIND(CONFIG).state_dict())
+    writer.write_dense(MultiInterestModel(CONFIG).state_dict())
     writer.write_optimizer({})
     writer.write_catalog(catalog())
     writer.write_item_shard(0, 1, TableRows(keys, vectors, vectors, vectors, keys, keys + 1, keys))

@@ -13,17 +13,17 @@ from torch import Tensor
 import mind_dist.model as model_package
 from mind_dist.config import ModelConfig
 from mind_dist.model.interests import Behaviors, Interests
-from mind_dist.model.mind import MIND
+from mind_dist.model.multi_interest import MultiInterestModel
 from mind_dist.model.routing import content_keyed_logits
 from tests.reference import mind_loops
 
 CONFIG = ModelConfig(dim=8, num_interests=3, hidden_dims=(10, 6), num_profile_features=2, context_dim=3)
 
 
-def trained(config: ModelConfig = CONFIG) -> MIND:
+def trained(config: ModelConfig = CONFIG) -> MultiInterestModel:
     """Return a model whose parameters are all away from where they start."""
     torch.manual_seed(0)
-    model = MIND(config)
+    model = MultiInterestModel(config)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return model
@@ -78,7 +78,7 @@ def test_the_order_of_behaviors_does_not_matter() -> None:
 def test_a_fresh_model_gives_the_capsules_of_routing_in_plain_loops() -> None:
     config = ModelConfig(dim=4, num_interests=3, adaptive_interests=False, normalize=False)
     vectors, keys = torch.randn(1, 6, 4), torch.arange(6)[None]
-    found = MIND(config)(Behaviors(vectors, keys, torch.ones(1, 6, dtype=torch.bool)))
+    found = MultiInterestModel(config)(Behaviors(vectors, keys, torch.ones(1, 6, dtype=torch.bool)))
     logits = content_keyed_logits(keys, 3)
     capsules, coupling = mind_loops.routing(vectors[0].tolist(), logits[0].tolist(), config.routing_iterations)
     assert torch.allclose(found.vectors[0], torch.tensor(capsules), atol=1e-5)
@@ -97,7 +97,7 @@ def test_interests_are_of_length_one_and_weights_sum_to_one_where_there_are_beha
 
 @pytest.mark.parametrize("adaptive", [True, False])
 def test_the_number_of_interests_follows_the_length_when_adaptive(adaptive: bool) -> None:
-    model = MIND(ModelConfig(dim=4, num_interests=4, adaptive_interests=adaptive))
+    model = MultiInterestModel(ModelConfig(dim=4, num_interests=4, adaptive_interests=adaptive))
     lengths = torch.tensor([0, 1, 2, 3, 4, 7, 8, 15, 16, 40])
     mask = torch.arange(40) < lengths[:, None]
     found = model(Behaviors(torch.randn(10, 40, 4), torch.arange(400).reshape(10, 40), mask)).mask.sum(dim=1)
@@ -138,7 +138,7 @@ def loss_of(interests: Interests) -> Tensor:
 @pytest.mark.parametrize("scale", [0.0, 1e-6, 1.0])
 def test_gradients_are_finite_for_every_mask(adaptive: bool, fresh: bool, scale: float) -> None:
     config = replace(CONFIG, adaptive_interests=adaptive)
-    model = MIND(config) if fresh else trained(config)
+    model = MultiInterestModel(config) if fresh else trained(config)
     mask = torch.tensor(list(itertools.product([False, True], repeat=5)))
     vectors = (torch.randn(len(mask), 5, CONFIG.dim) * scale).requires_grad_()
     profile, context = torch.zeros(len(mask), 2, CONFIG.dim), torch.zeros(len(mask), 3)

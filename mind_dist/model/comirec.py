@@ -1,0 +1,64 @@
+"""ComiRec (arXiv 2005.09347): behaviors → interest capsules, by dynamic routing (DR) or self-attention (SA)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from mind_dist.config import ModelConfig
+from mind_dist.model.interests import Behaviors
+from mind_dist.model.places import ages
+from mind_dist.model.routing import Routing, dynamic_routing, initial_logits
+
+
+class PositionedRouting(nn.Module):
+    """ComiRec-DR: a matrix of its own maps each behavior to each interest, by the behavior's position (section 3.2).
+
+    Positions count from the newest behavior, so that padding and the window's length do not move them.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self._config = config
+        shape = (config.max_recency, config.num_interests, config.dim, config.dim)
+        self.maps = nn.Parameter(torch.randn(shape) * config.dim**-0.5)
+
+    def forward(
+        self, behaviors: Behaviors, placed: Float[Tensor, "B L D"], interest_mask: Bool[Tensor, "B K"]
+    ) -> Routing:
+        """Extract capsules; see `B2IRouting.forward`."""
+        maps = self.maps[ages(behaviors.mask, len(self.maps))].to(placed.dtype)
+        votes = torch.einsum("bld,blkde->blke", placed, maps)
+        mask = behaviors.mask[:, :, None] & interest_mask[:, None, :]
+        start = self._config.routing_start
+        logits = initial_logits(start, behaviors.keys, placed, behaviors.mask, interest_mask)
+        return dynamic_routing(votes, mask, logits, num_iterations=self._config.routing_iterations)
+
+
+class SelfAttention(nn.Module):
+    """ComiRec-SA: each interest is a mean of the behaviors, by attention over positions (section 3.2).
+
+    A = softmax over positions of W2ᵀ tanh(W1ᵀ (E + places)), capsules = A E: places say where to look and are no part
+    of what is seen.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width = config.attention_dim or 4 * config.dim
+        self.hidden = nn.Linear(config.dim, width, bias=False)
+        self.attention = nn.Linear(width, config.num_interests, bias=False)
+
+    def forward(
+        self, behaviors: Behaviors, placed: Float[Tensor, "B L D"], interest_mask: Bool[Tensor, "B K"]
+    ) -> Routing:
+        """Extract capsules; see `B2IRouting.forward`."""
+        coupling = self_attentive_coupling(self.attention(torch.tanh(self.hidden(placed))), behaviors.mask)
+        coupling = coupling * interest_mask[:, None, :]
+        return Routing(torch.bmm(coupling.transpose(1, 2).to(behaviors.vectors.dtype), behaviors.vectors), coupling)
+
+
+def self_attentive_coupling(logits: Float[Tensor, "B L K"], mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B L K"]:
+    """Return the softmax over the real positions; zeros for a history without any."""
+    logits = logits.masked_fill(~mask[:, :, None], torch.finfo(logits.dtype).min)
+    return logits.softmax(dim=1).masked_fill(~mask[:, :, None], 0.0)

@@ -1,0 +1,110 @@
+"""Interest capsules, joined with profile and context → interest vectors (MIND, section 4.4)."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mind_dist.config import ModelConfig
+
+
+class InterestHead(nn.Module):
+    """Adds ReLU layers of [capsule ; profile ; context] to each capsule.
+
+    The last layer gives zeros at first, so that a fresh model's interests are its capsules.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        widths = [_joined_width(config), *config.hidden_dims]
+        layers: list[nn.Module] = []
+        for width_in, width_out in pairwise(widths):
+            layers += [nn.Dropout(config.dropout), nn.Linear(width_in, width_out), nn.ReLU()]
+        last = nn.Linear(widths[-1], config.dim)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.layers = nn.Sequential(*layers, nn.Dropout(config.dropout), last)
+
+    def forward(self, capsules: Float[Tensor, "B K D"], joined: Float[Tensor, "B J"] | None) -> Float[Tensor, "B K D"]:
+        """Return interest vectors.
+
+        Args:
+            capsules: Interest capsules.
+            joined: Profile and context, tiled over the interests.
+        """
+        added: Tensor = self.layers(_tile(capsules, joined))
+        return capsules + added
+
+
+class PlainHead(nn.Module):
+    """Leaves capsules as they are, as ComiRec does."""
+
+    def forward(self, capsules: Float[Tensor, "B K D"], joined: Float[Tensor, "B J"] | None) -> Float[Tensor, "B K D"]:
+        """Return the capsules; there is nothing to join."""
+        assert joined is None
+        return capsules
+
+
+class HeadPerInterest(nn.Module):
+    """Adds to each capsule layers of the interest's own: what tells apart interests that have one state in common."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        widths = [_joined_width(config), *config.hidden_dims, config.dim]
+        self.weights = nn.ParameterList(
+            torch.randn(config.num_interests, width_in, width_out) * width_in**-0.5
+            for width_in, width_out in pairwise(widths)
+        )
+        self.biases = nn.ParameterList(torch.zeros(config.num_interests, 1, width) for width in widths[1:])
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, capsules: Float[Tensor, "B K D"], joined: Float[Tensor, "B J"] | None) -> Float[Tensor, "B K D"]:
+        """Return interest vectors; see `InterestHead.forward`."""
+        hidden = _tile(capsules, joined).transpose(0, 1)
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            hidden = hidden if layer == 0 else self.dropout(nn.functional.gelu(hidden))
+            hidden = torch.baddbmm(bias.to(hidden.dtype), hidden, weight.to(hidden.dtype))
+        return capsules + hidden.transpose(0, 1)
+
+
+def interest_head(config: ModelConfig) -> nn.Module:
+    """Return the head that a config asks for."""
+    if config.kind == "causal":
+        return HeadPerInterest(config)
+    plain = not (config.hidden_dims or config.num_profile_features or config.context_dim)
+    return PlainHead() if plain else InterestHead(config)
+
+
+def join(
+    profile: Float[Tensor, "B P D"] | None, context: Float[Tensor, "B C"] | None, config: ModelConfig
+) -> Float[Tensor, "B J"] | None:
+    """Return profile and context as one vector a user; None where the model takes neither.
+
+    Raises:
+        ValueError: The config asks for one that is not there or is of another width.
+    """
+    features = None if profile is None else profile.flatten(start_dim=1)
+    _check_width("profile", features, config.num_profile_features * config.dim)
+    _check_width("context", context, config.context_dim)
+    given = [part for part in (features, context) if part is not None]
+    return torch.cat(given, dim=1) if given else None
+
+
+def _joined_width(config: ModelConfig) -> int:
+    return config.dim * (1 + config.num_profile_features) + config.context_dim
+
+
+def _tile(capsules: Float[Tensor, "B K D"], joined: Float[Tensor, "B J"] | None) -> Float[Tensor, "B K _"]:
+    if joined is None:
+        return capsules
+    return torch.cat([capsules, joined[:, None, :].expand(-1, capsules.shape[1], -1)], dim=-1)
+
+
+def _check_width(name: str, part: Float[Tensor, "B W"] | None, expected: int) -> None:
+    """Raise ValueError when an input is missing, not asked for, or of another width."""
+    width = 0 if part is None else part.shape[1]
+    if width != expected:
+        raise ValueError(f"{name} has width {width}, the model's config says {expected}")

@@ -1,0 +1,28 @@
+"""The two-tower baseline: behaviors → one user vector."""
+
+from __future__ import annotations
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from mind_dist.config import ModelConfig
+from mind_dist.model.comirec import SelfAttention
+from mind_dist.model.interests import Behaviors
+from mind_dist.model.routing import Routing
+
+
+class MeanPooling(nn.Module):
+    """Takes the mean of the behaviors as the one capsule."""
+
+    def forward(
+        self, behaviors: Behaviors, placed: Float[Tensor, "B L D"], interest_mask: Bool[Tensor, "B K"]
+    ) -> Routing:
+        """Extract the capsule; see `B2IRouting.forward`."""
+        real = behaviors.mask[:, :, None] & interest_mask[:, None, :]
+        mean = placed.sum(dim=1, keepdim=True) / behaviors.mask.sum(dim=1).clamp(min=1)[:, None, None]
+        return Routing(mean, real.to(mean.dtype))
+
+
+def pooling(config: ModelConfig) -> nn.Module:
+    """Return how behaviors are pooled; attention is ComiRec-SA's, with one interest."""
+    return SelfAttention(config) if config.pooling == "attention" else MeanPooling()

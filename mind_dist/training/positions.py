@@ -1,0 +1,53 @@
+"""Examples → where in their windows interests are trained, and on which items."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mind_dist.data.sequences import Examples, Mask
+from mind_dist.records import Keys
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedPositions:
+    """E places of each of n windows, and what the interests there are to find.
+
+    Attributes:
+        ends: Last behavior that is seen, -1 for none, [n, E].
+        targets: Item keys, 0 where padded, [n, E, T].
+        mask: True where real, [n, E, T].
+    """
+
+    ends: NDArray[np.int64]
+    targets: Keys
+    mask: Mask
+
+    @classmethod
+    def after_window(cls, examples: Examples) -> TrainedPositions:
+        """Train the interests of each whole window on all its targets."""
+        places = np.arange(1, examples.history_mask.shape[1] + 1)
+        ends = (examples.history_mask * places).max(axis=1, initial=0, keepdims=True) - 1
+        return cls(ends, examples.targets[:, None, :], examples.target_mask[:, None, :])
+
+    @classmethod
+    def every(cls, examples: Examples, generator: np.random.Generator) -> TrainedPositions:
+        """Train the interests after every behavior on one of the next T items, evenly drawn.
+
+        What comes next is in the window itself and, behind its end, in its targets.
+        """
+        num_windows, length = examples.history.shape
+        horizon = examples.targets.shape[1]
+        behind = examples.history_mask.sum(axis=1, keepdims=True)
+        count = behind + examples.target_mask.sum(axis=1, keepdims=True)
+        sequence = np.zeros((num_windows, length + horizon), dtype=np.int64)
+        sequence[:, :length] = examples.history
+        np.put_along_axis(sequence, behind + np.arange(horizon), examples.targets, axis=1)
+        ends = np.broadcast_to(np.arange(length), (num_windows, length))
+        choices = np.minimum(horizon, count - 1 - ends)
+        real = (ends < behind) & (choices > 0)
+        steps = 1 + (generator.random(ends.shape) * choices).astype(np.int64)
+        targets = np.take_along_axis(sequence, np.where(real, ends + steps, 0), axis=1)
+        return cls(np.where(real, ends, -1), np.where(real, targets, 0)[:, :, None], real[:, :, None])
