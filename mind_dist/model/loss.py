@@ -1,4 +1,4 @@
-"""Interests × a pool of items → scores → the sampled softmax loss."""
+"""Scores of targets and of a pool of negatives → the sampled softmax loss."""
 
 from __future__ import annotations
 
@@ -9,24 +9,9 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from mind_dist.model.attention import label_aware_attention
-from mind_dist.model.interests import Interests
-
-
-def label_aware_scores(
-    interests: Interests, targets: Float[Tensor, "B T D"], pool: Float[Tensor, "P D"], power: float
-) -> Float[Tensor, "B T P"]:
-    """Score the pool for each target by the user as that target sees it (`label_aware_attention`)."""
-    return label_aware_attention(interests, targets, power) @ pool.T
-
-
-def best_interest_scores(interests: Interests, pool: Float[Tensor, "P D"]) -> Float[Tensor, "B P"]:
-    """Score each item of the pool by the best of a user's interests, as when served; zeros without interests."""
-    scores = (interests.vectors @ pool.T).masked_fill(~interests.mask[:, :, None], -math.inf)
-    return scores.amax(dim=1).masked_fill(~interests.mask.any(dim=1, keepdim=True), 0.0)
-
 
 def sampled_softmax_loss(
+    own: Float[Tensor, "B T"],
     scores: Float[Tensor, "B T P"],
     target_mask: Bool[Tensor, "B T"],
     target_index: Int64[Tensor, "B T"],
@@ -36,23 +21,23 @@ def sampled_softmax_loss(
     mask_other_targets: bool = False,
     hard_negative_beta: float = 0.0,
 ) -> Float[Tensor, ""]:
-    """Return the summed negative log likelihood of the targets among a pool of items.
+    """Return the summed negative log likelihood of the targets among a pool of negatives.
 
-    The pool holds each item once: the targets of all windows and the drawn negatives. So for every target, its own
-    entry is the positive — an accidental hit cannot be its negative — and all others are negatives, none twice.
+    The pool holds each item once, and no target is its own negative: so accidental hits do not count, and nothing
+    counts twice.
 
-    The softmax's denominator is estimated by exp(own score) + Σ exp(score_i) / q_i over the other entries, q_i the
+    The softmax's denominator is estimated by exp(own score) + Σ exp(score_i) / q_i over the pool, q_i the
     probability that item i is in the pool: an unbiased (Horvitz–Thompson) estimate of the sum over all items.
     The target's own score is not corrected, since its window put it there with certainty (arXiv 2507.09331 shows
     the bias of correcting it, as the usual in-batch logQ does, Yi et al., RecSys 2019). With all items in the pool
     and q = 1 this is the full softmax.
 
     Args:
-        scores: What each target's user scores the items of the pool, which are distinct.
+        own: What each target's user scores the target.
+        scores: And the items of the pool, which are distinct.
         target_mask: True where real.
-        target_index: Each target's place in the pool; any valid place where masked.
-        log_inclusion: log q_i (`log_inclusion_probability`); zeros for no correction, inf for an item that is in the
-            pool as a target only and no negative of others.
+        target_index: Each target's place in the pool, -1 where it is not in it; anything where masked.
+        log_inclusion: log q_i (`log_inclusion_probability`); zeros for no correction. It must be finite.
         temperature: Divides the scores.
         mask_other_targets: Leave a window's other targets out of the negatives of each.
         hard_negative_beta: Weigh negatives by exp(beta · logit), with mean 1 (REMI, arXiv 2302.14532, equation 8).
@@ -66,13 +51,14 @@ def sampled_softmax_loss(
     """
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, not {temperature}")
-    target_index = target_index.masked_fill(~target_mask, 0)
-    corrections = _corrections(target_mask, target_index, log_inclusion, mask_other_targets=mask_other_targets)
-    logits = scores.float() / temperature
-    weights = _hard_weights(logits, corrections, target_index, hard_negative_beta) if hard_negative_beta else 0.0
-    logits = logits + corrections + weights
-    losses = functional.cross_entropy(logits.flatten(0, 1), target_index.flatten(), reduction="none")
-    return losses.masked_fill(~target_mask.flatten(), 0.0).sum()
+    left_out = _left_out(target_mask, target_index, mask_other_targets=mask_other_targets)
+    corrections = _corrections(left_out, log_inclusion)
+    logits = torch.add(corrections, scores.float(), alpha=1 / temperature)
+    if hard_negative_beta:
+        logits = logits + _hard_weights(scores.float() / temperature, corrections, hard_negative_beta)
+    positive = own.float() / temperature
+    losses = torch.logaddexp(positive, _log_sum(logits)) - positive
+    return losses.masked_fill(~target_mask, 0.0).sum()
 
 
 def log_inclusion_probability(
@@ -104,33 +90,40 @@ def _log_never(probability: Float[Tensor, " P"], num_draws: int) -> Float[Tensor
     return never
 
 
-def _hard_weights(
-    logits: Float[Tensor, "B T P"], corrections: Float[Tensor, "B T P"], own: Int64[Tensor, "B T"], beta: float
-) -> Float[Tensor, "B T P"]:
-    """Return log weights of the negatives, β · logit less the log of its mean weight over all items; 0 for the target."""
-    lowest = torch.finfo(logits.dtype).min
-    own_place = own[:, :, None]
-    negatives = corrections.scatter(-1, own_place, lowest)
-    mean = (beta * logits + negatives).logsumexp(-1, keepdim=True) - negatives.logsumexp(-1, keepdim=True)
-    return (beta * logits - mean).scatter(-1, own_place, 0.0)
+def _left_out(
+    target_mask: Bool[Tensor, "B T"], target_index: Int64[Tensor, "B T"], *, mask_other_targets: bool
+) -> Int64[Tensor, "B T M"]:
+    """Return the places in the pool that are no negatives of a target, -1 for none: its own and its window's others."""
+    places = target_index.masked_fill(~target_mask, -1)
+    if not mask_other_targets:
+        return places[:, :, None]
+    return places[:, None, :].expand(-1, places.shape[1], -1)
 
 
 @torch.no_grad()
-def _corrections(
-    target_mask: Bool[Tensor, "B T"],
-    target_index: Int64[Tensor, "B T"],
-    log_inclusion: Float[Tensor, " P"],
-    *,
-    mask_other_targets: bool,
-) -> Float[Tensor, "B T P"]:
-    """Return what is added to every score: nothing for the target itself, -log q_i for the rest of the pool.
+def _corrections(left_out: Int64[Tensor, "B T M"], log_inclusion: Float[Tensor, " P"]) -> Float[Tensor, "B T P"]:
+    """Return what is added to every score: -log q_i, and the lowest number where an item is no negative.
 
     One tensor, filled in place and without a graph: each further pass over [B, T, P] would cost as much as a step of
     the model.
     """
-    own = target_index[:, :, None]
-    corrections = (-log_inclusion).expand(*target_index.shape, -1).clone()
-    if mask_other_targets:
-        of_window = torch.where(target_mask[:, None, :], target_index[:, None, :], own)
-        corrections.scatter_(-1, of_window, torch.finfo(corrections.dtype).min)
-    return corrections.scatter_(-1, own, 0.0)
+    num_items = log_inclusion.shape[0]
+    with_spare = (-functional.pad(log_inclusion, (0, 1))).expand(*left_out.shape[:2], -1).clone()
+    places = left_out.where(left_out >= 0, num_items)  # those of none fall into a spare column
+    with_spare.scatter_(-1, places, torch.finfo(with_spare.dtype).min)
+    return with_spare[:, :, :num_items]
+
+
+def _log_sum(logits: Float[Tensor, "B T P"]) -> Float[Tensor, "B T"]:
+    """Return log Σ exp; the lowest number, with a graph, for an empty pool."""
+    if logits.shape[-1] == 0:
+        return logits.sum(dim=-1) + torch.finfo(logits.dtype).min
+    return logits.logsumexp(dim=-1)
+
+
+def _hard_weights(
+    logits: Float[Tensor, "B T P"], corrections: Float[Tensor, "B T P"], beta: float
+) -> Float[Tensor, "B T P"]:
+    """Return the log of the negatives' weights, β · logit less the log of its mean over all items."""
+    mean = _log_sum(beta * logits + corrections) - _log_sum(corrections)
+    return beta * logits - mean[:, :, None]

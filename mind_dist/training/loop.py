@@ -23,13 +23,9 @@ from mind_dist.data.batches import Batch
 from mind_dist.errors import TrainingError
 from mind_dist.model.interests import Interests
 from mind_dist.model.item_bag import ItemFeatures, score_vectors
-from mind_dist.model.loss import (
-    best_interest_scores,
-    label_aware_scores,
-    log_inclusion_probability,
-    sampled_softmax_loss,
-)
+from mind_dist.model.loss import log_inclusion_probability, sampled_softmax_loss
 from mind_dist.model.regularizers import balance_penalty, routing_penalty, spread_penalty
+from mind_dist.model.scores import best_interest_scores, label_aware_scores
 from mind_dist.records import Positions
 from mind_dist.training.collectives import Collectives, SingleRank
 from mind_dist.training.item_table import ItemTable
@@ -169,7 +165,7 @@ def _inputs(
     else:
         negatives = table.sample_items(config.num_negatives, generator, config.negative_power)
     trained = TrainedPositions.every(examples, generator) if every else TrainedPositions.after_window(examples)
-    return StepInputs.of(examples, trained, negatives, table, features)
+    return StepInputs.of(examples, trained, negatives, table, features, in_batch=config.in_batch_negatives)
 
 
 def _loss(
@@ -191,22 +187,29 @@ def _loss(
         interests = interests.take(told)
         target_mask, targets = inputs.target_mask.to(device)[told], inputs.targets.to(device)[told]
         pool = score_vectors(items[inputs.pool.to(device), -dim:], normalize=model_config.normalize)
-        target_vectors = nn.functional.embedding(targets, pool)
+        targeted = score_vectors(items[inputs.targeted.to(device), -dim:], normalize=model_config.normalize)
+        target_vectors = nn.functional.embedding(targets, targeted)
         if config.interest_choice == "best":
-            scores = best_interest_scores(interests, pool)[:, None, :].expand(-1, targets.shape[1], -1)
+            scores = best_interest_scores(interests, target_vectors, pool)
         else:
             scores = label_aware_scores(interests, target_vectors, pool, model_config.label_attention_power)
         loss = sampled_softmax_loss(
-            scores,
+            *scores,
             target_mask,
-            targets,
+            inputs.targets_in_pool.to(device)[told],
             _log_inclusion(inputs, table, config).to(device),
             temperature=config.temperature,
             mask_other_targets=True,
             hard_negative_beta=config.hard_negative_beta,
         )
         penalty = _penalty(interests, target_vectors, target_mask, config)
-    tensors = {"item rows": rows, "interests": interests.vectors, "scores": scores, "pool": pool, "penalties": penalty}
+    tensors = {
+        "item rows": rows,
+        "interests": interests.vectors,
+        "scores": scores.own,
+        "pool": pool,
+        "penalties": penalty,
+    }
     return loss + inputs.num_targets * penalty, tensors
 
 
@@ -228,14 +231,11 @@ def _penalty(
 def _log_inclusion(inputs: StepInputs, table: ItemTable, config: TrainingConfig) -> Float[Tensor, " P"]:
     """Return the log of how likely each item of the pool was to be a negative; zeros without the correction."""
     if config.full_softmax or not config.logq_correction:
-        likely = torch.zeros(len(inputs.pool))
-    else:
-        shares = torch.from_numpy(table.sighting_shares(inputs.pool_keys)).float()
-        draws = torch.from_numpy(table.draw_shares(inputs.pool_keys, config.negative_power)).float()
-        num_others = max(1, inputs.num_targets - 1) if config.in_batch_negatives else 0
-        likely = log_inclusion_probability(shares, num_others, draws, config.num_negatives)
-    targets_only = ~inputs.drawn if not config.in_batch_negatives else torch.zeros_like(inputs.drawn)
-    return likely.masked_fill(targets_only, torch.inf)
+        return torch.zeros(len(inputs.pool))
+    shares = torch.from_numpy(table.sighting_shares(inputs.pool_keys)).float()
+    draws = torch.from_numpy(table.draw_shares(inputs.pool_keys, config.negative_power)).float()
+    num_others = max(1, inputs.num_targets - 1) if config.in_batch_negatives else 0
+    return log_inclusion_probability(shares, num_others, draws, config.num_negatives)
 
 
 def _check_gradients(model: nn.Module, rows: Tensor, step: int) -> None:

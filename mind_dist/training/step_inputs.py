@@ -34,10 +34,11 @@ class StepInputs:
         history: Indexes into the items, [B, L].
         history_mask: True where real, [B, L].
         ends: Behavior after which interests are trained, -1 for none, [B, E].
-        pool: Indexes into the items, distinct, [P].
+        pool: The negatives: indexes into the items, distinct, [P].
         pool_keys: Their keys, [P].
-        drawn: True where a negative was drawn, [P]; the others are there as targets only.
-        targets: Indexes into the pool, [N, T].
+        targeted: The targets: indexes into the items, distinct, [G].
+        targets: Indexes into the targeted, [N, T].
+        targets_in_pool: Places in the pool, -1 where not in it, [N, T].
         target_mask: True where real, known, and with a history, [N, T].
         profile: Indexes into the rows, [B, F].
         profile_mask: True where the row is there, [B, F].
@@ -51,17 +52,28 @@ class StepInputs:
     ends: Int64[Tensor, "B E"]
     pool: Int64[Tensor, " P"]
     pool_keys: Keys
-    drawn: Bool[Tensor, " P"]
+    targeted: Int64[Tensor, " G"]
     targets: Int64[Tensor, "N T"]
+    targets_in_pool: Int64[Tensor, "N T"]
     target_mask: Bool[Tensor, "N T"]
     profile: Int64[Tensor, "B F"]
     profile_mask: Bool[Tensor, "B F"]
 
     @classmethod
     def of(
-        cls, examples: Examples, trained: TrainedPositions, negatives: Keys, table: ItemTable, features: ItemFeatures
+        cls,
+        examples: Examples,
+        trained: TrainedPositions,
+        negatives: Keys,
+        table: ItemTable,
+        features: ItemFeatures,
+        *,
+        in_batch: bool = True,
     ) -> StepInputs:
-        """Find out which rows a batch and its negatives need, and where each of them goes."""
+        """Find out which rows a batch and its negatives need, and where each of them goes.
+
+        With `in_batch` the targets are negatives of each other, too.
+        """
         items, (history, targets, drawn) = _distinct(examples.history, trained.targets, negatives)
         row_keys = np.union1d(bag_keys(items, features), examples.profile)
         row_keys = row_keys[table.has(row_keys)]
@@ -69,15 +81,16 @@ class StepInputs:
         known: NDArray[np.bool_] = bags.mask.any(dim=1).numpy()
         order, history_mask, ends = _known_behaviors(examples.history_mask & known[history], trained.ends)
         target_mask = trained.mask & known[targets] & (ends >= 0)[:, :, None]
-        drawn = drawn[known[drawn]]
-        pool = np.unique(np.append(targets[target_mask], drawn))
+        targeted, pool = np.unique(targets[target_mask]), np.unique(drawn[known[drawn]])
+        pool = np.union1d(pool, targeted) if in_batch else pool
         profile = np.searchsorted(row_keys, examples.profile)
         profile_mask = (np.append(row_keys, 0)[profile] == examples.profile) & (examples.profile != 0)
         length, num_ends = _longest(history_mask), _longest(np.asarray(target_mask.any(axis=2)))
         order, history_mask = order[:, :length], history_mask[:, :length]
         ends, targets, target_mask = ends[:, :num_ends], targets[:, :num_ends], target_mask[:, :num_ends]
         told = target_mask.any(axis=(1, 2))  # windows without a known target or behavior teach nothing
-        in_pool = np.searchsorted(pool, np.where(target_mask, targets, pool[:1].sum()))[told]
+        num_targets = targets.shape[2]
+        targets = np.where(target_mask, targets, targeted[:1].sum())[told].reshape(-1, num_targets)
         return cls(
             row_keys,
             bags,
@@ -87,9 +100,10 @@ class StepInputs:
             ends=torch.from_numpy(ends[told]),
             pool=torch.from_numpy(pool),
             pool_keys=items[pool],
-            drawn=torch.from_numpy(np.isin(pool, drawn)),
-            targets=torch.from_numpy(in_pool.reshape(-1, targets.shape[2])),
-            target_mask=torch.from_numpy(target_mask[told].reshape(-1, targets.shape[2])),
+            targeted=torch.from_numpy(targeted),
+            targets=torch.from_numpy(np.searchsorted(targeted, targets)),
+            targets_in_pool=torch.from_numpy(_find(pool, targets)),
+            target_mask=torch.from_numpy(target_mask[told].reshape(-1, num_targets)),
             profile=torch.from_numpy(np.where(profile_mask, profile, 0)[told]),
             profile_mask=torch.from_numpy(profile_mask[told]),
         )
@@ -122,6 +136,12 @@ def _known_behaviors(
     before = np.concatenate([np.zeros((len(mask), 1), dtype=np.int64), mask.cumsum(axis=1)], axis=1)
     order = np.argsort(~mask, axis=1, kind="stable")
     return order, np.take_along_axis(mask, order, axis=1), np.take_along_axis(before, ends + 1, axis=1) - 1
+
+
+def _find(ascending: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the place of each wanted index, -1 where it is not there."""
+    places = np.searchsorted(ascending, wanted)
+    return np.where(np.append(ascending, -1)[places] == wanted, places, -1)
 
 
 def _longest(mask: NDArray[np.bool_]) -> int:

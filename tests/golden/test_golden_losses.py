@@ -9,8 +9,9 @@ import torch
 from mind_dist.config import ModelConfig
 from mind_dist.model.interests import Behaviors
 from mind_dist.model.item_bag import pool_bags, score_vectors
-from mind_dist.model.loss import label_aware_scores, log_inclusion_probability, sampled_softmax_loss
+from mind_dist.model.loss import log_inclusion_probability, sampled_softmax_loss
 from mind_dist.model.multi_interest import MultiInterestModel
+from mind_dist.model.scores import label_aware_scores
 
 NUM_ROWS, NUM_ITEMS, NUM_USERS, LONGEST, NUM_TARGETS = 60, 50, 16, 10, 2
 
@@ -47,7 +48,7 @@ def run(power: float, *, normalize: bool) -> list[float]:
         interests = model(Behaviors(items[history], history, mask), rows[:NUM_USERS, None])
         scores = label_aware_scores(interests, scored[targets], scored, power)
         real_targets = mask.any(dim=1, keepdim=True).expand_as(targets)
-        loss = sampled_softmax_loss(scores, real_targets, targets, log_inclusion, temperature=0.2)
+        loss = sampled_softmax_loss(*scores, real_targets, targets, log_inclusion, temperature=0.2)
         optimizer.zero_grad()
         (loss / real_targets.sum()).backward()
         optimizer.step()

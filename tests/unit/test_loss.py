@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -26,9 +27,17 @@ def problem(num_items: int = 9) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return users, mask, index, pool
 
 
+def loss_of(users: Tensor, mask: Tensor, index: Tensor, pool: Tensor, log_inclusion: Tensor, **options: Any) -> Tensor:
+    """Return the loss of users whose targets are all in the pool."""
+    scores = users @ pool.T
+    with_one = functional.pad(scores, (0, 1))  # an empty pool has no place to look at
+    own = with_one.gather(-1, index.clamp(max=len(pool))[:, :, None]).squeeze(-1)
+    return sampled_softmax_loss(own, scores, mask, index, log_inclusion, **options)
+
+
 def test_sampled_softmax_with_all_items_equals_full_softmax() -> None:
     users, mask, index, pool = problem()
-    found = sampled_softmax_loss(users @ pool.T, mask, index, torch.zeros(9), temperature=TEMPERATURE)
+    found = loss_of(users, mask, index, pool, torch.zeros(9), temperature=TEMPERATURE)
     logits = (users @ pool.T / TEMPERATURE)[mask]
     assert torch.allclose(found, functional.cross_entropy(logits, index[mask], reduction="sum"))
     by_hand = sum(
@@ -47,8 +56,8 @@ def test_drawing_so_much_that_all_items_are_in_the_pool_needs_no_correction() ->
 def test_accidental_hits_and_duplicates_are_masked(mask_other_targets: bool) -> None:
     users, mask, index, pool = problem()
     inclusion = torch.linspace(0.1, 0.9, 9)
-    found = sampled_softmax_loss(
-        users @ pool.T, mask, index, inclusion.log(), temperature=TEMPERATURE, mask_other_targets=mask_other_targets
+    found = loss_of(
+        users, mask, index, pool, inclusion.log(), temperature=TEMPERATURE, mask_other_targets=mask_other_targets
     )
     expected = 0.0
     for window in range(4):
@@ -66,9 +75,8 @@ def test_accidental_hits_and_duplicates_are_masked(mask_other_targets: bool) -> 
 
 
 def test_a_target_alone_in_the_pool_costs_nothing() -> None:
-    found = sampled_softmax_loss(
-        torch.ones(1, 1, 1), REAL, torch.zeros(1, 1, dtype=torch.int64), torch.full((1,), -9.0), temperature=0.1
-    )
+    index = torch.zeros(1, 1, dtype=torch.int64)
+    found = loss_of(torch.ones(1, 1, 2), REAL, index, torch.ones(1, 2), torch.full((1,), -9.0), temperature=0.1)
     assert found.item() == 0
 
 
@@ -85,7 +93,7 @@ def test_the_correction_makes_the_estimated_sum_unbiased() -> None:
         drawn = torch.cat(draws)
         pool = torch.unique(torch.cat([drawn, torch.tensor([target])]))
         at = (pool == target).nonzero()
-        loss = sampled_softmax_loss(user @ items[pool].T, REAL, at, log_inclusion[pool], temperature=1.0)
+        loss = loss_of(user, REAL, at, items[pool], log_inclusion[pool], temperature=1.0)
         estimates.append(math.exp(loss.item() + float(items[target] @ user[0, 0])))
     assert sum(estimates) / len(estimates) == pytest.approx(full, rel=0.03)
 
@@ -116,8 +124,8 @@ def test_no_target_at_all_costs_nothing_and_stays_in_the_graph(
     users = torch.zeros(windows, targets, 4, requires_grad=True)
     pool = torch.zeros(items, 4, requires_grad=True)
     index = torch.full((windows, targets), 99)
-    loss = sampled_softmax_loss(
-        users @ pool.T, index < 0, index, torch.zeros(items), temperature=0.1, mask_other_targets=mask_other_targets
+    loss = loss_of(
+        users, index < 0, index, pool, torch.zeros(items), temperature=0.1, mask_other_targets=mask_other_targets
     )
     loss.backward()
     assert loss.item() == 0
@@ -131,7 +139,7 @@ def test_no_target_at_all_costs_nothing_and_stays_in_the_graph(
 def test_loss_and_gradients_are_finite_in_every_precision(dtype: torch.dtype) -> None:
     users, mask, index, pool = problem()
     users, pool = (part.mul(30).to(dtype).requires_grad_() for part in (users, pool))
-    loss = sampled_softmax_loss(users @ pool.T, mask, index, torch.zeros(9), temperature=0.01, mask_other_targets=True)
+    loss = loss_of(users, mask, index, pool, torch.zeros(9), temperature=0.01, mask_other_targets=True)
     loss.backward()
     assert loss.dtype == torch.float32
     for value in (loss, users.grad, pool.grad):
@@ -142,4 +150,4 @@ def test_loss_and_gradients_are_finite_in_every_precision(dtype: torch.dtype) ->
 def test_a_temperature_that_is_not_above_zero_is_refused() -> None:
     users, mask, index, pool = problem()
     with pytest.raises(ValueError, match="above 0"):
-        sampled_softmax_loss(users @ pool.T, mask, index, torch.zeros(9), temperature=0.0)
+        loss_of(users, mask, index, pool, torch.zeros(9), temperature=0.0)

@@ -1,0 +1,80 @@
+"""Interests × items → scores: what targets and their negatives are told apart by."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mind_dist.model.attention import label_aware_attention
+from mind_dist.model.interests import Interests
+
+
+class Scores(NamedTuple):
+    """What each target's user scores.
+
+    Attributes:
+        own: The target, [B, T].
+        pool: The items of the pool, [B, T, P].
+    """
+
+    own: Float[Tensor, "B T"]
+    pool: Float[Tensor, "B T P"]
+
+
+def label_aware_scores(
+    interests: Interests, targets: Float[Tensor, "B T D"], pool: Float[Tensor, "P D"], power: float
+) -> Scores:
+    """Score by the user as each target sees it (`label_aware_attention`), for its negatives too."""
+    users = label_aware_attention(interests, targets, power)
+    return Scores((users * targets).sum(dim=-1), users @ pool.T)
+
+
+def best_interest_scores(interests: Interests, targets: Float[Tensor, "B T D"], pool: Float[Tensor, "P D"]) -> Scores:
+    """Score each item, target or not, by the user's best interest, as when served; zeros without interests."""
+    own = torch.bmm(targets, interests.vectors.transpose(1, 2))
+    lowest = torch.finfo(own.dtype).min
+    own = own.masked_fill(~interests.mask[:, None, :], lowest).amax(dim=-1)
+    scores: Tensor = _BestOfInterests.apply(interests.vectors, interests.mask, pool)  # type: ignore[no-untyped-call]
+    empty = ~interests.mask.any(dim=1)
+    own, scores = own.masked_fill(empty[:, None], 0.0), scores.masked_fill(empty[:, None], 0.0)
+    return Scores(own, scores[:, None, :].expand(-1, targets.shape[1], -1))
+
+
+class _BestOfInterests(torch.autograd.Function):
+    """max_k ⟨v_k, item⟩ over a user's interests, one interest after the other.
+
+    Autograd's own way keeps [B, K, P] scores and as many gradients, which takes twice the time.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, vectors: Float[Tensor, "B K D"], mask: Bool[Tensor, "B K"], pool: Float[Tensor, "P D"]
+    ) -> Float[Tensor, "B P"]:
+        best = _scores_of(0, vectors, mask, pool)
+        winner = torch.zeros_like(best, dtype=torch.uint8)
+        for interest in range(1, vectors.shape[1]):
+            scores = _scores_of(interest, vectors, mask, pool)
+            winner.masked_fill_(scores > best, interest)
+            best = torch.maximum(best, scores)
+        ctx.save_for_backward(vectors, pool, winner)
+        return best
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Float[Tensor, "B P"]) -> tuple[Float[Tensor, "B K D"], None, Float[Tensor, "P D"]]:
+        vectors, pool, winner = ctx.saved_tensors
+        of_vectors, of_pool = torch.empty_like(vectors), torch.zeros_like(pool)
+        for interest in range(vectors.shape[1]):
+            won = gradient * (winner == interest)
+            of_vectors[:, interest] = (won.to(pool.dtype) @ pool).to(vectors.dtype)
+            of_pool += (won.to(vectors.dtype).T @ vectors[:, interest]).to(pool.dtype)
+        return of_vectors, None, of_pool
+
+
+def _scores_of(
+    interest: int, vectors: Float[Tensor, "B K D"], mask: Bool[Tensor, "B K"], pool: Float[Tensor, "P D"]
+) -> Float[Tensor, "B P"]:
+    scores: Tensor = vectors[:, interest].to(pool.dtype) @ pool.T
+    return scores.masked_fill_(~mask[:, interest, None], torch.finfo(scores.dtype).min)
