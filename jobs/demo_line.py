@@ -24,7 +24,7 @@ from mind_dist.data.kafka import ensure_topics
 from mind_dist.data.parquet import ItemCatalog, PreparedDataset
 from mind_dist.encoder import InterestEncoder
 from mind_dist.errors import ConfigError, ServiceUnavailable
-from mind_dist.evaluation.protocol import HeldOut, held_out
+from mind_dist.evaluation import HeldOut, held_out
 from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.index.vector_store import VectorStore
 from mind_dist.serving.ray_app import APPLICATION, UPDATER

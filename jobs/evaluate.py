@@ -20,7 +20,20 @@ from mind_dist.data.parquet import PreparedDataset
 from mind_dist.encoder import InterestEncoder
 from mind_dist.evaluation import EvaluationReport, Report, evaluate_version
 
-_SHOWN = ("recall@20", "recall@50", "hit_rate@50", "ndcg@50", "coverage@50", "diversity@50", "recall@50_removed")
+_SHOWN = (
+    "recall@20",
+    "recall@50",
+    "hit_rate@50",
+    "ndcg@50",
+    "coverage@50",
+    "diversity@50",
+    "category_coverage@50",
+    "recall@50_removed",
+    "best_single_recall@50",
+    "least_interest_share@50",
+    "largest_interest_share@50",
+    "interest_cosine",
+)
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -37,7 +50,7 @@ class EvaluateJob:
     split: Literal["valid", "test"] = "test"
     """Whose users: valid to choose by, test to report."""
     category: str = ""
-    """Item column for diversity; empty for the first categorical feature."""
+    """Item column for diversity and category coverage; empty for the first categorical feature."""
 
 
 def main(job: EvaluateJob) -> None:
@@ -53,11 +66,11 @@ def main(job: EvaluateJob) -> None:
 
 
 def metrics_table(report: Report, title: str) -> Table:
-    """Return the main metrics of each recommender, side by side."""
+    """Return the main metrics of each recommender, side by side; those of interests are the model's alone."""
     table = Table("metric", *report, title=title)
     for name in _SHOWN:
         if any(name in values for values in report.values()):
-            table.add_row(name, *(f"{values[name]:.4f}" for values in report.values()))
+            table.add_row(name, *(f"{values[name]:.4f}" if name in values else "-" for values in report.values()))
     return table
 
 

@@ -119,8 +119,8 @@ class Candidate:
 
     Attributes:
         item_key: The item.
-        score: The best inner product over the user's interests.
-        interest: Index of the interest that gave this score.
+        score: Inner product with the interest that gave it: the user's best, where interests are merged by score.
+        interest: Index of that interest.
     """
 
     item_key: int

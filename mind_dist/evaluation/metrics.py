@@ -50,6 +50,20 @@ def diversity(categories: NDArray[np.bool_]) -> float:
     return float(1.0 - shared.sum() / (num_items * (num_items - 1) / 2))
 
 
+def category_coverage(listed: NDArray[np.bool_], wanted: NDArray[np.bool_]) -> float:
+    """Return the share of the targets' categories that a list has: |C(list) ∩ C(targets)| / |C(targets)|.
+
+    Args:
+        listed: Which categories each item of the list has, [n, C].
+        wanted: Which categories each target has, [m, C]; at least one.
+
+    >>> category_coverage(np.array([[True, False, True]]), np.array([[True, True, False], [True, False, False]]))
+    0.5
+    """
+    of_targets = wanted.any(axis=0)
+    return float((listed.any(axis=0) & of_targets).sum() / of_targets.sum())
+
+
 def mean_pairwise_cosine(vectors: NDArray[np.float32]) -> float:
     """Return the mean cosine between the distinct pairs of at least two vectors, [k, D]."""
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)

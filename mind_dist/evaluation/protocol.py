@@ -1,8 +1,7 @@
 """The protocol of ComiRec: what a user did first is shown, what followed is to be found among all items.
 
-Split by user, the first ⌊0.8·n⌋ behaviors of a valid or test user are the history and the rest are the targets;
-split by time, the cut is the split's point in time. Search is exact, over all items, the history kept among them;
-every metric is also given with the history's items left out (`…_removed`).
+Search is exact, over all items, the history kept among them; every metric of ranked items is also given with the
+history's items left out (`…_removed`).
 """
 
 from __future__ import annotations
@@ -17,10 +16,12 @@ from pyarrow import compute as pc
 
 from mind_dist.data.parquet import DatasetManifest, ItemCatalog, PreparedDataset
 from mind_dist.encoder import InterestEncoder
-from mind_dist.errors import ConfigError, DatasetError, VersionError
+from mind_dist.errors import ConfigError, VersionError
 from mind_dist.evaluation import metrics
+from mind_dist.evaluation.interest_use import interest_use
 from mind_dist.evaluation.recommenders import Recommender, of_model, popularity, transitions
-from mind_dist.records import BehaviorSequence, Keys
+from mind_dist.evaluation.users import HeldOut, held_out
+from mind_dist.records import Keys
 
 CUTOFFS = (20, 50)
 """Lengths N of the ranked lists that metrics are taken at."""
@@ -48,46 +49,13 @@ class EvaluationReport:
     metrics: Report
 
 
-@dataclass(frozen=True, slots=True)
-class HeldOut:
-    """A user to be evaluated.
-
-    Attributes:
-        history: What a recommender is shown.
-        future: What followed.
-    """
-
-    history: BehaviorSequence
-    future: BehaviorSequence
-
-    @property
-    def targets(self) -> Keys:
-        """The items that followed, repeats included."""
-        return self.future.item_keys
-
-
-def held_out(dataset: PreparedDataset, split: Literal["valid", "test"] = "test") -> list[HeldOut]:
-    """Return the users of a split, each cut into history and future; those without either are left out.
-
-    Raises:
-        DatasetError: A file is missing or torn, or no user is left.
-    """
-    cut = [_cut(sequence, dataset.manifest, split) for sequence in dataset.sequences(split)]
-    users = [user for user in cut if len(user.history) and len(user.future)]
-    if not users:
-        raise DatasetError(dataset.directory.uri, f"the {split} split has no user with both a history and targets")
-    return users
-
-
-def _cut(sequence: BehaviorSequence, manifest: DatasetManifest, split: Literal["valid", "test"]) -> HeldOut:
-    cut = manifest.num_inputs(sequence, split)
-    return HeldOut(sequence.slice(0, cut), sequence.slice(cut, len(sequence)))
-
-
 def measure(
     recommender: Recommender, users: Sequence[HeldOut], catalog: ItemCatalog, category: str = ""
 ) -> dict[str, float]:
-    """Return all metrics of a recommender, means over the users; diversity where `category` names a column.
+    """Return all metrics of a recommender, means over the users.
+
+    Where `category` names a column, they have `diversity` and, over users whose targets have a category,
+    `category_coverage`.
 
     Raises:
         ConfigError: The catalog has no such column.
@@ -119,7 +87,12 @@ def _metrics(
         "coverage": (recommended >= 0).sum() / max(1, len(catalog)),
     }
     if categories is not None:
-        means["diversity"] = np.mean([metrics.diversity(categories[catalog.rows(keys)]) for keys in ranked])
+        listed = [categories[catalog.rows(keys)] for keys in ranked]
+        wanted = [categories[catalog.rows(user.targets)] for user in users]
+        means["diversity"] = np.mean([metrics.diversity(each) for each in listed])
+        covered = [metrics.category_coverage(*pair) for pair in zip(listed, wanted, strict=True) if pair[1].any()]
+        if covered:
+            means["category_coverage"] = np.mean(covered)
     return {name: float(value) for name, value in means.items()}
 
 
@@ -142,13 +115,14 @@ def evaluate_version(
 ) -> Report:
     """Return the metrics of a model version and of the baselines.
 
-    The model's also have `interest_cosine`: the mean cosine between the interests of a user, over users with several.
+    The model's also have `interest_use`: how different its interests are, what each wins, what the best does alone.
 
     Args:
         dataset: What to evaluate on.
         encoder: The version.
         split: Whose users.
-        category: Column of the item catalog for diversity; the first categorical feature when empty.
+        category: Column of the item catalog for diversity and category coverage; the first categorical feature when
+            empty.
 
     Raises:
         VersionError: The version was trained on ids of another type.
@@ -162,15 +136,8 @@ def evaluate_version(
     category = category or _first_category(dataset.manifest)
     recommenders = {"model": of_model(encoder), "popularity": popularity(catalog), "transitions": transitions(dataset)}
     report = {name: measure(each, users, catalog, category) for name, each in recommenders.items()}
-    report["model"]["interest_cosine"] = interest_cosine(encoder, users)
+    report["model"] |= interest_use(encoder, users, max(CUTOFFS))
     return report
-
-
-def interest_cosine(encoder: InterestEncoder, users: Sequence[HeldOut]) -> float:
-    """Return the mean cosine between the interests of a user, over users with several; 0 without such users."""
-    vectors = [user.vectors for user in encoder.encode([user.history for user in users])]
-    cosines = [metrics.mean_pairwise_cosine(several) for several in vectors if len(several) > 1]
-    return float(np.mean(cosines)) if cosines else 0.0
 
 
 def _first_category(manifest: DatasetManifest) -> str:

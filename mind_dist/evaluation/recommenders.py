@@ -56,11 +56,11 @@ class ExactRecommender:
         if exclude_seen:
             for row, history in zip(scores, histories, strict=True):
                 row[_rows(self.item_keys, history.item_keys)] = -np.inf
-        for row, places in zip(scores, _best(scores, limit), strict=True):
+        for row, places in zip(scores, best_places(scores, limit), strict=True):
             yield self.item_keys[places[row[places] > -np.inf]]
 
 
-def _best(scores: Scores, limit: int) -> Keys:
+def best_places(scores: Scores, limit: int) -> Keys:
     """Return the places of the largest scores of each row, best first, [n, min(limit, N)]."""
     limit = min(limit, scores.shape[1])
     unordered = (

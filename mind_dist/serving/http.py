@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 from mind_dist.data.codec import id_key
 from mind_dist.errors import InvalidRequest, MindDistError, PoisonEvent, UnknownUser
 from mind_dist.index.vector_store import Scalar
+from mind_dist.retrieval import Merging
 from mind_dist.serving.recommender import Id, Recommender, RetrieveRequest, RetrieveResponse, UserView
 
 _MAX_EVENTS = 1000
@@ -53,7 +54,18 @@ class RetrieveBody(BaseModel):
         examples=[None],
     )
     limit: int = Field(100, description="Most candidates.", examples=[10])
-    diversity_weight: float = Field(0.0, description="0: best scores alone; larger: more categories.", examples=[0.0])
+    merging: Merging = Field(
+        "max",
+        description="How interests share the candidates. max: the best scores, whichever interest gives them. budget: "
+        "of each interest as many as its share of the behaviors says, at least one. round_robin: one of each in turn, "
+        "the interest with the largest share first.",
+        examples=["max"],
+    )
+    diversity_weight: float = Field(
+        0.0,
+        description="0: best scores alone; larger: more categories. Above 0 with merging max only.",
+        examples=[0.0],
+    )
     exclude_seen: bool = Field(True, description="Leave out the items of the history.")
     filter: dict[str, Scalar | list[Scalar]] = Field(
         default_factory=dict, description="Column → the value, or any of the values.", examples=[{}]
@@ -125,7 +137,11 @@ def build_api(recommender: Recommender, send_events: SendEvents) -> FastAPI:
 
     @api.post("/v1/retrieve")
     def retrieve(body: RetrieveBody) -> RetrieveResponse:
-        """Return candidates for a user, or for a bare history, from one model version."""
+        """Return candidates for a user, or for a bare history, from one model version.
+
+        Best scores first; with merging round_robin in the order of the turns, with a diversity_weight in that of the
+        choices. A score is the inner product with the interest that gave the item.
+        """
         return recommender.retrieve(RetrieveRequest(**dict(body)))
 
     @api.post("/v1/events", status_code=202)

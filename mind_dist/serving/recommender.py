@@ -17,12 +17,12 @@ import pyarrow as pa
 
 from mind_dist.config import ServingConfig
 from mind_dist.data.codec import id_key
-from mind_dist.encoder import InterestEncoder
+from mind_dist.encoder import InterestEncoder, UserInterests
 from mind_dist.errors import InvalidRequest, NotReady, PoisonEvent, UnknownUser, VectorStoreError
-from mind_dist.index.vector_store import Filter, UserRow, Vectors, VectorStore
+from mind_dist.index.vector_store import Filter, UserRow, VectorStore
 from mind_dist.observability import Metrics
 from mind_dist.records import BehaviorSequence, Candidate, Keys
-from mind_dist.retrieval import retrieve
+from mind_dist.retrieval import Merging, check_merging, retrieve
 
 Id = int | str
 """An outside id."""
@@ -40,7 +40,9 @@ class RetrieveRequest:
         user_id: A user with a row; or None, with `behaviors`.
         behaviors: Item ids, oldest first, in place of a user; unknown ones are ignored and counted.
         limit: Most candidates to return.
-        diversity_weight: 0 for the best scores alone; the larger, the more categories are mixed.
+        merging: `max` for the best scores, whichever interest gives them; `budget` for as many items of each interest
+            as its share of the behaviors says; `round_robin` for one of each interest in turn.
+        diversity_weight: 0 for the best scores alone; the larger, the more categories are mixed. With `max` only.
         exclude_seen: Leave out the items in the user's history or in `behaviors`.
         filter: Column → the value, or any of the values, that candidates must have.
     """
@@ -48,6 +50,7 @@ class RetrieveRequest:
     user_id: Id | None = None
     behaviors: Sequence[Id] | None = None
     limit: int = 100
+    merging: Merging = "max"
     diversity_weight: float = 0.0
     exclude_seen: bool = True
     filter: Filter = field(default_factory=dict)
@@ -55,7 +58,7 @@ class RetrieveRequest:
 
 @dataclass(frozen=True)
 class ScoredItem:
-    """One candidate: the item's outside id, its score, and the index of the interest that gave it."""
+    """One candidate: the item's outside id, the index of the interest that gave it, and its score for that interest."""
 
     item_id: Id
     score: float
@@ -64,13 +67,13 @@ class ScoredItem:
 
 @dataclass(frozen=True)
 class RetrieveResponse:
-    """Candidates, best first.
+    """Candidates.
 
     Attributes:
         model_version: The version that interests and items are of.
         num_interests: How many interests were searched with.
         unknown_items: Behaviors of the request whose item the version does not know.
-        candidates: The candidates.
+        candidates: Best first; in the order of the turns for `round_robin`, of the choices with a diversity_weight.
     """
 
     model_version: str
@@ -187,28 +190,29 @@ class Recommender:
             if not len(row.interests):
                 version = encoder.model_version
                 raise UnknownUser(f"user {request.user_id} is there, but version {version} knows none of their items")
-            interests, seen, num_unknown = row.interests, row.behaviors, 0
+            user, seen, num_unknown = UserInterests(row.interests, row.weights), row.behaviors, 0
         else:
-            interests, seen, num_unknown = _encode(encoder, request.behaviors or ())
+            user, seen, num_unknown = _encode(encoder, request.behaviors or ())
         candidates = retrieve(
             self._store,
             encoder.model_version,
-            interests,
+            user.vectors,
             request.limit,
+            weights=user.weights.tolist(),
+            merging=request.merging,
             exclude=seen.tolist() if request.exclude_seen else (),
             filter=request.filter,
             diversity_weight=request.diversity_weight,
             category_column=self._config.category_column or None,
         )
-        return RetrieveResponse(encoder.model_version, len(interests), num_unknown, _named(encoder, candidates))
+        return RetrieveResponse(encoder.model_version, len(user.vectors), num_unknown, _named(encoder, candidates))
 
     def _check(self, request: RetrieveRequest) -> None:
         if (request.user_id is None) == (request.behaviors is None):
             raise InvalidRequest("give either user_id or behaviors")
         if not 1 <= request.limit <= self._config.max_limit:
             raise InvalidRequest(f"limit {request.limit} must be between 1 and {self._config.max_limit}")
-        if not (math.isfinite(request.diversity_weight) and request.diversity_weight >= 0):
-            raise InvalidRequest(f"diversity_weight {request.diversity_weight} must be a finite number, 0 or more")
+        check_merging(request.merging, request.diversity_weight)
         if request.diversity_weight > 0 and not self._config.category_column:
             raise InvalidRequest("diversity_weight needs a category: this deployment has no category_column")
 
@@ -245,7 +249,7 @@ class Recommender:
         raise NotReady(f"version {active} is active, but not loaded here yet")
 
 
-def _encode(encoder: InterestEncoder, behaviors: Sequence[Id]) -> tuple[Vectors, Keys, int]:
+def _encode(encoder: InterestEncoder, behaviors: Sequence[Id]) -> tuple[UserInterests, Keys, int]:
     """Return the interests of a bare history, its known items, and the number of unknown ones."""
     try:
         keys = np.array([id_key(item_id, encoder.manifest.id_type) for item_id in behaviors], dtype=np.int64)
@@ -256,7 +260,7 @@ def _encode(encoder: InterestEncoder, behaviors: Sequence[Id]) -> tuple[Vectors,
         raise UnknownUser(f"version {encoder.model_version} knows none of the {len(keys)} behaviors")
     missing_profile = np.zeros(encoder.config.num_profile_features, dtype=np.int64)
     history = BehaviorSequence(0, known, np.arange(len(known)), missing_profile).last(encoder.max_behaviors)
-    return encoder.encode([history])[0].vectors, known, len(keys) - len(known)
+    return encoder.encode([history])[0], known, len(keys) - len(known)
 
 
 def _named(encoder: InterestEncoder, candidates: Sequence[Candidate]) -> list[ScoredItem]:

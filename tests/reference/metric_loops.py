@@ -43,6 +43,36 @@ def diversity(categories: Sequence[set[str]]) -> float:
     return different / pairs
 
 
+def category_coverage(ranked: Sequence[set[str]], targets: Sequence[set[str]]) -> float:
+    wanted = {name for names in targets for name in names}
+    covered = 0
+    for name in wanted:
+        covered += any(name in names for names in ranked)
+    return covered / len(wanted)
+
+
+def interest_shares(scores: Sequence[Sequence[float]], limit: int) -> list[float]:
+    """Return the share of the best items that each interest wins; `scores` are of each interest for each item."""
+    best = [max(of_item) for of_item in zip(*scores, strict=True)]
+    top = sorted(range(len(best)), key=lambda item: -best[item])[:limit]
+    won = [0] * len(scores)
+    for item in top:
+        of_item = [of_interest[item] for of_interest in scores]
+        won[of_item.index(max(of_item))] += 1
+    return [count / len(top) for count in won]
+
+
+def single_recalls(
+    scores: Sequence[Sequence[float]], items: Sequence[int], targets: Sequence[int], limit: int
+) -> list[float]:
+    """Return the recall of each interest alone."""
+    recalls = []
+    for of_interest in scores:
+        places = sorted(range(len(items)), key=lambda place: -of_interest[place])[:limit]
+        recalls.append(recall([items[place] for place in places], targets))
+    return recalls
+
+
 def cosine(vectors: Sequence[Sequence[float]]) -> float:
     cosines = []
     for place, first in enumerate(vectors):

@@ -106,10 +106,13 @@ def test_the_job_reports_the_model_beside_the_baselines(
     report = json.loads(output.read_text())
     assert set(report["metrics"]) == {"model", "popularity", "transitions"}
     assert report["metrics"]["model"]["recall@50"] > 0
-    assert -1 <= report["metrics"]["model"]["interest_cosine"] <= 1
-    assert "diversity@50" in report["metrics"]["popularity"]
+    assert {"diversity@50", "category_coverage@50"} <= report["metrics"]["popularity"].keys()
     assert report["split"] == "test"
-    assert "recall@50" in capsys.readouterr().out
+    table = capsys.readouterr().out
+    of_interests = ("best_single_recall@50", "least_interest_share@50", "largest_interest_share@50")
+    for name in ("recall@50", "category_coverage@50", *of_interests, "interest_cosine"):
+        assert -1 <= report["metrics"]["model"][name] <= 1
+        assert name in table
 
 
 def test_the_job_shows_its_table_without_an_output(

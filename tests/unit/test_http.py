@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import Sequence
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mind_dist.publishing import publish
 from mind_dist.records import BehaviorSequence
 from mind_dist.serving.http import EventBody, build_api
 from mind_dist.serving.recommender import Recommender
+from tests.reference import retrieval_loops
 from tests.versions import tiny_version
 
 
@@ -49,8 +51,9 @@ class Setting:
 
     def publish(self) -> str:
         encoder = InterestEncoder.load(self.uri)
-        user = BehaviorSequence(7, np.array([1, 2, 3]), np.array([10, 20, 30]))
-        publish(self.store, encoder, self.uri, sequences=[user])
+        one_interest = BehaviorSequence(7, np.array([1, 2, 3]), np.array([10, 20, 30]))
+        three_interests = BehaviorSequence(5, np.arange(8), np.arange(8))
+        publish(self.store, encoder, self.uri, sequences=[one_interest, three_interests])
         self.encoders[encoder.model_version] = encoder
         return encoder.model_version
 
@@ -96,6 +99,19 @@ def test_candidates_for_a_user_and_for_behaviors(client: Client) -> None:
     assert (of_user["unknown_items"], of_behaviors["unknown_items"]) == (0, 1)
 
 
+@pytest.mark.parametrize("merging", ["budget", "round_robin"])
+def test_interests_share_the_candidates_when_asked_so(client: Client, merging: str) -> None:
+    weights = client.get("/v1/users/5/interests").json()["weights"]
+    assert len(weights) == 3
+    answer = client.post("/v1/retrieve", json={"user_id": 5, "limit": 9, "merging": merging}).json()
+    given = [each["interest"] for each in answer["candidates"]]
+    heaviest = sorted(range(len(weights)), key=lambda interest: -weights[interest])
+    if merging == "budget":
+        assert [given.count(interest) for interest in range(len(weights))] == retrieval_loops.budgets(9, weights)
+    else:
+        assert given == list(islice(cycle(heaviest), 9))
+
+
 @pytest.mark.parametrize(
     ("body", "status", "reason"),
     [
@@ -104,6 +120,8 @@ def test_candidates_for_a_user_and_for_behaviors(client: Client) -> None:
         ('{"user_id": 7, "limit": 0}', 422, "limit 0"),
         ('{"user_id": 7, "limit": "many"}', 422, "limit: "),
         ('{"user_id": 7, "diversity_weight": NaN}', 422, "diversity_weight nan"),
+        ('{"user_id": 7, "merging": "median"}', 422, "merging: Input should be 'max', 'budget' or 'round_robin'"),
+        ('{"user_id": 7, "merging": "budget", "diversity_weight": 1}', 422, "not with budget"),
         ('{"user_id": 7, "filter": {"colour": "red"}}', 422, "unknown column"),
         ('{"user_id": 7, "filter": {"genre": {"not": "war"}}}', 422, "filter.genre"),
         ('{"user_id": 7.5}', 422, "user_id"),

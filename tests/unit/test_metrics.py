@@ -57,6 +57,18 @@ def test_diversity_equals_its_loop(categories: list[set[str]]) -> None:
     assert metrics.diversity(indicators) == pytest.approx(metric_loops.diversity(categories))
 
 
+categories = st.sets(st.sampled_from("abcd"))
+
+
+@given(st.lists(categories, max_size=8), st.lists(categories, min_size=1, max_size=8).filter(any))
+def test_category_coverage_equals_its_loop(listed: list[set[str]], wanted: list[set[str]]) -> None:
+    indicators = [
+        np.array([[name in owned for name in "abcd"] for owned in several], np.bool_).reshape(-1, 4)
+        for several in (listed, wanted)
+    ]
+    assert metrics.category_coverage(*indicators) == metric_loops.category_coverage(listed, wanted)
+
+
 def test_cosine_equals_its_loop() -> None:
     vectors = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
     assert metrics.mean_pairwise_cosine(vectors) == pytest.approx(metric_loops.cosine(vectors.tolist()), abs=1e-5)

@@ -1,5 +1,6 @@
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,17 +13,24 @@ from mind_dist.index.memory import InMemoryVectorStore
 from mind_dist.index.vector_store import UserRow
 from mind_dist.observability import InMemoryMetrics
 from mind_dist.publishing import publish
-from mind_dist.records import BehaviorSequence
+from mind_dist.records import BehaviorSequence, Candidate
+from mind_dist.retrieval import Merging
 from mind_dist.serving.recommender import Recommender, RetrieveRequest
+from tests.reference import retrieval_loops
 from tests.toy_serving import Clock
 from tests.versions import GENRES, tiny_version
 
 SECRET = 10_000
 """An item that nobody knows."""
 
+EIGHT = list(range(1, 9))
+"""A history long enough for three interests."""
+
 
 class Setting:
-    """A published tiny version with user 7, who saw items 1, 2 and 3, and user 8, who saw nothing known."""
+    """A published tiny version with user 5, who saw items 1 to 8 and has several interests, user 7, who saw items 1,
+    2 and 3 and has one, and user 8, who saw nothing known.
+    """
 
     def __init__(self, directory: Path, id_type: IdType = "int64") -> None:
         self.id_type = id_type
@@ -44,6 +52,7 @@ class Setting:
         uri = tiny_version(directory, seed=seed, id_type=self.id_type)
         encoder = InterestEncoder.load(uri)
         users = [
+            BehaviorSequence(int(self.user(5)[1]), self.keys(*EIGHT), np.arange(8)),
             BehaviorSequence(int(self.user(7)[1]), self.keys(1, 2, 3), np.arange(3)),
             BehaviorSequence(int(self.user(8)[1]), self.keys(SECRET), np.arange(1)),
         ]
@@ -92,6 +101,27 @@ def test_candidates_of_behaviors_equal_brute_force_and_unknown_items_are_counted
     assert len(setting.metrics.observed["mind_dist_retrieve_seconds"]) == 1
 
 
+@pytest.mark.parametrize("merging", ["budget", "round_robin"])
+@pytest.mark.parametrize("of", [{"user_id": 5}, {"behaviors": EIGHT}], ids=["user", "behaviors"])
+def test_interests_share_the_candidates_by_the_weights_of_the_history(
+    numbers: Setting, merging: Merging, of: dict[str, Any]
+) -> None:
+    [user] = numbers.first.encode([BehaviorSequence(0, numbers.keys(*EIGHT), np.arange(8))])
+    assert len(user.vectors) == 3
+    weights = user.weights.tolist()
+    pairs = [
+        Candidate(int(key), float(score), interest)
+        for interest, scores in enumerate(user.vectors @ numbers.first.item_vectors.T)
+        for key, score in zip(numbers.first.item_keys, scores, strict=True)
+    ]
+    by_budget = retrieval_loops.by_budget(pairs, retrieval_loops.budgets(10, weights), exclude=EIGHT)
+    in_turn = retrieval_loops.in_turn(pairs, 10, weights, exclude=EIGHT)
+    response = numbers.recommender.retrieve(RetrieveRequest(limit=10, merging=merging, **of))
+    found = [(each.item_id, each.interest) for each in response.candidates]
+    expected = by_budget if merging == "budget" else in_turn
+    assert found == [(each.item_key, each.interest) for each in expected]
+
+
 def test_a_users_view_is_in_outside_ids(setting: Setting) -> None:
     view = setting.recommender.interests(setting.user(7)[0])
     assert view.behaviors == [setting.id(item) for item in (1, 2, 3)]
@@ -125,6 +155,8 @@ def test_a_filter_holds_and_diversity_mixes_categories(numbers: Setting) -> None
         (RetrieveRequest(user_id=7, limit=101), "limit 101 must be between 1 and 100"),
         (RetrieveRequest(user_id=7, diversity_weight=float("nan")), "diversity_weight nan"),
         (RetrieveRequest(user_id=7, diversity_weight=-1.0), "diversity_weight -1.0"),
+        (RetrieveRequest(user_id=9, merging="median"), "merging 'median' must be one of"),  # type: ignore[arg-type]
+        (RetrieveRequest(user_id=9, merging="budget", diversity_weight=1.0), "not with budget"),
         (RetrieveRequest(user_id=7, filter={"colour": "red"}), "unknown column 'colour'"),
         (RetrieveRequest(user_id=7, filter={"genre": float("nan")}), "genre"),
         (RetrieveRequest(user_id="seven"), "user_id: must be an integer"),

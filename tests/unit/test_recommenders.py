@@ -151,6 +151,18 @@ def test_items_of_several_categories_differ_when_they_share_none() -> None:
     assert found["diversity@20"] == pytest.approx(2 / 3)
 
 
+def test_category_coverage_is_a_mean_over_users_whose_targets_have_categories() -> None:
+    items = catalog([], num_items=3)
+    genres = pa.array([["a", "b"], ["c"], None], pa.list_(pa.string()))
+    table = items.table.set_column(items.table.column_names.index("genre"), "genre", genres)
+    first = ExactRecommender(np.array([0]), lambda some: np.ones((len(some), 1)))
+    users = [user([], [0, 1]), user([], [1]), user([], [2]), user([], [99])]
+    found = measure(first, users, ItemCatalog(table), "genre")
+    assert found["category_coverage@50"] == pytest.approx((2 / 3 + 0) / 2)
+    assert "category_coverage@50" not in measure(first, users[2:], ItemCatalog(table), "genre")
+    assert "category_coverage@50" not in measure(first, users, ItemCatalog(table))
+
+
 def test_recommendations_outside_the_catalog_count_for_nothing_in_coverage() -> None:
     items = catalog([], num_items=2)
     stranger = ExactRecommender(np.array([1, 99]), lambda some: np.ones((len(some), 2)))

@@ -1,7 +1,7 @@
 """Retrieval against slow, obvious twins: every score of every item, a plain sort, a plain greedy loop."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -12,7 +12,17 @@ from mind_dist.errors import InvalidRequest, VectorStoreError
 from mind_dist.index.memory import InMemoryVectorStore
 from mind_dist.index.vector_store import MAX_LIMIT, Column, Hits, ItemRows, VersionInfo
 from mind_dist.records import Candidate
-from mind_dist.retrieval import POOL_FACTOR, aggregate, merge, retrieve
+from mind_dist.retrieval import (
+    POOL_FACTOR,
+    Merging,
+    aggregate,
+    merge,
+    merge_by_budget,
+    merge_in_turn,
+    retrieve,
+    split_limit,
+)
+from tests.reference import retrieval_loops
 
 DIM, VERSION = 3, "v1"
 
@@ -49,6 +59,9 @@ def greedy(pool: list[Candidate], categories: dict[int, set[str]], limit: int, w
     return chosen
 
 
+weights = st.integers(0, 6).map(float)
+
+
 @st.composite
 def requests(draw: st.DrawFn) -> dict[str, Any]:
     """Draw a small index and a request, in whole numbers: scores are exact, and often equal."""
@@ -58,6 +71,7 @@ def requests(draw: st.DrawFn) -> dict[str, Any]:
     return {
         "vectors": rng.integers(-3, 4, (num_items, DIM)).astype(np.float32),
         "interests": rng.integers(-2, 3, (num_interests, DIM)).astype(np.float32),
+        "weights": draw(st.none() | st.lists(weights, min_size=num_interests, max_size=num_interests)),
         "genres": rng.choice(["war", "comedy", "drama"], num_items).tolist(),
         "moods": [rng.choice(["dark", "light", "odd"], rng.integers(0, 3)).tolist() for _ in range(num_items)],
         "limit": draw(st.integers(1, 50)),
@@ -108,6 +122,92 @@ def test_diversified_retrieval_is_the_greedy_choice_from_what_all_interests_foun
     assert found == greedy(pool, categories, request["limit"], request["diversity_weight"])
 
 
+def all_pairs(request: dict[str, Any]) -> list[Candidate]:
+    """Return every allowed item for every interest, with its score."""
+    return [
+        Candidate(10 + item, float(request["vectors"][item] @ interest), place)
+        for item in np.flatnonzero(allowed_items(request)).tolist()
+        for place, interest in enumerate(request["interests"])
+    ]
+
+
+@given(requests())
+@settings(max_examples=150, deadline=None)
+def test_retrieval_by_budget_equals_brute_force(request: dict[str, Any]) -> None:
+    store = make_store(request["vectors"], request["genres"], request["moods"])
+    arguments = {name: request[name] for name in ("exclude", "filter", "weights")}
+    found = retrieve(store, VERSION, request["interests"], request["limit"], merging="budget", **arguments)
+    budgets = retrieval_loops.budgets(request["limit"], request["weights"] or [1.0] * len(request["interests"]))
+    assert found == retrieval_loops.by_budget(all_pairs(request), budgets)
+    if sum(allowed_items(request)) >= request["limit"]:
+        assert [sum(each.interest == place for each in found) for place in range(len(budgets))] == budgets
+
+
+@given(requests())
+@settings(max_examples=150, deadline=None)
+def test_retrieval_in_turn_equals_brute_force(request: dict[str, Any]) -> None:
+    store = make_store(request["vectors"], request["genres"], request["moods"])
+    arguments = {name: request[name] for name in ("exclude", "filter", "weights")}
+    found = retrieve(store, VERSION, request["interests"], request["limit"], merging="round_robin", **arguments)
+    shares = request["weights"] or [1.0] * len(request["interests"])
+    assert found == retrieval_loops.in_turn(all_pairs(request), request["limit"], shares)
+
+
+@given(st.integers(1, 60), st.lists(weights | st.floats(0, 1, width=32), min_size=1, max_size=6))
+def test_a_limit_is_split_as_its_loop_does_it(limit: int, shares: list[float]) -> None:
+    budgets = split_limit(limit, shares)
+    assert budgets == retrieval_loops.budgets(limit, shares)
+    assert sum(budgets) == limit
+    assert min(budgets) >= (limit >= len(shares))
+
+
+@st.composite
+def short_lists(draw: st.DrawFn) -> list[Hits]:
+    """Draw what interests found, each list of its own length, as an approximate index may answer."""
+    found = []
+    for keys in draw(st.lists(st.sets(st.integers(0, 15)), min_size=1, max_size=4)):
+        ranked = sorted(((float(draw(st.integers(0, 3))), key) for key in keys), key=lambda pair: (-pair[0], pair[1]))
+        columns = np.array([key for _, key in ranked], np.int64), np.array([score for score, _ in ranked], np.float32)
+        found.append(Hits(*columns))
+    return found
+
+
+@given(short_lists(), st.integers(1, 20), st.sets(st.integers(0, 15)), st.data())
+@settings(deadline=None)
+def test_places_an_interest_cannot_fill_go_to_the_others(
+    hits: list[Hits], limit: int, exclude: set[int], data: st.DataObject
+) -> None:
+    shares = data.draw(st.lists(weights, min_size=len(hits), max_size=len(hits)))
+    pairs = [
+        Candidate(key, score, place)
+        for place, found in enumerate(hits)
+        for key, score in zip(found.keys.tolist(), found.scores.tolist(), strict=True)
+    ]
+    budgets = split_limit(limit, shares)
+    by_budget = merge_by_budget(hits, budgets, exclude=exclude)
+    assert by_budget == retrieval_loops.by_budget(pairs, budgets, exclude)
+    turns = merge_in_turn(hits, limit, shares, exclude=exclude)
+    assert turns == retrieval_loops.in_turn(pairs, limit, shares, exclude)
+    num_items = len({pair.item_key for pair in pairs} - exclude)
+    assert len(by_budget) == len(turns) == min(limit, num_items)
+
+
+def test_budgets_and_turns_give_a_quiet_interest_its_share() -> None:
+    vectors = np.array([[9, 1, 0], [8, 1, 0], [7, 1, 0], [0, 2, 0], [0, 3, 0]], dtype=np.float32)
+    store = make_store(vectors, ["war"] * 5, [[]] * 5)
+    interests = np.array([[1, 0, 0], [0, 1, 0]], dtype=np.float32)
+
+    def keys(merging: Merging, weights: list[float] | None) -> list[int]:
+        found = retrieve(store, VERSION, interests, 3, weights=weights, merging=merging)
+        return [candidate.item_key for candidate in found]
+
+    assert keys("max", [0.5, 0.5]) == [10, 11, 12]
+    assert keys("budget", [0.6, 0.4]) == [10, 11, 14]
+    assert keys("budget", [0.4, 0.6]) == [10, 14, 13]
+    assert keys("round_robin", [0.4, 0.6]) == [14, 10, 13]
+    assert keys("round_robin", None) == [10, 14, 11]
+
+
 def test_a_higher_diversity_weight_brings_in_more_categories() -> None:
     vectors = np.array([[score, 0, 0] for score in (9, 8, 7, 6, 5, 4)], dtype=np.float32)
     store = make_store(vectors, ["war", "war", "war", "war", "comedy", "drama"], [[]] * 6)
@@ -130,6 +230,8 @@ def test_items_without_a_category_are_unlike_all_others() -> None:
 def test_merging_nothing_gives_nothing() -> None:
     nothing = Hits(np.empty(0, np.int64), np.empty(0, np.float32))
     assert merge([]) == merge([nothing, nothing], 5) == aggregate([], [], 3, 1.0) == []
+    assert merge_by_budget([], []) == merge_by_budget([nothing], [3]) == merge_in_turn([], 3, []) == []
+    assert split_limit(3, []) == []
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +240,8 @@ def store() -> InMemoryVectorStore:
 
 
 def test_a_user_without_interests_gets_nothing(store: InMemoryVectorStore) -> None:
-    assert retrieve(store, VERSION, np.empty((0, DIM), np.float32), 5) == []
+    for merging in get_args(Merging):
+        assert retrieve(store, VERSION, np.empty((0, DIM), np.float32), 5, weights=[], merging=merging) == []
 
 
 @pytest.mark.parametrize(
@@ -151,6 +254,11 @@ def test_a_user_without_interests_gets_nothing(store: InMemoryVectorStore) -> No
         ({"diversity_weight": float("nan")}, "diversity_weight"),
         ({"diversity_weight": 1.0}, "category column"),
         ({"diversity_weight": 1.0, "category_column": "nope"}, "unknown columns: nope"),
+        ({"merging": "median"}, "merging 'median' must be one of max, budget, round_robin"),
+        ({"merging": "budget", "diversity_weight": 1.0, "category_column": "genre"}, "not with budget"),
+        ({"merging": "budget", "weights": [0.5, 0.5]}, "2 weights for 1 interests"),
+        ({"merging": "budget", "weights": [-1.0]}, "weights"),
+        ({"merging": "round_robin", "weights": [float("nan")]}, "weights"),
         ({"filter": {"nope": 1}}, "unknown column 'nope'"),
         ({"interests": np.full((1, DIM), np.nan, np.float32)}, "finite"),
         ({"interests": np.ones((1, DIM + 1), np.float32)}, "must be"),
