@@ -77,4 +77,5 @@ def _scores_of(
     interest: int, vectors: Float[Tensor, "B K D"], mask: Bool[Tensor, "B K"], pool: Float[Tensor, "P D"]
 ) -> Float[Tensor, "B P"]:
     scores: Tensor = vectors[:, interest].to(pool.dtype) @ pool.T
-    return scores.masked_fill_(~mask[:, interest, None], torch.finfo(scores.dtype).min)
+    real = mask[:, interest, None]
+    return scores if real.all() else scores.masked_fill_(~real, torch.finfo(scores.dtype).min)
