@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -21,15 +21,20 @@ from mind_dist.observability import configure_logging
 J = TypeVar("J")
 
 
-def run(job: type[J], main: Callable[[J], int | None], arguments: list[str] | None = None) -> None:
+def run(
+    job: type[J],
+    main: Callable[[J], int | None],
+    arguments: list[str] | None = None,
+    recipes: Mapping[str, Callable[[], J]] | None = None,
+) -> None:
     """Parse settings, call `main`, and exit.
 
-    Settings come from `--config FILE.json` where given, then from the command line, which wins. Exit codes: 0 done,
+    Settings come from `--config FILE.json` or `--recipe NAME` where given, then from the command line, which wins. Exit codes: 0 done,
     1 a known error (one line on standard error), 2 a setting is wrong, 130 interrupted; a bug keeps its traceback.
     """
     configure_logging()
     try:
-        code = main(read_settings(job, sys.argv[1:] if arguments is None else arguments)) or 0
+        code = main(read_settings(job, sys.argv[1:] if arguments is None else arguments, recipes)) or 0
     except ConfigError as error:
         code = _fail(error, 2)
     except MindDistError as error:
@@ -40,24 +45,36 @@ def run(job: type[J], main: Callable[[J], int | None], arguments: list[str] | No
     sys.exit(code)
 
 
-def read_settings(job: type[J], arguments: list[str]) -> J:
-    """Return a job's settings from a command line, over those of `--config FILE.json`.
+def read_settings(job: type[J], arguments: list[str], recipes: Mapping[str, Callable[[], J]] | None = None) -> J:
+    """Return a job's settings from a command line, over those of `--config FILE.json` or of `--recipe NAME`.
 
     Raises:
         ConfigError: A setting is unknown or not allowed.
     """
-    default = None
-    if "--config" in arguments:
-        at = arguments.index("--config")
-        if at + 1 == len(arguments):
-            raise ConfigError("--config", "needs the path of a JSON file")
-        default = load(job, Path(arguments[at + 1]))
-        arguments = arguments[:at] + arguments[at + 2 :]
+    file, arguments = _taken("--config", arguments, "the path of a JSON file")
+    name, arguments = _taken("--recipe", arguments, "a name") if recipes else (None, arguments)
+    if file is not None and name is not None:
+        raise ConfigError("--recipe", "give it or --config, not both: a file holds all settings")
+    default = None if file is None else load(job, Path(file))
+    if recipes and name is not None:
+        if name not in recipes:
+            raise ConfigError("--recipe", f"{name!r} is none; there are {', '.join(recipes)}")
+        default = recipes[name]()
     try:
         prog = f"python -m {_module_of(job)}"
         return cast("J", tyro.cli(job, args=arguments, prog=prog, description=job.__doc__, default=default))
     except ValueError as error:  # a section's own check, reached from the command line
         raise ConfigError("command line", str(error)) from error
+
+
+def _taken(option: str, arguments: list[str], value: str) -> tuple[str | None, list[str]]:
+    """Return an option's value, None where it is not given, and the arguments without it."""
+    if option not in arguments:
+        return None, arguments
+    at = arguments.index(option)
+    if at + 1 == len(arguments):
+        raise ConfigError(option, f"needs {value}")
+    return arguments[at + 1], arguments[:at] + arguments[at + 2 :]
 
 
 def _module_of(job: type[object]) -> str:

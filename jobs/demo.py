@@ -24,6 +24,7 @@ from rich.table import Table
 from jobs.cli import run, stop_requested
 from mind_dist.config import ServingConfig, TrainingConfig
 from mind_dist.local_stack import LocalStack
+from mind_dist.recipes import best
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -41,7 +42,7 @@ class Demo:
     """Ray Train workers."""
     rate: float = 500.0
     """Events a second replayed through Kafka."""
-    training: TrainingConfig = field(default_factory=TrainingConfig)
+    training: TrainingConfig = field(default_factory=lambda: best().training)
     """How the model is trained."""
     serving: ServingConfig = field(default_factory=lambda: ServingConfig(category_column="genres"))
     """How it is served."""

@@ -1,6 +1,7 @@
 """Train a multi-interest model on Ray: prepared dataset or Kafka topic → model version.
 
     python -m jobs.train --dataset data/ml --storage runs --name ml --training.epochs 2
+    python -m jobs.train --recipe mind_paper --dataset data/ml --storage runs --name paper
     python -m jobs.train --dataset data/ml --storage runs --name live --source kafka --follow
 
 The same storage and name go on where the run stopped. SIGTERM ends a run after its step, with a version saved.
@@ -15,13 +16,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jobs.cli import connect_ray, interactive, run, stop_requested
 from mind_dist.config import Addresses
+from mind_dist.recipes import RECIPES, Recipe
 from mind_dist.training.ray_trainer import train_on_ray
 from mind_dist.training.run_monitor import TrainProgress
 from mind_dist.training.settings import TrainSettings
@@ -33,7 +37,10 @@ logger = logging.getLogger("mind_dist.train")
 
 @dataclass(frozen=True)
 class Train(TrainSettings):
-    """Train a multi-interest model on Ray; the same storage and name go on where the run stopped."""
+    """Train a multi-interest model on Ray; the same storage and name go on where the run stopped.
+
+    `--recipe NAME` takes model and training from `mind_dist.recipes`; they are those of `best` without it.
+    """
 
     output: Path | None = None
     """Write the result here as JSON, too."""
@@ -79,5 +86,10 @@ class _Logged:
             logger.info("training", extra={"fields": dataclasses.asdict(progress)})
 
 
+def _trained_by(recipe: Recipe) -> Train:
+    """Return a job whose dataset and storage are still to be given."""
+    return Train(tyro.MISSING, tyro.MISSING, model=recipe.model, training=recipe.training)
+
+
 if __name__ == "__main__":
-    run(Train, main)
+    run(Train, main, recipes={name: partial(_trained_by, make()) for name, make in RECIPES.items()})

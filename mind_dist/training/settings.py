@@ -9,6 +9,7 @@ from typing import Literal
 from mind_dist.config import KafkaConfig, ModelConfig, TrainingConfig
 from mind_dist.data.parquet import PreparedDataset
 from mind_dist.errors import ConfigError, DatasetError
+from mind_dist.recipes import best
 from mind_dist.storage import Directory
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -39,10 +40,10 @@ class TrainSettings:
     """How often lost workers are replaced before the job gives up."""
     num_to_keep: int = 2
     """Newest versions of the run that are kept."""
-    model: ModelConfig = field(default_factory=ModelConfig)
-    """The model."""
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    """How it is trained."""
+    model: ModelConfig = field(default_factory=lambda: best().model)
+    """The model; that of the recipe `best` where none is named."""
+    training: TrainingConfig = field(default_factory=lambda: best().training)
+    """How it is trained; as `best` where no recipe is named."""
     kafka: KafkaConfig = field(default_factory=KafkaConfig)
     """Where events come from."""
 

@@ -85,3 +85,15 @@ def test_sigterm_is_remembered_not_obeyed_at_once() -> None:
         assert stopping()
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_a_recipe_sets_what_the_command_line_does_not() -> None:
+    recipes = {"small": lambda: Job("small", ModelConfig(dim=4, num_interests=2))}
+    job = read_settings(Job, ["--recipe", "small", "--model.dim", "8"], recipes)
+    assert job == Job("small", ModelConfig(dim=8, num_interests=2))
+    with pytest.raises(ConfigError, match="'large' is none; there are small"):
+        read_settings(Job, ["--recipe", "large"], recipes)
+    with pytest.raises(ConfigError, match="not both"):
+        read_settings(Job, ["--recipe", "small", "--config", "job.json"], recipes)
+    with pytest.raises(ConfigError, match="needs a name"):
+        read_settings(Job, ["--recipe"], recipes)
