@@ -92,7 +92,7 @@ def measure(
     Raises:
         ConfigError: The catalog has no such column.
     """
-    categories = _indicators(catalog, category) if category else None
+    categories = category_indicators(catalog, category) if category else None
     histories = [user.history for user in users]
     found: dict[str, float] = {}
     for suffix, exclude_seen in (("", False), ("_removed", True)):
@@ -123,8 +123,12 @@ def _metrics(
     return {name: float(value) for name, value in means.items()}
 
 
-def _indicators(catalog: ItemCatalog, category: str) -> NDArray[np.bool_]:
-    """Return which categories each item has, [N + 1, C]; the last row is for what the catalog does not have."""
+def category_indicators(catalog: ItemCatalog, category: str) -> NDArray[np.bool_]:
+    """Return which categories each item has, [N + 1, C]; the last row is for what the catalog does not have.
+
+    Raises:
+        ConfigError: The catalog has no such column.
+    """
     if category not in catalog.table.column_names:
         raise ConfigError("category", f"no column of the item catalog; it has {', '.join(catalog.table.column_names)}")
     column = catalog.table[category].combine_chunks()
