@@ -16,6 +16,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +57,6 @@ class Bench:
     max_steps: int = 0
     max_behaviors: int = 0
 
-    def task(self, name: str) -> Task:
-        """Return what is to be done with a dataset, which is prepared if it is not there."""
-        if name not in DATASETS:
-            raise ConfigError("datasets", f"no dataset {name!r}; there are {', '.join(DATASETS)}")
-        if self.protocol == "leave-one-out":
-            return leave_one_out(name, self.data, self.cache)
-        return user_split(DATASETS[name], open_dataset(name, self.data, self.cache))
-
 
 @dataclass(frozen=True)
 class Cell:
@@ -90,6 +83,20 @@ class Outcome:
     curves: dict[str, dict[str, list[list[float]]]]
     per_user: dict[str, PerUser]
     users: list[int]
+
+
+@cache
+def open_task(bench: Bench, name: str) -> Task:
+    """Return what is to be done with a dataset, which is prepared if it is not there.
+
+    Raises:
+        ConfigError: There is no such dataset, or its files are not in the bench's folder.
+    """
+    if name not in DATASETS:
+        raise ConfigError("datasets", f"no dataset {name!r}; there are {', '.join(DATASETS)}")
+    if bench.protocol == "leave-one-out":
+        return leave_one_out(name, bench.data, bench.cache)
+    return user_split(DATASETS[name], open_dataset(name, bench.data, bench.cache))
 
 
 def train_cell(dataset: PreparedDataset, recipe: Recipe, directory: Path) -> InterestEncoder:
@@ -131,10 +138,10 @@ def run_cell(bench: Bench, cell: Cell, *, remeasure: bool = False) -> Outcome:
         cell: Which one.
         remeasure: Measure again, with the stored version.
     """
-    task = bench.task(cell.dataset)
+    task = open_task(bench, cell.dataset)
     key = _key(bench, cell, task)
     at = bench.cache / "cells" / key
-    if at.with_suffix(".json").exists() and not remeasure:
+    if not remeasure and at.with_suffix(".json").exists():
         return _read(at)
     stage = task.stage(bench.part)
     if cell.recipe in FLOORS:
@@ -145,7 +152,7 @@ def run_cell(bench: Bench, cell: Cell, *, remeasure: bool = False) -> Outcome:
         category = task.info.category
         measured = {history: interests.measure(task.protocol, category, history) for history in task.histories}
     about = {"train_s": round(train_s, 1), "settings": settings, "part": bench.part}
-    outcome = _outcome(cell, measured, about, stage)
+    outcome = outcome_of(cell, measured, about, stage)
     _write(at, outcome)
     return outcome
 
@@ -172,7 +179,8 @@ def _version(bench: Bench, cell: Cell, stage: Stage, directory: Path) -> tuple[I
     return InterestEncoder.load(str(directory)), json.loads(timing.read_text())["train_s"]
 
 
-def _outcome(cell: Cell, measured: Mapping[History, Measurement], about: dict[str, Any], stage: Stage) -> Outcome:
+def outcome_of(cell: Cell, measured: Mapping[History, Measurement], about: dict[str, Any], stage: Stage) -> Outcome:
+    """Return what was measured on a stage as an outcome, `about` in every row."""
     rows = [
         dataclasses.asdict(cell) | {"history": history} | found.means() | found.figures | about
         for history, found in measured.items()
