@@ -70,6 +70,7 @@ def _interest_usage(axes: Axes, outcomes: Outcomes) -> bool:
         width = 0.8 / len(curves)
         axes.bar(points[:, 0] + (place - (len(curves) - 1) / 2) * width, points[:, 1], width, label=label)
     axes.set(xlabel="interest", ylabel="share of the top 50 it finds")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     return bool(curves)
 
 

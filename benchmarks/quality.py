@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ from mind_dist.errors import ConfigError
 from mind_dist.recipes import RECIPES
 
 _SEED = 17
+_LOG_WIDTH = 130
+"""Width of the tables in a log, which has none of its own."""
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -103,7 +106,7 @@ class Quality:
 
 def main(job: Quality) -> None:
     """Measure, show, write."""
-    console = Console(soft_wrap=True)
+    console = Console(width=None if sys.stdout.isatty() else _LOG_WIDTH)
     bench = Bench(job.data, job.cache, job.protocol, job.part, job.max_steps, job.max_behaviors)
     cells = job.cells()
     for dataset in dict.fromkeys(cell.dataset for cell in cells):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.box import SIMPLE
 from rich.table import Table
 
 from benchmarks.cells import Cell, Outcome
@@ -23,27 +24,28 @@ _SUBJECT = ("best", 4)
 
 
 def quality_table(dataset: str, outcomes: Outcomes) -> Table:
-    """Return the metrics of a dataset: means over seeds (and their spread), history kept / removed."""
+    """Return the metrics of a dataset, means over seeds and their spread; a row for each history setting."""
     grouped = _by_seed(outcomes, dataset)
     rows = [row for found in grouped.values() for outcome in found for row in outcome.rows]
     names = [name for name in (*_METRICS, *_FIGURES) if any(name in row for row in rows)]
-    table = Table("recipe", "K", *names, "train s", title=f"{dataset}: history {' / '.join(_histories(rows))}")
+    headers = [name.replace("_", "\n").replace("@", "\n@") for name in names]
+    table = Table("recipe", "K", "history", *headers, "train\ns", title=dataset, box=SIMPLE, padding=(0, 1, 0, 0))
     for (recipe, k), found in grouped.items():
         own = [row for outcome in found for row in outcome.rows]
-        seconds = np.mean([row["train_s"] for row in own])
-        table.add_row(recipe, str(k), *(_cell(own, name) for name in names), f"{seconds:.0f}")
+        for history in dict.fromkeys(row["history"] for row in own):
+            of_history = [row for row in own if row["history"] == history]
+            seconds = np.mean([row["train_s"] for row in of_history])
+            table.add_row(recipe, str(k), history, *(_cell(of_history, name) for name in names), f"{seconds:.0f}")
     return table
 
 
 def _cell(rows: Sequence[dict[str, Any]], name: str) -> str:
-    """Return one metric of one recipe, by history."""
-    texts = []
-    for history in _histories(rows):
-        values = [row[name] for row in rows if row["history"] == history and name in row]
-        if values:
-            spread = f" ±{np.std(values):.3f}" if len(values) > 1 else ""
-            texts.append(f"{np.mean(values):.3f}".removeprefix("0") + spread)
-    return " / ".join(texts)
+    """Return one metric of one recipe: the mean over seeds, and the spread of several."""
+    values = [row[name] for row in rows if name in row]
+    if not values:
+        return ""
+    spread = f" ±{np.std(values):.3f}".replace("0.", ".") if len(values) > 1 else ""
+    return f"{np.mean(values):.3f}".replace("0.", ".", 1) + spread
 
 
 def compared(outcomes: Outcomes) -> list[dict[str, Any]]:
@@ -83,20 +85,14 @@ def _pairs(
 
 def paired_table(dataset: str, comparisons: Sequence[Mapping[str, Any]]) -> Table:
     """Return the comparisons of a dataset."""
-    table = Table(
-        "recipe", "against", "history", "metric", "difference", "95 % interval", "p", title=f"{dataset}: paired by user"
-    )
-    for each in comparisons:
-        if each["dataset"] == dataset:
-            table.add_row(
-                f"{each['recipe']} K={each['k']}",
-                f"{each['other']} K={each['other_k']}",
-                each["history"],
-                each["metric"],
-                f"{each['mean']:+.4f}",
-                f"{each['low']:+.4f} … {each['high']:+.4f}",
-                f"{each['p']:.4f}",
-            )
+    own = [each for each in comparisons if each["dataset"] == dataset]
+    subject = f"{own[0]['recipe']} K={own[0]['k']}" if own else "nothing trained"
+    columns = ("less", "K", "history", "metric", "difference", "95 % interval", "p")
+    table = Table(*columns, title=f"{dataset}: {subject} against the others, user by user", box=SIMPLE)
+    for each in own:
+        difference, interval = f"{each['mean']:+.4f}", f"{each['low']:+.4f} … {each['high']:+.4f}"
+        other = (each["other"], str(each["other_k"]), each["history"], each["metric"])
+        table.add_row(*other, difference, interval, f"{each['p']:.4f}")
     return table
 
 
@@ -113,7 +109,3 @@ def _per_user(outcomes: Sequence[Outcome], history: str, metric: str) -> NDArray
     """Return each user's mean over seeds, in the order of user keys, so that pairs are of one user."""
     ordered = [outcome.per_user[history][metric][np.argsort(outcome.users)] for outcome in outcomes]
     return np.asarray(np.mean(ordered, axis=0))
-
-
-def _histories(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(row["history"] for row in rows))
