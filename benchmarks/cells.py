@@ -4,8 +4,8 @@
     CACHE/versions/CELL/        the version a cell trained; CELL.json beside it, written last, says how long that took
     CACHE/cells/CELL.json .npz  rows and curves; metrics of each user
 
-CELL ends in a digest of the settings and of the dataset's manifest. Code is not in it: what the model or its training
-computes can change under the same settings, and then the cache has to go.
+CELL ends in a digest of the settings and of the dataset's manifest. Code is not in it, or no long run would survive a
+renamed variable; an outcome has its digest instead, so that one of other code can be told.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+import mind_dist
 from benchmarks.datasets import DATASETS, open_dataset
 from benchmarks.floors import FLOORS, NEIGHBORS, PENALTIES, RECENCIES
 from benchmarks.leave_one_out import leave_one_out
@@ -77,12 +78,14 @@ class Outcome:
         curves: Curves by history and name.
         per_user: Metric → value for each user, by history.
         users: Their keys.
+        code: What `code_digest` returned when it was measured.
     """
 
     rows: list[dict[str, Any]]
     curves: dict[str, dict[str, list[list[float]]]]
     per_user: dict[str, PerUser]
     users: list[int]
+    code: str
 
 
 @cache
@@ -187,7 +190,17 @@ def outcome_of(cell: Cell, measured: Mapping[History, Measurement], about: dict[
     ]
     curves = {str(history): found.curves for history, found in measured.items()}
     per_user = {str(history): found.per_user for history, found in measured.items()}
-    return Outcome(rows, curves, per_user, [user.history.user_key for user in stage.users])
+    return Outcome(rows, curves, per_user, [user.history.user_key for user in stage.users], code_digest())
+
+
+@cache
+def code_digest() -> str:
+    """Return a digest of the code that decides what a cell comes to."""
+    package = Path(mind_dist.__file__).parent
+    parts = ("model", "training", "data", "evaluation", "encoder.py")
+    files = [path for part in parts for path in sorted((package / part).rglob("*.py")) or [package / part]]
+    files += sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:10]
 
 
 def _key(bench: Bench, cell: Cell, task: Task) -> str:
@@ -210,7 +223,8 @@ def _write(at: Path, outcome: Outcome) -> None:
         f"{name}/{history}": values for history, found in outcome.per_user.items() for name, values in found.items()
     }
     np.savez_compressed(at.with_suffix(".npz"), users=np.array(outcome.users), **arrays)
-    content = json.dumps({"rows": outcome.rows, "curves": outcome.curves}, indent=2).encode()
+    values = {"rows": outcome.rows, "curves": outcome.curves, "code": outcome.code}
+    content = json.dumps(values, indent=2).encode()
     Directory.at(at.parent).write_bytes(f"{at.name}.json", content)
 
 
@@ -223,4 +237,4 @@ def _read(at: Path) -> Outcome:
             metric, _, history = name.rpartition("/")
             if metric:
                 per_user.setdefault(history, {})[metric] = arrays[name]
-    return Outcome(values["rows"], values["curves"], per_user, users)
+    return Outcome(values["rows"], values["curves"], per_user, users, values["code"])

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from benchmarks.cells import Cell, Outcome
 
@@ -70,7 +71,7 @@ def _interest_usage(axes: Axes, outcomes: Outcomes) -> bool:
         width = 0.8 / len(curves)
         axes.bar(points[:, 0] + (place - (len(curves) - 1) / 2) * width, points[:, 1], width, label=label)
     axes.set(xlabel="interest", ylabel="share of the top 50 it finds")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return bool(curves)
 
 

@@ -5,7 +5,8 @@
     python -m benchmarks.quality --data ../shared/data --full       # everything there is; hours, and it can be resumed
     python -m benchmarks.quality --data ../shared/data --part valid --recipes best --interests 1 2 4   # to choose by
 
-What was measured once under the same settings is read from the cache. After a change of code, remove the cache.
+What was measured once under the same settings is read from the cache. A result of other code than today's is marked so;
+after a change that matters, remove the cache's `cells` and `versions`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import torch
 from pydantic import ConfigDict, with_config
 from rich.console import Console
 
-from benchmarks.cells import Bench, Cell, Outcome, open_task, run_cell
+from benchmarks.cells import Bench, Cell, Outcome, code_digest, open_task, run_cell
 from benchmarks.datasets import MOVIELENS_100K
 from benchmarks.floors import FLOORS
 from benchmarks.plots import draw
@@ -63,7 +64,7 @@ class Quality:
     protocol: Protocol = "user-split"
     """ComiRec's split by user, or everybody's last item."""
     part: Part = "test"
-    """Whose users are measured: valid to choose by, test to report."""
+    """Whose users are measured: valid to choose by (the floors are tuned on them), test to report."""
     max_behaviors: int = 0
     """Longest history L in place of the dataset's own."""
     max_steps: int = 0
@@ -127,10 +128,9 @@ def measured(bench: Bench, cells: Sequence[Cell], job: Quality, report: Callable
     found: dict[Cell, Outcome] = {}
     for cell, outcome in _finished(bench, cells, job):
         found[cell] = outcome
-        row = outcome.rows[0]
-        report(
-            f"{len(found)}/{len(cells)}  {cell.dataset} {cell.recipe} K={cell.k} seed {cell.seed}: {row['train_s']} s"
-        )
+        where = f"{cell.dataset} {cell.recipe} K={cell.k} seed {cell.seed}"
+        stale = "" if outcome.code == code_digest() else ", by other code than today's"
+        report(f"{len(found)}/{len(cells)}  {where}: trained in {outcome.rows[0]['train_s']} s{stale}")
     return {cell: found[cell] for cell in cells}
 
 

@@ -3,6 +3,7 @@
     python -m benchmarks.sasrec --dataset ml1m --data ../shared/data --limit-s 900
 
 The result is stored in `benchmarks/stored/sasrec.json` with the command that made it, for `benchmarks.quality` to show.
+By leave-one-out, too, the model that is reported is the one that was chosen: trained without the last two items.
 """
 
 from __future__ import annotations
@@ -214,6 +215,7 @@ def store(path: Path, protocol: Protocol, outcome: Outcome, command: str) -> Non
         "curves": outcome.curves,
         "per_user": recalls,
         "users": outcome.users,
+        "code": outcome.code,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(stored) + "\n")
@@ -229,7 +231,7 @@ def stored_outcome(dataset: str, protocol: Protocol, path: Path = STORED) -> Out
         history: {name: np.array(values) for name, values in metrics.items()}
         for history, metrics in found["per_user"].items()
     }
-    return Outcome(found["rows"], found["curves"], per_user, found["users"])
+    return Outcome(found["rows"], found["curves"], per_user, found["users"], found["code"])
 
 
 if __name__ == "__main__":

@@ -35,12 +35,12 @@ def write_quality_dataset(path: Path) -> PreparedDataset:
         users[split] = [_user(first + number, generator) for number in range(num_users)]
         _write_split(directory, split, users[split])
     _write_items(directory, users["train"])
-    num_events = {split: sum(len(user) for user in found) for split, found in users.items()}
+    num_events = {str(split): sum(len(user) for user in found) for split, found in users.items()}
     manifest = DatasetManifest(
         id_type="int64",
         num_buckets=NUM_BUCKETS,
-        num_users=dict(SPLITS),
-        num_events=dict(num_events),
+        num_users={str(split): count for split, count in SPLITS.items()},
+        num_events=num_events,
         num_items=NUM_ITEMS,
         first_ms=0,
         last_ms=100,

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import cells
+from benchmarks.floors import FLOORS
 from benchmarks.quality import Quality, main
 from benchmarks.sasrec import SASRecJob, stored_outcome
 from benchmarks.sasrec import main as train_sasrec
@@ -49,7 +50,7 @@ def test_quality_measures_every_cell_once(cache: Path, tmp_path: Path, monkeypat
     assert len(list((tmp_path / "figures").glob("*.png"))) == 4
 
     monkeypatch.setattr(cells, "train_cell", None)  # to train is to fail
-    monkeypatch.setattr(cells, "FLOORS", dict.fromkeys(cells.FLOORS))
+    monkeypatch.setattr(cells, "FLOORS", dict.fromkeys(FLOORS))
     main(job(cache, tmp_path / "again"))
     assert json.loads((tmp_path / "again" / "quality.json").read_text()) == rows
 

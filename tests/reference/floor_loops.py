@@ -22,7 +22,7 @@ def item_knn(
                 if place + lag < len(sequence):
                     after = sequence[place + lag]
                     weight = 1 / lag**lag_power / events[before] ** source_power / events[after] ** target_power
-                    weights[before, after] += weight  # type: ignore[assignment]  # Counter's values are typed int
+                    weights[before, after] += weight
     return weights
 
 
