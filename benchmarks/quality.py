@@ -15,7 +15,7 @@ import json
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from itertools import product
@@ -110,13 +110,12 @@ def main(job: Quality) -> None:
     console = Console(width=None if sys.stdout.isatty() else _LOG_WIDTH)
     bench = Bench(job.data, job.cache, job.protocol, job.part, job.max_steps, job.max_behaviors)
     cells = job.cells()
-    for dataset in dict.fromkeys(cell.dataset for cell in cells):
+    datasets = list(dict.fromkeys(cell.dataset for cell in cells))
+    for dataset in datasets:
         open_task(bench, dataset)  # prepared here, once, before several processes want it
-    outcomes = measured(bench, cells, job, console.print)
-    if job.part == "test":
-        outcomes |= _stored(cells, job.protocol)
+    outcomes = measured(bench, cells, job, console.print) | stored(bench, datasets, console.print)
     comparisons = compared(outcomes)
-    for dataset in dict.fromkeys(cell.dataset for cell in cells):
+    for dataset in datasets:
         console.print(quality_table(dataset, outcomes))
         console.print(paired_table(dataset, comparisons))
     written = write_report(job, outcomes, comparisons)
@@ -149,11 +148,17 @@ def _finished(bench: Bench, cells: Sequence[Cell], job: Quality) -> Iterator[tup
             pool.shutdown(cancel_futures=True)
 
 
-def _stored(cells: Sequence[Cell], protocol: Protocol) -> dict[Cell, Outcome]:
+def stored(bench: Bench, datasets: Iterable[str], report: Callable[[str], None]) -> dict[Cell, Outcome]:
     """Return the stored results of what takes too long to train here."""
-    datasets = dict.fromkeys(cell.dataset for cell in cells)
-    found = {Cell(dataset, "sasrec"): stored_outcome(dataset, protocol) for dataset in datasets}
-    return {cell: outcome for cell, outcome in found.items() if outcome is not None}
+    found: dict[Cell, Outcome] = {}
+    for dataset in datasets:
+        outcome = stored_outcome(dataset, bench.protocol) if bench.part == "test" else None
+        users = {user.history.user_key for user in open_task(bench, dataset).reporting.users}
+        if outcome is not None and users == set(outcome.users):
+            found[Cell(dataset, "sasrec")] = outcome
+        elif outcome is not None:
+            report(f"{dataset}: the stored result of SASRec is left out, it is of other users")
+    return found
 
 
 def write_report(job: Quality, outcomes: dict[Cell, Outcome], comparisons: list[dict[str, Any]]) -> list[Path]:

@@ -159,8 +159,8 @@ def batches(sequences: Sequence[Keys], length: int, batch_size: int, seed: int) 
         order = generator.permutation(len(cuts))
         for first in range(0, len(order), batch_size):
             chosen = [cuts[place] for place in order[first : first + batch_size]]
-            inputs = [sequences[number][start:stop] for number, start, stop in chosen if stop > start]
-            targets = [sequences[number][start + 1 : stop + 1] for number, start, stop in chosen if stop > start]
+            inputs = [sequences[number][start:stop] for number, start, stop in chosen]
+            targets = [sequences[number][start + 1 : stop + 1] for number, start, stop in chosen]
             yield padded(inputs, length, 0), padded(targets, length, _PADDING)
 
 
