@@ -1,13 +1,16 @@
-# make demo   see the whole system work on MovieLens-100K (ARGS=--exit ends instead of serving on)
-# make test   all tests, with real services
-# make lint   ruff, mypy, import-linter
+# make demo          see the whole system work on MovieLens-100K (ARGS=--exit ends instead of serving on)
+# make test          all tests, with real services
+# make lint          ruff, mypy, import-linter
+# make quality       recipes beside floors on MovieLens-100K (DATA=../shared/data: on ml1m and online_retail_ii)
+# make quality-full  all recipes, K, seeds and datasets; hours, goes on where it stopped
 
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+DATA ?=
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint quality quality-full format clean
 
 demo: $(VENV)/.installed-local
 	@$(BIN)/python -m jobs.demo $(ARGS)
@@ -20,6 +23,12 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+quality: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.quality --data '$(DATA)' $(ARGS)
+
+quality-full: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.quality --data '$(DATA)' --full $(ARGS)
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .

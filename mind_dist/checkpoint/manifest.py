@@ -102,7 +102,7 @@ def seal(
         source=source,
         files=listed,
     )
-    values = dataclasses.asdict(manifest)
+    values = json.loads(json.dumps(dataclasses.asdict(manifest)))  # partitions as texts, which sort otherwise: 10 < 2
     directory.write_bytes(MANIFEST, json.dumps({**values, "digest": _digest_of(values)}, indent=2).encode())
     return manifest
 

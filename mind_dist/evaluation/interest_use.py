@@ -7,6 +7,7 @@ of them alone finds less than all together.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,18 +19,36 @@ from mind_dist.evaluation.users import HeldOut
 from mind_dist.records import Keys
 
 
-def interest_use(encoder: InterestEncoder, users: Sequence[HeldOut], limit: int) -> dict[str, float]:
-    """Return how a version uses its K interests, by exact search over all items, the history kept.
-
-    - `interest_cosine`: mean over users with several interests of `mean_pairwise_cosine`; 0 without such users.
-    - `least_interest_share@limit`: min over k of the mean over users with all K interests of `interest_shares`[k];
-      left out without such users.
-    - `largest_interest_share@limit`: the same, max over k.
-    - `best_single_recall@limit`: max over k of the mean over all users of `single_recalls`[k]; 0 for a user who does not
-      have interest k.
+@dataclass(frozen=True)
+class InterestUse:
+    """How a version uses its K interests, by exact search over all items, the history kept.
 
     Shares are of an interest's *index*. They tell an index that never wins from one that always does; where the index
     of the winner differs from user to user, they come out even although one interest wins all of each user's places.
+
+    Attributes:
+        cosine: Mean over users with several interests of `mean_pairwise_cosine`; 0 without such users.
+        shares: For each interest, the mean over users with all K of `interest_shares`; empty without such users.
+        recalls: For each interest, the mean over all users of `single_recalls`, 0 for a user who does not have it.
+        limit: Length of the ranked lists.
+    """
+
+    cosine: float
+    shares: list[float]
+    recalls: list[float]
+    limit: int
+
+    def summary(self) -> dict[str, float]:
+        """Return the figures by name: cosine, least and largest share, and recall of the best single interest."""
+        found = {"interest_cosine": self.cosine, f"best_single_recall@{self.limit}": max(self.recalls)}
+        if self.shares:
+            found[f"least_interest_share@{self.limit}"] = min(self.shares)
+            found[f"largest_interest_share@{self.limit}"] = max(self.shares)
+        return found
+
+
+def interest_use(encoder: InterestEncoder, users: Sequence[HeldOut], limit: int) -> InterestUse:
+    """Return how a version uses its interests.
 
     Args:
         encoder: The version.
@@ -46,15 +65,12 @@ def interest_use(encoder: InterestEncoder, users: Sequence[HeldOut], limit: int)
         found[: len(vectors)] = single_recalls(scores, encoder.item_keys, user.targets, limit)
         if len(vectors) == num_interests:
             shares.append(interest_shares(scores, limit))
-    use = {
-        "interest_cosine": float(np.mean(cosines)) if cosines else 0.0,
-        f"best_single_recall@{limit}": float(recalls.mean(axis=0).max()),
-    }
-    if shares:
-        by_interest = np.mean(shares, axis=0)
-        use[f"least_interest_share@{limit}"] = float(by_interest.min())
-        use[f"largest_interest_share@{limit}"] = float(by_interest.max())
-    return use
+    return InterestUse(
+        float(np.mean(cosines)) if cosines else 0.0,
+        np.mean(shares, axis=0).tolist() if shares else [],
+        recalls.mean(axis=0).tolist(),
+        limit,
+    )
 
 
 def interest_shares(scores: Vectors, limit: int) -> NDArray[np.float64]:

@@ -60,7 +60,7 @@ def measure(
     Raises:
         ConfigError: The catalog has no such column.
     """
-    categories = _indicators(catalog, category) if category else None
+    categories = category_indicators(catalog, category) if category else None
     histories = [user.history for user in users]
     found: dict[str, float] = {}
     for suffix, exclude_seen in (("", False), ("_removed", True)):
@@ -96,8 +96,12 @@ def _metrics(
     return {name: float(value) for name, value in means.items()}
 
 
-def _indicators(catalog: ItemCatalog, category: str) -> NDArray[np.bool_]:
-    """Return which categories each item has, [N + 1, C]; the last row is for what the catalog does not have."""
+def category_indicators(catalog: ItemCatalog, category: str) -> NDArray[np.bool_]:
+    """Return which categories each item has, [N + 1, C]; the last row is for what the catalog does not have.
+
+    Raises:
+        ConfigError: The catalog has no such column.
+    """
     if category not in catalog.table.column_names:
         raise ConfigError("category", f"no column of the item catalog; it has {', '.join(catalog.table.column_names)}")
     column = catalog.table[category].combine_chunks()
@@ -136,7 +140,7 @@ def evaluate_version(
     category = category or _first_category(dataset.manifest)
     recommenders = {"model": of_model(encoder), "popularity": popularity(catalog), "transitions": transitions(dataset)}
     report = {name: measure(each, users, catalog, category) for name, each in recommenders.items()}
-    report["model"] |= interest_use(encoder, users, max(CUTOFFS))
+    report["model"] |= interest_use(encoder, users, max(CUTOFFS)).summary()
     return report
 
 

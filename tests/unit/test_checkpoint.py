@@ -16,7 +16,7 @@ from mind_dist.checkpoint.manifest import _digest_of
 from mind_dist.config import ModelConfig, TrainingConfig, dump
 from mind_dist.data.parquet import ITEM_SCHEMA, ItemCatalog
 from mind_dist.errors import VersionError
-from mind_dist.records import BehaviorSequence, no_keys
+from mind_dist.records import BehaviorSequence, Positions, no_keys
 from mind_dist.storage import Directory
 
 DENSE = {"bilinear": torch.eye(3), "head.0.bias": torch.arange(2.0), "scalar": torch.tensor(7)}
@@ -35,7 +35,7 @@ def table_rows(*keys: int) -> TableRows:
     return TableRows(column, matrix, matrix + 1, matrix + 2, column + 3, column + 4, column + 5)
 
 
-def save(path: Path, *, step: int = 12) -> Manifest:
+def save(path: Path, *, step: int = 12, positions: Positions | None = None) -> Manifest:
     directory = Directory.at(path)
     workers = [VersionWriter(directory), VersionWriter(directory)]
     workers[0].write_dense(DENSE)
@@ -51,7 +51,7 @@ def save(path: Path, *, step: int = 12) -> Manifest:
         id_type="string",
         step=step,
         watermark_ms=99,
-        positions={0: 17, 4: 0},
+        positions=positions or {0: 17, 4: 0},
         metrics={"recall@50": 0.25},
         source="somewhere",
     )
@@ -84,6 +84,12 @@ def test_a_version_reads_back_as_it_was_written(tmp_path: Path) -> None:
     for read, written in zip(version.history(4), sorted(HISTORY, key=lambda s: s.user_key), strict=True):
         assert_same_user(read, written)
     assert version.history(5) == []
+
+
+def test_a_version_of_more_than_ten_partitions_reads_back(tmp_path: Path) -> None:
+    positions = {partition: 5 * partition for partition in range(12)}
+    save(tmp_path, positions=positions)
+    assert ModelVersion.open(str(tmp_path)).manifest.positions == positions
 
 
 def test_item_shards_are_joined_in_key_order(saved: Path) -> None:

@@ -83,7 +83,7 @@ def test_interest_use_equals_its_loops(tmp_path: Path) -> None:
     alone = [sum(of_user[k] for of_user in singles if len(of_user) > k) / len(users) for k in range(3)]
     cosines = [metric_loops.cosine(vectors.tolist()) for vectors in interests if len(vectors) > 1]
 
-    assert interest_use(encoder, users, LIMIT) == {
+    assert interest_use(encoder, users, LIMIT).summary() == {
         "least_interest_share@50": pytest.approx(min(by_interest)),
         "largest_interest_share@50": pytest.approx(max(by_interest)),
         "best_single_recall@50": pytest.approx(max(alone)),
@@ -95,20 +95,20 @@ def test_the_best_single_interest_is_one_for_all_users() -> None:
     items = [[1.0, 0.0], [0.0, 1.0]]
     both_ways = given_interests([items, items[::-1]], items)
     users = [user([0], [0]), user([1], [0])]
-    assert interest_use(both_ways, users, 1)["best_single_recall@1"] == 0.5
-    assert interest_use(both_ways, users[:1], 1)["best_single_recall@1"] == 1.0
+    assert interest_use(both_ways, users, 1).summary()["best_single_recall@1"] == 0.5
+    assert interest_use(both_ways, users[:1], 1).summary()["best_single_recall@1"] == 1.0
 
 
 def test_an_interest_that_never_wins_has_no_share() -> None:
     dead = given_interests([[[1.0, 1.0], [-1.0, -1.0]], [[9.0, 9.0]]], [[1.0, 0.0], [0.0, 1.0]])
-    use = interest_use(dead, [user([0], [0]), user([1], [0])], 2)
+    use = interest_use(dead, [user([0], [0]), user([1], [0])], 2).summary()
     assert (use["least_interest_share@2"], use["largest_interest_share@2"]) == (0.0, 1.0)
     assert use["interest_cosine"] == pytest.approx(-1.0)
 
 
 def test_shares_are_left_out_where_no_user_has_all_interests() -> None:
     few = given_interests([[[1.0, 1.0]], []], [[1.0, 0.0], [0.0, 1.0]])
-    use = interest_use(few, [user([0], [1]), user([1], [0])], 2)
+    use = interest_use(few, [user([0], [1]), user([1], [0])], 2).summary()
     assert use == {"interest_cosine": 0.0, "best_single_recall@2": 0.5}
 
 
@@ -118,4 +118,4 @@ def test_one_interest_alone_does_as_well_as_the_model_of_one(tmp_path: Path) -> 
     (vectors,) = {len(each.vectors) for each in encoder.encode([each.history for each in users])}
     assert vectors == 1
     ranked = measure(of_model(encoder), users, encoder.catalog)
-    assert interest_use(encoder, users, LIMIT)["best_single_recall@50"] == ranked["recall@50"]
+    assert interest_use(encoder, users, LIMIT).summary()["best_single_recall@50"] == ranked["recall@50"]

@@ -1,0 +1,12 @@
+"""How good the recipes are, beside what one would use instead.
+
+datasets      a name → a prepared dataset, in a cache
+tasks         a prepared dataset → who is trained on, who is chosen by, who is reported
+floors        the opponents without a neural net: popularity, ItemKNN, EASE
+sasrec        the opponent with one: SASRec with full softmax; a command of its own
+cells         one recipe, K and seed on one dataset → rows of metrics, kept so that nothing runs twice
+measuring     a recommender and users → metrics of each user
+significance  metrics of the same users under two recommenders → is the difference chance?
+plots         rows and curves → figures
+quality       the command: cells → table, reports/quality.json, figures
+"""

@@ -1,0 +1,107 @@
+"""A name → a prepared dataset: made once, into a cache.
+
+MovieLens-100K comes with the `recbole` wheel; the others are Parquet files of a folder: `NAME.parquet` has `user_id`,
+`item_id` and `timestamp` in the order of users and then time, `NAME.items.parquet` what is known of items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import ray
+
+from jobs.cli import connect_ray
+from mind_dist.config import FeatureConfig, LogConfig, MetadataConfig, PrepareConfig
+from mind_dist.data.movielens import movielens_100k
+from mind_dist.data.parquet import PreparedDataset
+from mind_dist.data.prepare import prepare
+from mind_dist.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a dataset is measured with.
+
+    Attributes:
+        max_behaviors: Longest history L, as in published results.
+        category: Column of the item catalog that diversity and coverage are taken over; empty where there is none.
+        separator: Between the values of that column, in the Parquet files.
+        columns: Further columns of the item metadata.
+    """
+
+    max_behaviors: int
+    category: str = ""
+    separator: str = "|"
+    columns: tuple[str, ...] = ()
+
+
+MOVIELENS_100K = "movielens_100k"
+
+DATASETS: Mapping[str, DatasetInfo] = MappingProxyType(
+    {
+        MOVIELENS_100K: DatasetInfo(50, "genres"),
+        "ml1m": DatasetInfo(50, "categories", "|", ("title",)),
+        "online_retail_ii": DatasetInfo(20, columns=("title",)),
+        "beauty": DatasetInfo(20, "categories", " "),
+    }
+)
+"""Name → what it is measured with."""
+
+
+def open_dataset(name: str, data: str, cache: Path) -> PreparedDataset:
+    """Return a dataset of the user split: items with 5 events, then users with 5, shuffled with seed 1230 (ComiRec's).
+
+    Args:
+        name: One of `DATASETS`.
+        data: Folder of the Parquet files; MovieLens-100K needs none.
+        cache: Where datasets are kept.
+
+    Raises:
+        ConfigError: Its files are not in `data`.
+    """
+    return prepared(cache / name, lambda output: _user_split(name, data, output))
+
+
+def log_of(name: str, data: str) -> LogConfig:
+    """Return the raw log of a dataset.
+
+    Raises:
+        ConfigError: Its files are not in `data`.
+    """
+    if name == MOVIELENS_100K:
+        return movielens_100k("").log
+    path = Path(data) / f"{name}.parquet"
+    if not data or not path.is_file():
+        raise ConfigError("data", f"{name} needs the folder that holds {name}.parquet, not {data!r}")
+    return LogConfig((str(path.absolute()),))
+
+
+def metadata_of(name: str, data: str) -> MetadataConfig:
+    """Return what is known of a dataset's items."""
+    if name == MOVIELENS_100K:
+        return movielens_100k("").items
+    info = DATASETS[name]
+    features = (FeatureConfig(info.category, "categories", separator=info.separator),) if info.category else ()
+    path = (Path(data) / f"{name}.items.parquet").absolute()
+    return MetadataConfig((str(path),), features=features, columns=info.columns)
+
+
+def prepared(directory: Path, config: Callable[[str], PrepareConfig]) -> PreparedDataset:
+    """Return the dataset in a directory; prepare it with the config made for that directory if it is not there."""
+    if not (directory / "manifest.json").exists():
+        settings = config(str(directory))
+        connect_ray()
+        try:
+            prepare(settings)
+        finally:
+            ray.shutdown()  # training wants the cores that Ray's idle processes would share
+    return PreparedDataset.open(str(directory))
+
+
+def _user_split(name: str, data: str, output: str) -> PrepareConfig:
+    if name == MOVIELENS_100K:
+        return movielens_100k(output)
+    return PrepareConfig(output, log_of(name, data), metadata_of(name, data))

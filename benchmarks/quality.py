@@ -1,0 +1,184 @@
+"""Recipes beside floors → a table, `reports/quality.json` and figures.
+
+    python -m benchmarks.quality                                    # best at K 4 and 1, and the floors, MovieLens-100K
+    python -m benchmarks.quality --data ../shared/data              # on ml1m and online_retail_ii
+    python -m benchmarks.quality --data ../shared/data --full       # everything there is; hours, and it can be resumed
+    python -m benchmarks.quality --data ../shared/data --part valid --recipes best --interests 1 2 4   # to choose by
+
+What was measured once under the same settings is read from the cache. A result of other code than today's is marked so;
+after a change that matters, remove the cache's `cells` and `versions`.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ConfigDict, with_config
+from rich.console import Console
+
+from benchmarks.cells import Bench, Cell, Outcome, code_digest, open_task, run_cell
+from benchmarks.datasets import MOVIELENS_100K
+from benchmarks.floors import FLOORS
+from benchmarks.plots import draw
+from benchmarks.sasrec import stored_outcome
+from benchmarks.tables import compared, paired_table, quality_table
+from benchmarks.tasks import Part, Protocol
+from jobs.cli import run
+from mind_dist.errors import ConfigError
+from mind_dist.recipes import RECIPES
+
+_SEED = 17
+_LOG_WIDTH = 130
+"""Width of the tables in a log, which has none of its own."""
+
+
+@with_config(ConfigDict(extra="forbid"))
+@dataclass(frozen=True)
+class Quality:
+    """Measure recipes beside what one would use instead: a table, reports/quality.json and figures."""
+
+    data: str = ""
+    """Folder of ml1m, online_retail_ii and beauty as Parquet files; without it, MovieLens-100K is measured."""
+    full: bool = False
+    """Measure all recipes, datasets and K of 1, 2, 4, 8 with three seeds, in place of the short set."""
+    datasets: tuple[str, ...] = ()
+    """Datasets in place of those of the set."""
+    recipes: tuple[str, ...] = ()
+    """Recipes in place of those of the set."""
+    interests: tuple[int, ...] = ()
+    """Values of K in place of those of the set."""
+    seeds: tuple[int, ...] = ()
+    """Seeds in place of those of the set."""
+    floors: tuple[str, ...] = tuple(FLOORS)
+    """Opponents to measure; a stored result of SASRec is shown beside them."""
+    protocol: Protocol = "user-split"
+    """ComiRec's split by user, or everybody's last item."""
+    part: Part = "test"
+    """Whose users are measured: valid to choose by (the floors are tuned on them), test to report."""
+    max_behaviors: int = 0
+    """Longest history L in place of the dataset's own."""
+    max_steps: int = 0
+    """Stop every training after so many steps, to see the benchmark work; 0 trains as the recipe says."""
+    jobs: int = 2
+    """Cells measured at once, each in a process of one thread."""
+    remeasure: bool = False
+    """Measure again, with the versions there are."""
+    cache: Path = Path(".mind_dist/quality")
+    """Where datasets, versions and results are kept."""
+    output: Path = Path("reports")
+    """Where the report and its figures are written."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without data."""
+        if self.jobs < 1:
+            raise ValueError("jobs must be at least 1")
+
+    def cells(self) -> list[Cell]:
+        """Return what to measure, floors first.
+
+        Raises:
+            ConfigError: There is no such recipe or floor.
+        """
+        recipes = self.recipes or (tuple(RECIPES) if self.full else ("best",))
+        _check_known("recipes", recipes, RECIPES)
+        _check_known("floors", self.floors, FLOORS)
+        interests = self.interests or ((1, 2, 4, 8) if self.full else (4, 1))
+        seeds = self.seeds or (tuple(_SEED + number for number in range(3)) if self.full else (_SEED,))
+        datasets = self.datasets or self._default_datasets()
+        floors = [Cell(dataset, floor) for dataset in datasets for floor in self.floors]
+        trained = [Cell(*each) for each in product(datasets, recipes, interests, seeds)]
+        return floors + trained
+
+    def _default_datasets(self) -> tuple[str, ...]:
+        if not self.data:
+            return (MOVIELENS_100K,)
+        return ("ml1m", "online_retail_ii", "beauty") if self.full else ("ml1m", "online_retail_ii")
+
+
+def main(job: Quality) -> None:
+    """Measure, show, write."""
+    console = Console(width=None if sys.stdout.isatty() else _LOG_WIDTH)
+    bench = Bench(job.data, job.cache, job.protocol, job.part, job.max_steps, job.max_behaviors)
+    cells = job.cells()
+    datasets = list(dict.fromkeys(cell.dataset for cell in cells))
+    for dataset in datasets:
+        open_task(bench, dataset)  # prepared here, once, before several processes want it
+    outcomes = measured(bench, cells, job, console.print) | stored(bench, datasets, console.print)
+    comparisons = compared(outcomes)
+    for dataset in datasets:
+        console.print(quality_table(dataset, outcomes))
+        console.print(paired_table(dataset, comparisons))
+    written = write_report(job, outcomes, comparisons)
+    console.print(*written, sep="\n")
+
+
+def measured(bench: Bench, cells: Sequence[Cell], job: Quality, report: Callable[[str], None]) -> dict[Cell, Outcome]:
+    """Return what came of every cell, in the order asked for."""
+    found: dict[Cell, Outcome] = {}
+    for cell, outcome in _finished(bench, cells, job):
+        found[cell] = outcome
+        where = f"{cell.dataset} {cell.recipe} K={cell.k} seed {cell.seed}"
+        stale = "" if outcome.code == code_digest() else ", by other code than today's"
+        report(f"{len(found)}/{len(cells)}  {where}: trained in {outcome.rows[0]['train_s']} s{stale}")
+    return {cell: found[cell] for cell in cells}
+
+
+def _finished(bench: Bench, cells: Sequence[Cell], job: Quality) -> Iterator[tuple[Cell, Outcome]]:
+    """Yield outcomes as they come."""
+    if job.jobs == 1:
+        yield from ((cell, run_cell(bench, cell, remeasure=job.remeasure)) for cell in cells)
+        return
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by the linear algebra of a process when it starts
+    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    with ProcessPoolExecutor(job.jobs, context, torch.set_num_threads, (1,)) as pool:
+        running = {pool.submit(run_cell, bench, cell, remeasure=job.remeasure): cell for cell in cells}
+        try:
+            yield from ((running[future], future.result()) for future in as_completed(running))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def stored(bench: Bench, datasets: Iterable[str], report: Callable[[str], None]) -> dict[Cell, Outcome]:
+    """Return the stored results of what takes too long to train here."""
+    found: dict[Cell, Outcome] = {}
+    for dataset in datasets:
+        outcome = stored_outcome(dataset, bench.protocol) if bench.part == "test" else None
+        users = {user.history.user_key for user in open_task(bench, dataset).reporting.users}
+        if outcome is not None and users == set(outcome.users):
+            found[Cell(dataset, "sasrec")] = outcome
+        elif outcome is not None:
+            report(f"{dataset}: the stored result of SASRec is left out, it is of other users")
+    return found
+
+
+def write_report(job: Quality, outcomes: dict[Cell, Outcome], comparisons: list[dict[str, Any]]) -> list[Path]:
+    """Write rows, comparisons and figures; returns their paths."""
+    suffix = ("" if job.protocol == "user-split" else f"-{job.protocol}") + (
+        "" if job.part == "test" else f"-{job.part}"
+    )
+    job.output.mkdir(parents=True, exist_ok=True)
+    rows = [row for outcome in outcomes.values() for row in outcome.rows]
+    report = job.output / f"quality{suffix}.json"
+    report.write_text(json.dumps(rows, indent=2) + "\n")
+    paired = job.output / f"quality{suffix}-paired.json"
+    paired.write_text(json.dumps(comparisons, indent=2) + "\n")
+    return [report, paired, *draw(outcomes, job.output / f"figures{suffix}")]
+
+
+def _check_known(setting: str, names: Sequence[str], known: Collection[str]) -> None:
+    if unknown := sorted(set(names) - set(known)):
+        raise ConfigError(setting, f"no {', '.join(unknown)}; there are {', '.join(known)}")
+
+
+if __name__ == "__main__":
+    run(Quality, main)

@@ -1,0 +1,117 @@
+"""Outcomes → what is printed: metrics side by side, and whether their differences are chance."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.box import SIMPLE
+from rich.table import Table
+
+from benchmarks.cells import Cell, Outcome
+from benchmarks.significance import paired_bootstrap
+
+Outcomes = Mapping[Cell, Outcome]
+
+_METRICS = ("recall@20", "recall@50", "hit@50", "ndcg@50", "hr@10", "ndcg@10", "hr@50", "hr@200")
+_FIGURES = (
+    "interest_cosine",
+    "least_interest_share@50",
+    "best_single_recall@50",
+    "category_coverage@20",
+    "diversity@50",
+)
+_COMPARED = ("recall@50", "hr@10")
+_SUBJECT = ("best", 4)
+
+
+def quality_table(dataset: str, outcomes: Outcomes) -> Table:
+    """Return the metrics of a dataset, means over seeds and their spread; a row for each history setting."""
+    grouped = _by_seed(outcomes, dataset)
+    rows = [row for found in grouped.values() for outcome in found for row in outcome.rows]
+    names = [name for name in (*_METRICS, *_FIGURES) if any(name in row for row in rows)]
+    headers = [name.replace("_", "\n").replace("@", "\n@") for name in names]
+    table = Table("recipe", "K", "history", *headers, "train\ns", title=dataset, box=SIMPLE, padding=(0, 1, 0, 0))
+    for (recipe, k), found in grouped.items():
+        own = [row for outcome in found for row in outcome.rows]
+        for history in dict.fromkeys(row["history"] for row in own):
+            of_history = [row for row in own if row["history"] == history]
+            seconds = np.mean([row["train_s"] for row in of_history])
+            table.add_row(recipe, str(k), history, *(_cell(of_history, name) for name in names), f"{seconds:.0f}")
+    return table
+
+
+def _cell(rows: Sequence[dict[str, Any]], name: str) -> str:
+    """Return one metric of one recipe: the mean over seeds, and the spread of several."""
+    values = [row[name] for row in rows if name in row]
+    if not values:
+        return ""
+    spread = f" ±{np.std(values):.3f}".replace("0.", ".") if len(values) > 1 else ""
+    return f"{np.mean(values):.3f}".replace("0.", ".", 1) + spread
+
+
+def compared(outcomes: Outcomes) -> list[dict[str, Any]]:
+    """Return, for each dataset, the subject (`best` at K 4 where measured) against all others, user by user."""
+    found = []
+    for dataset in dict.fromkeys(cell.dataset for cell in outcomes):
+        grouped = _by_seed(outcomes, dataset)
+        trained = [key for key in grouped if "interest" in next(iter(grouped[key][0].curves.values()))]
+        if not trained:
+            continue
+        subject = _SUBJECT if _SUBJECT in trained else trained[0]
+        for other in grouped:
+            if other != subject:
+                found += _pairs(dataset, subject, other, grouped)
+    return found
+
+
+def _pairs(
+    dataset: str, subject: tuple[str, int], other: tuple[str, int], grouped: Mapping[tuple[str, int], list[Outcome]]
+) -> list[dict[str, Any]]:
+    """Return the comparisons of two recipes, one a history and metric."""
+    found = []
+    for history, metrics in grouped[subject][0].per_user.items():
+        for metric in _COMPARED:
+            if metric in metrics and metric in grouped[other][0].per_user[history]:
+                first, second = (_per_user(grouped[each], history, metric) for each in (subject, other))
+                about = {
+                    "dataset": dataset,
+                    "recipe": subject[0],
+                    "k": subject[1],
+                    "other": other[0],
+                    "other_k": other[1],
+                }
+                found.append(about | {"history": history, "metric": metric} | asdict(paired_bootstrap(first, second)))
+    return found
+
+
+def paired_table(dataset: str, comparisons: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the comparisons of a dataset."""
+    own = [each for each in comparisons if each["dataset"] == dataset]
+    subject = f"{own[0]['recipe']} K={own[0]['k']}" if own else "nothing trained"
+    columns = ("less", "K", "history", "metric", "difference", "95 % interval", "p")
+    table = Table(*columns, title=f"{dataset}: {subject} against the others, user by user", box=SIMPLE)
+    for each in own:
+        difference, interval = f"{each['mean']:+.4f}", f"{each['low']:+.4f} … {each['high']:+.4f}"
+        other = (each["other"], str(each["other_k"]), each["history"], each["metric"])
+        table.add_row(*other, difference, interval, f"{each['p']:.4f}")
+    return table
+
+
+def _by_seed(outcomes: Outcomes, dataset: str) -> dict[tuple[str, int], list[Outcome]]:
+    """Return a dataset's outcomes by recipe and K."""
+    grouped: dict[tuple[str, int], list[Outcome]] = defaultdict(list)
+    for cell, outcome in outcomes.items():
+        if cell.dataset == dataset:
+            grouped[cell.recipe, cell.k].append(outcome)
+    return grouped
+
+
+def _per_user(outcomes: Sequence[Outcome], history: str, metric: str) -> NDArray[np.float64]:
+    """Return each user's mean over seeds, in the order of user keys, so that pairs are of one user."""
+    ordered = [outcome.per_user[history][metric][np.argsort(outcome.users)] for outcome in outcomes]
+    return np.asarray(np.mean(ordered, axis=0))

@@ -1,0 +1,79 @@
+"""`benchmarks.quality` from cells to its report, on a toy dataset that stands in for ml1m."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import cells
+from benchmarks.floors import FLOORS
+from benchmarks.quality import Quality, main
+from benchmarks.sasrec import SASRecJob, stored_outcome
+from benchmarks.sasrec import main as train_sasrec
+from mind_dist.errors import ConfigError
+from tests.toy_quality import SPLITS, write_quality_dataset
+
+DEMANDED = {
+    *("dataset", "recipe", "k", "seed", "history", "recall@20", "recall@50", "hit@50", "ndcg@50"),
+    *("interest_cosine", "train_s"),
+}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a cache in which ml1m is the toy dataset."""
+    cells.open_task.cache_clear()
+    path = tmp_path_factory.mktemp("quality")
+    write_quality_dataset(path / "ml1m")
+    return path
+
+
+def job(cache: Path, output: Path) -> Quality:
+    return Quality(datasets=("ml1m",), interests=(2, 1), max_steps=3, jobs=1, cache=cache, output=output)
+
+
+def test_quality_measures_every_cell_once(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    main(job(cache, tmp_path))
+    rows = json.loads((tmp_path / "quality.json").read_text())
+    assert {(row["recipe"], row["k"], row["history"]) for row in rows} == {
+        (recipe, k, history)
+        for recipe, k in (("popularity", 1), ("itemknn", 1), ("ease", 1), ("best", 2), ("best", 1))
+        for history in ("kept", "removed")
+    }
+    assert all(row.keys() >= DEMANDED for row in rows)
+    several = [row for row in rows if row["recipe"] == "best" and row["k"] == 2]
+    assert all(0 <= row["least_interest_share@50"] <= 0.5 and row["best_single_recall@50"] > 0 for row in several)
+    paired = json.loads((tmp_path / "quality-paired.json").read_text())
+    assert {each["other"] for each in paired} == {"popularity", "itemknn", "ease", "best"}
+    assert len(list((tmp_path / "figures").glob("*.png"))) == 4
+
+    monkeypatch.setattr(cells, "train_cell", None)  # to train is to fail
+    monkeypatch.setattr(cells, "FLOORS", dict.fromkeys(FLOORS))
+    main(job(cache, tmp_path / "again"))
+    assert json.loads((tmp_path / "again" / "quality.json").read_text()) == rows
+
+
+def test_measures_again_without_training_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, cell = cells.Bench("", cache, "user-split", "valid", 3), cells.Cell("ml1m", "best", 2, 5)
+    first = cells.run_cell(bench, cell)
+    monkeypatch.setattr(cells, "train_cell", None)
+    assert cells.run_cell(bench, cell, remeasure=True).rows == first.rows
+
+
+def test_sasrec_is_stored_with_its_command(cache: Path, tmp_path: Path) -> None:
+    output = tmp_path / "sasrec.json"
+    train_sasrec(SASRecJob("ml1m", limit_s=0.5, dim=8, num_choices=2, cache=cache, output=output))
+    found = stored_outcome("ml1m", "user-split", output)
+    assert found is not None
+    assert all(row.keys() >= {*DEMANDED, "command"} for row in found.rows)
+    assert len(found.per_user["kept"]["recall@50"]) == len(found.users) == SPLITS["test"]
+    assert stored_outcome("beauty", "user-split", output) is None
+
+
+def test_says_what_it_needs(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"ml1m needs the folder that holds ml1m\.parquet"):
+        main(Quality(datasets=("ml1m",), cache=tmp_path, output=tmp_path))
+    with pytest.raises(ConfigError, match="no worst; there are"):
+        Quality(recipes=("worst",)).cells()
