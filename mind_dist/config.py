@@ -140,6 +140,8 @@ class TrainingConfig:
     """They are drawn in proportion to count ** this: 0 evenly, 1 as often as they are seen."""
     in_batch_negatives: bool = True
     """Let the batch's targets be negatives of each other, too."""
+    cross_worker_negatives: bool = False
+    """Let the targets of all workers be negatives of each other, not only those of a worker's own batch."""
     full_softmax: bool = False
     """Tell targets from all items instead of negatives."""
     interest_choice: Literal["label_aware", "best"] = "label_aware"
@@ -184,6 +186,11 @@ class TrainingConfig:
         _check(self.num_negatives >= 0, "num_negatives", "0 or more")
         for name in ("negative_power", "hard_negative_beta", "routing_weight", "spread_weight", "balance_weight"):
             _check(getattr(self, name) >= 0, name, "0 or more")
+        _check(
+            self.in_batch_negatives or not self.cross_worker_negatives,
+            "cross_worker_negatives",
+            "off without in_batch_negatives",
+        )
         _check(-1 <= self.spread_margin <= 1, "spread_margin", "between -1 and 1")
         _check(self.temperature > 0, "temperature", "above 0")
         _check(self.learning_rate > 0, "learning_rate", "above 0")

@@ -120,14 +120,14 @@ def train(
             if observe:
                 table.observe(batch.examples.targets[batch.examples.target_mask], batch.watermark_ms)
             generator = np.random.default_rng([config.seed, step, ranks.rank])
-            inputs = _inputs(
-                batch, table, generator, features, config=config, every=config.every_position and not observe
-            )
+            every = config.every_position and not observe
+            inputs = _inputs(batch, table, generator, features, config=config, every=every, ranks=ranks)
             torch.manual_seed(int(generator.integers(1 << 63)))  # dropout's; keyed, so that a resume drops the same
             rows = table.lookup(inputs.row_keys)
             # 3. Forward and backward: this rank's share of the mean over all targets.
             (num_targets,) = ranks.sum([inputs.num_targets])
-            loss, tensors = _loss(model, rows, inputs, table, model_config=model_config, config=config)
+            likely = _log_inclusion(inputs, table, config, num_targets)
+            loss, tensors = _loss(model, rows, inputs, likely, model_config=model_config, config=config)
             (total,) = ranks.sum([loss.item()])
             if not math.isfinite(total):
                 raise _not_finite("loss", step, tensors)
@@ -157,14 +157,18 @@ def _inputs(
     *,
     config: TrainingConfig,
     every: bool,
+    ranks: Collectives,
 ) -> StepInputs:
-    """Choose what is trained and what it is told from."""
+    """Choose what is trained and what it is told from. Collective."""
     examples = batch.examples
     if config.full_softmax:
         negatives = table.all_items()
     else:
         negatives = table.sample_items(config.num_negatives, generator, config.negative_power)
     trained = TrainedPositions.every(examples, generator) if every else TrainedPositions.after_window(examples)
+    if config.cross_worker_negatives:
+        gathered = ranks.gather(torch.from_numpy(trained.targets[trained.mask]))
+        negatives = np.concatenate([negatives, *(targets.numpy() for targets in gathered)])
     return StepInputs.of(examples, trained, negatives, table, features, in_batch=config.in_batch_negatives)
 
 
@@ -172,7 +176,7 @@ def _loss(
     model: nn.Module,
     rows: Float[Tensor, "U R"],
     inputs: StepInputs,
-    table: ItemTable,
+    log_inclusion: Float[Tensor, " P"],
     *,
     model_config: ModelConfig,
     config: TrainingConfig,
@@ -197,7 +201,7 @@ def _loss(
             *scores,
             target_mask,
             inputs.targets_in_pool.to(device)[told],
-            _log_inclusion(inputs, table, config).to(device),
+            log_inclusion.to(device),
             temperature=config.temperature,
             mask_other_targets=True,
             hard_negative_beta=config.hard_negative_beta,
@@ -228,13 +232,23 @@ def _penalty(
     return penalty
 
 
-def _log_inclusion(inputs: StepInputs, table: ItemTable, config: TrainingConfig) -> Float[Tensor, " P"]:
-    """Return the log of how likely each item of the pool was to be a negative; zeros without the correction."""
+def _log_inclusion(
+    inputs: StepInputs, table: ItemTable, config: TrainingConfig, num_targets: float
+) -> Float[Tensor, " P"]:
+    """Return the log of how likely each item of the pool was to be a negative; zeros without the correction.
+
+    Args:
+        inputs: This rank's part of the step.
+        table: For the items' shares.
+        config: How negatives are drawn.
+        num_targets: Targets of all ranks.
+    """
     if config.full_softmax or not config.logq_correction:
         return torch.zeros(len(inputs.pool))
     shares = torch.from_numpy(table.sighting_shares(inputs.pool_keys)).float()
     draws = torch.from_numpy(table.draw_shares(inputs.pool_keys, config.negative_power)).float()
-    num_others = max(1, inputs.num_targets - 1) if config.in_batch_negatives else 0
+    in_batch = int(num_targets) if config.cross_worker_negatives else inputs.num_targets
+    num_others = max(1, in_batch - 1) if config.in_batch_negatives else 0
     return log_inclusion_probability(shares, num_others, draws, config.num_negatives)
 
 

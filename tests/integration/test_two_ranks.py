@@ -15,6 +15,7 @@ from torch import multiprocessing as processes
 from torch.nn.parallel import DistributedDataParallel
 
 from mind_dist.checkpoint import ModelVersion, TableRows
+from mind_dist.config import TrainingConfig
 from mind_dist.data.batches import Batch
 from mind_dist.data.parquet import PreparedDataset
 from mind_dist.data.sequences import Examples
@@ -46,7 +47,13 @@ def _rank(rank: int, dataset_uri: str, directory: str) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{directory}/meeting", rank=rank, world_size=2)
     ranks, dataset = ProcessGroup(torch.device("cpu")), PreparedDataset.open(dataset_uri)
-    for work in (train_unequal_shares, train_on_a_log, train_with_a_broken_rank, stop_when_one_is_asked):
+    for work in (
+        train_unequal_shares,
+        train_on_targets_of_all,
+        train_on_a_log,
+        train_with_a_broken_rank,
+        stop_when_one_is_asked,
+    ):
         torch.save(work(ranks, dataset, directory), f"{directory}/{work.__name__}-{rank}.pt")
     distributed.destroy_process_group()
 
@@ -68,14 +75,20 @@ def shares(dataset: PreparedDataset) -> list[tuple[Examples, Examples]]:
     return [(source.take(0, first), source.take(1, second)) for first, second in sizes]
 
 
-def trained_on(run: TrainingRun, batches: list[Examples], ranks: Collectives, dataset: PreparedDataset) -> list[float]:
+def trained_on(
+    run: TrainingRun,
+    batches: list[Examples],
+    ranks: Collectives,
+    dataset: PreparedDataset,
+    config: TrainingConfig = CONFIG,
+) -> list[float]:
     reports = train(
         run._parallel_model,
         run._optimizer,
         run.table,
         (Batch(examples, {}) for examples in batches),
         model_config=MODEL,
-        config=CONFIG,
+        config=config,
         features=dataset.catalog(),
         empty_batch=Batch(Examples.none(CONFIG.max_behaviors, CONFIG.num_targets, 1), {}),
         learning_rate=lambda _step: 0.01,
@@ -89,6 +102,24 @@ def train_unequal_shares(ranks: Collectives, dataset: PreparedDataset, _director
     run = run_over(dataset, parquet_examples(dataset, CONFIG, partitions=[]), ranks, CONFIG)
     losses = trained_on(run, mine if ranks.rank == 0 else mine[:3], ranks, dataset)
     return {"losses": losses, **state_of(run)}
+
+
+TARGETS_OF_ALL = dataclasses.replace(CONFIG, num_negatives=0, cross_worker_negatives=True)
+
+
+def train_on_targets_of_all(ranks: Collectives, dataset: PreparedDataset, _directory: str) -> list[float]:
+    mine = [share[ranks.rank] for share in shares(dataset)[:1]]
+    run = run_over(dataset, parquet_examples(dataset, CONFIG, partitions=[]), ranks, TARGETS_OF_ALL)
+    return trained_on(run, mine, ranks, dataset, TARGETS_OF_ALL)
+
+
+def test_the_targets_of_all_ranks_are_negatives_as_those_of_one_rank_would_be(dataset_uri: str, results: Path) -> None:
+    dataset = PreparedDataset.open(dataset_uri)
+    run = run_over(dataset, parquet_examples(dataset, CONFIG, partitions=[]), SingleRank(), TARGETS_OF_ALL)
+    both = [Examples.concatenate(shares(dataset)[0])]
+    expected = trained_on(run, both, SingleRank(), dataset, TARGETS_OF_ALL)
+    for losses in of_both(results, train_on_targets_of_all):
+        np.testing.assert_allclose(losses, expected, rtol=1e-5)
 
 
 def state_of(run: TrainingRun) -> dict[str, Any]:
