@@ -56,7 +56,8 @@ class ModelConfig:
     separate_item_vectors: bool = False
     """Give items one vector as behaviors and another one to be scored and searched by."""
     recency: bool = False
-    """Add a learned vector for how many behaviors ago it was to each behavior."""
+    """Add a learned vector for how many behaviors ago it was to each behavior (but for `causal`, whose one state is
+    that of the newest)."""
     max_recency: int = 200
     """Older behaviors share what is learned for the oldest of so many: these vectors, `comirec_dr`'s maps, lags."""
     sequence_encoder: Literal["none", "lag_kernels", "gru", "transformer"] = "none"
@@ -113,6 +114,9 @@ class ModelConfig:
         for name in ("attention_dim", "num_profile_features", "context_dim"):
             _check(getattr(self, name) >= 0, name, "0 or more")
         _check(self.kind != "two_tower" or self.num_interests == 1, "num_interests", "1 for a two_tower")
+        learned = self.hidden_dims or self.num_profile_features or self.context_dim or self.recency
+        learned = learned or self.kind != "two_tower" or self.pooling == "attention" or self.sequence_encoder != "none"
+        _check(bool(learned), "hidden_dims", "at least one layer for a two_tower that learns nothing else")
         differ = self.kind == "comirec_dr" or self.routing_start != "zeros" or self.num_interests == 1
         _check(differ, "routing_start", "other than zeros but for comirec_dr: equal starts stay equal")
 
@@ -150,7 +154,8 @@ class TrainingConfig:
     hard_negative_beta: float = 0.0
     """Weigh negatives by exp(beta · logit), so that the hard ones count more (REMI, arXiv 2302.14532)."""
     routing_weight: float = 0.0
-    """Weight of REMI's regulariser, the variance of how each interest attends to behaviors."""
+    """Weight of REMI's regulariser, the variance of how each interest attends to behaviors; it moves attention alone
+    (`comirec_sa`, a `two_tower` with attention), as no gradient flows into the coupling that routing finds."""
     spread_weight: float = 0.0
     """Weight of the penalty for interests of a user whose cosine is above `spread_margin`."""
     spread_margin: float = 0.5

@@ -104,6 +104,7 @@ def parquet_examples(
         range(NUM_BUCKETS) if partitions is None else partitions,
         max_behaviors=config.max_behaviors,
         num_targets=config.num_targets,
+        window_stride=config.window_stride,
         epochs=config.epochs,
         seed=config.seed,
         positions=version.manifest.positions if version else None,
@@ -139,8 +140,8 @@ def open_run(
     examples: ExampleSource, dataset: PreparedDataset, version: ModelVersion | None = None, **options: Any
 ) -> TrainingRun:
     """Return a run over examples, going on from a version if one is given."""
-    config = options.pop("config", TRAINING)
-    run = TrainingRun(examples, dataset, MODEL, config, source="toy", **options)
+    model, config = options.pop("model", MODEL), options.pop("config", TRAINING)
+    run = TrainingRun(examples, dataset, model, config, source="toy", **options)
     if version:
         run.resume(version)
     return run

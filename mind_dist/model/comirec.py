@@ -28,12 +28,24 @@ class PositionedRouting(nn.Module):
         self, behaviors: Behaviors, placed: Float[Tensor, "B L D"], interest_mask: Bool[Tensor, "B K"]
     ) -> Routing:
         """Extract capsules; see `B2IRouting.forward`."""
-        maps = self.maps[ages(behaviors.mask, len(self.maps))].to(placed.dtype)
-        votes = torch.einsum("bld,blkde->blke", placed, maps)
+        votes = self._votes(placed, behaviors.mask)
         mask = behaviors.mask[:, :, None] & interest_mask[:, None, :]
         start = self._config.routing_start
         logits = initial_logits(start, behaviors.keys, placed, behaviors.mask, interest_mask)
         return dynamic_routing(votes, mask, logits, num_iterations=self._config.routing_iterations)
+
+    def _votes(self, placed: Float[Tensor, "B L D"], mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B L K D"]:
+        """Return what each behavior says to each interest.
+
+        Turned round, the newest first, behaviors of an age stand in one place in all histories, so that maps are taken
+        once for all users and not once each: [L, K, D, D] and not [B, L, K, D, D].
+        """
+        length = placed.shape[1]
+        turned = ages(mask, length)  # the place where each behavior goes, and the one where it comes from
+        maps = self.maps[torch.arange(length, device=placed.device).clamp(max=len(self.maps) - 1)].to(placed.dtype)
+        newest_first = placed.gather(1, turned[:, :, None].expand_as(placed))
+        votes = torch.einsum("bad,akde->bake", newest_first, maps)
+        return votes.gather(1, turned[:, :, None, None].expand_as(votes))
 
 
 class SelfAttention(nn.Module):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mind_dist.config import ModelConfig
 from mind_dist.model.comirec import PositionedRouting, SelfAttention
@@ -37,8 +38,9 @@ class MultiInterestModel(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = sequence_encoder(config)
-        self.recency = Recency(config.dim, config.max_recency) if config.recency else None
         self.extraction = _extraction(config)
+        aged = config.recency and self.extraction is not None
+        self.recency = Recency(config.dim, config.max_recency) if aged else None
         self.head = interest_head(config)
 
     def forward(
@@ -54,6 +56,7 @@ class MultiInterestModel(nn.Module):
             ValueError: The config asks for a profile or a context that is not there or is of another width.
         """
         joined = join(profile, context, self.config)
+        behaviors = _at_least_one_place(behaviors)
         known = behaviors._replace(vectors=behaviors.vectors.masked_fill(~behaviors.mask[:, :, None], 0.0))
         encoded = known._replace(vectors=self.encoder(known.vectors))
         if ends is None:
@@ -97,6 +100,14 @@ def beginnings(behaviors: Behaviors, ends: Int64[Tensor, "B E"]) -> Behaviors:
     vectors = behaviors.vectors.repeat_interleave(ends.shape[1], dim=0)
     keys = behaviors.keys.repeat_interleave(ends.shape[1], dim=0)
     return Behaviors(vectors.masked_fill(~mask[:, :, None], 0.0), keys, mask)
+
+
+def _at_least_one_place(behaviors: Behaviors) -> Behaviors:
+    """Return the behaviors, padded where there is no place at all: there must be one to look at."""
+    if behaviors.mask.shape[1]:
+        return behaviors
+    pad = functional.pad
+    return Behaviors(pad(behaviors.vectors, (0, 0, 0, 1)), pad(behaviors.keys, (0, 1)), pad(behaviors.mask, (0, 1)))
 
 
 def shares(coupling: Float[Tensor, "B L K"]) -> Float[Tensor, "B K"]:

@@ -159,7 +159,7 @@ def farthest_point_logits(
     """Return initial routing logits from K behaviors that are far from each other (Pinterest DCM, arXiv 2506.23060).
 
     The first is the newest behavior, each further one the behavior whose closest among those before is farthest, the
-    first of equals. A behavior's logit for an interest is its cosine to the interest's behavior, sharpened.
+    first of equals, and of all when each was taken. A behavior's logit for an interest is its cosine to the interest's behavior, sharpened.
 
     Args:
         behaviors: Behavior capsules, oldest first; finite where masked.
@@ -173,7 +173,7 @@ def farthest_point_logits(
     for _ in range(num_interests):
         seed = unit.gather(1, chosen[:, None, None].expand(-1, 1, unit.shape[2]))
         cosines.append((unit * seed).sum(dim=-1))
-        closest = torch.maximum(closest, cosines[-1])
+        closest = torch.maximum(closest, cosines[-1]).scatter(1, chosen[:, None], math.inf)
         chosen = closest.argmin(dim=1)
     return torch.stack(cosines, dim=-1) * _SHARPNESS
 

@@ -19,7 +19,8 @@ class MeanPooling(nn.Module):
     ) -> Routing:
         """Extract the capsule; see `B2IRouting.forward`."""
         real = behaviors.mask[:, :, None] & interest_mask[:, None, :]
-        mean = placed.sum(dim=1, keepdim=True) / behaviors.mask.sum(dim=1).clamp(min=1)[:, None, None]
+        known = placed.masked_fill(~behaviors.mask[:, :, None], 0.0)  # an encoder leaves a state behind the end, too
+        mean = known.sum(dim=1, keepdim=True) / behaviors.mask.sum(dim=1).clamp(min=1)[:, None, None]
         return Routing(mean, real.to(mean.dtype))
 
 

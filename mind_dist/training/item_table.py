@@ -102,11 +102,11 @@ class _Draws(NamedTuple):
     """Weights to draw items by.
 
     Attributes:
-        made_of: Power, sightings and items that they were made of.
+        power: Power of the counts that they are.
         cumulated: Sums of the weights of the items up to each, [N].
     """
 
-    made_of: tuple[float, int, int]
+    power: float
     cumulated: NDArray[np.float64]
 
 
@@ -231,6 +231,7 @@ class ReplicatedItemTable:
         self._add(rows.keys)
         self._rows.write(self._index.find(rows.keys), rows.vectors, rows.first_moment, rows.second_moment, rows.steps)
         self._item_keys = self._seen.keys[self.has(self._seen.keys)]
+        self._weighted = None
 
     def waiting(self, rank: int, num_shards: int) -> SightingCounts:
         """Return the items of a shard without a row."""
@@ -244,11 +245,10 @@ class ReplicatedItemTable:
         self._admit(sightings.keys)
 
     def _draws(self, power: float) -> _Draws:
-        """Return what drawing needs, made anew where sightings were counted since."""
-        if self._weighted is None or self._weighted.made_of != (power, self._seen.total, self.num_items):
+        """Return what drawing needs, made anew where counts or items have changed since."""
+        if self._weighted is None or self._weighted.power != power:
             counts, _ = self._seen.of(self._item_keys)
-            made_of = (power, self._seen.total, self.num_items)
-            self._weighted = _Draws(made_of, np.cumsum(counts.astype(np.float64) ** power))
+            self._weighted = _Draws(power, np.cumsum(counts.astype(np.float64) ** power))
         return self._weighted
 
     def _sum_over_ranks(self, rows: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
@@ -264,7 +264,8 @@ class ReplicatedItemTable:
         return touched, total
 
     def _admit(self, keys: Keys) -> None:
-        """Give those of some items that were seen often enough a row."""
+        """Give those of some items whose counts have changed, and that were seen often enough, a row."""
+        self._weighted = None
         counts, _ = self._seen.of(keys)
         admitted = keys[(counts >= self._admission_count) & ~self.has(keys)]
         if len(admitted):

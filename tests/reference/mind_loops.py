@@ -28,19 +28,44 @@ def squash(vector: Vector) -> Vector:
 
 def routing(behaviors: Matrix, initial_logits: Matrix, num_iterations: int) -> tuple[Matrix, Matrix]:
     """Return the capsules and the coupling of one user, from the real behaviors and the real interests' logits."""
+    return vote_routing([[behavior] * len(initial_logits[0]) for behavior in behaviors], initial_logits, num_iterations)
+
+
+def vote_routing(votes: list[Matrix], initial_logits: Matrix, num_iterations: int) -> tuple[Matrix, Matrix]:
+    """Return the same where each behavior says something else to each interest: `votes[i][j]`."""
     logits = [list(row) for row in initial_logits]
-    num_interests, dim = len(logits[0]), len(behaviors[0])
+    num_interests, dim = len(votes[0]), len(votes[0][0])
     capsules, coupling = [[0.0] * dim] * num_interests, logits
     for _ in range(num_iterations):
         coupling = [softmax(row) for row in logits]
         for j in range(num_interests):
-            total = [sum(c[j] * e[d] for c, e in zip(coupling, behaviors, strict=True)) for d in range(dim)]
+            total = [sum(c[j] * vote[j][d] for c, vote in zip(coupling, votes, strict=True)) for d in range(dim)]
             capsules = [*capsules[:j], squash(total), *capsules[j + 1 :]]
         logits = [
-            [logit + dot(capsules[j], e) for j, logit in enumerate(row)]
-            for row, e in zip(logits, behaviors, strict=True)
+            [logit + dot(capsules[j], vote[j]) for j, logit in enumerate(row)]
+            for row, vote in zip(logits, votes, strict=True)
         ]
     return capsules, coupling
+
+
+def cosine(left: Vector, right: Vector) -> float:
+    return dot(left, right) / math.sqrt(dot(left, left) * dot(right, right))
+
+
+def farthest_points(behaviors: Matrix, num_interests: int) -> list[int]:
+    """Return the newest behavior, and then again and again the one whose nearest among those chosen is farthest.
+
+    When all are chosen, it is the first.
+    """
+    chosen = [len(behaviors) - 1]
+    while len(chosen) < num_interests:
+        nearest = {
+            place: max(cosine(behavior, behaviors[seed]) for seed in chosen)
+            for place, behavior in enumerate(behaviors)
+            if place not in chosen
+        }
+        chosen.append(min(nearest, key=nearest.__getitem__) if nearest else 0)
+    return chosen
 
 
 def content_keyed_logit(key: int, interest: int) -> float:
@@ -72,8 +97,15 @@ def sampled_softmax_loss(
     temperature: float,
     *,
     is_negative: Callable[[int], bool],
+    beta: float = 0.0,
 ) -> float:
-    """Return the same with the sum over all items estimated from a pool, each negative divided by its probability."""
+    """Return the same with the sum over all items estimated from a pool, each negative divided by its probability.
+
+    With `beta` each negative counts exp(beta · logit) over the mean of that over all items, estimated the same way.
+    """
     own = math.exp(dot(user, pool[target]) / temperature)
     others = [i for i in range(len(pool)) if i != target and is_negative(i)]
-    return -math.log(own / (own + sum(math.exp(dot(user, pool[i]) / temperature) / inclusion[i] for i in others)))
+    logits = {i: dot(user, pool[i]) / temperature for i in others}
+    hardness = {i: math.exp(beta * logits[i]) for i in others}
+    mean = sum(hardness[i] / inclusion[i] for i in others) / sum(1 / inclusion[i] for i in others) if others else 1.0
+    return -math.log(own / (own + sum(math.exp(logits[i]) / inclusion[i] * hardness[i] / mean for i in others)))

@@ -1,11 +1,13 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mind_dist.config import Addresses, KafkaConfig, ModelConfig, TrainingConfig, dump, load, parse
 from mind_dist.errors import ConfigError
+from mind_dist.training.settings import TrainSettings
 
 
 @pytest.mark.parametrize(
@@ -18,13 +20,73 @@ def test_a_dumped_config_reads_back_the_same(config: object, tmp_path: Path) -> 
 
 
 def test_an_unknown_setting_is_named_with_what_is_known() -> None:
-    with pytest.raises(ConfigError, match=r"model\.width: unknown setting; known here: dim, num_interests"):
+    with pytest.raises(ConfigError, match=r"model\.width: unknown setting; known here: kind, dim, num_interests"):
         parse(ModelConfig, {"width": 3}, where="model")
 
 
 def test_a_value_out_of_range_says_what_is_allowed() -> None:
     with pytest.raises(ConfigError, match="dim must be at least 1"):
         parse(ModelConfig, {"dim": 0})
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"num_interests": 0}, "num_interests must be at least 1"),
+        ({"max_recency": 0}, "max_recency must be at least 1"),
+        ({"encoder_layers": 0}, "encoder_layers must be at least 1"),
+        ({"encoder_dim": 0}, "encoder_dim must be at least 1"),
+        ({"num_lag_kernels": 0}, "num_lag_kernels must be at least 1"),
+        ({"routing_iterations": 0}, "routing_iterations must be at least 1"),
+        ({"hidden_dims": [8, 0]}, "hidden_dims must be at least 1 each"),
+        ({"attention_dim": -1}, "attention_dim must be 0 or more"),
+        ({"context_dim": -1}, "context_dim must be 0 or more"),
+        ({"dropout": 1.0}, "dropout must be 0 or more and below 1"),
+        ({"label_attention_power": 0}, "label_attention_power must be above 0"),
+        ({"kind": "two_tower"}, "num_interests must be 1 for a two_tower"),
+        ({"kind": "two_tower", "num_interests": 1, "hidden_dims": []}, "hidden_dims must be at least one layer"),
+        ({"routing_start": "zeros"}, "routing_start must be other than zeros but for comirec_dr"),
+    ],
+)
+def test_a_model_that_cannot_be_is_refused_by_the_setting_at_fault(values: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError, match=f"^settings.model: {problem}"):
+        parse(TrainSettings, {"dataset": "data", "storage": "runs", "model": values}, where="settings")
+
+
+@pytest.mark.parametrize("kind", ["sequence_encoder", "pooling", "routing_start", "kind"])
+def test_an_unknown_choice_has_its_dotted_path(kind: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^settings\.model\.{kind}: Input should be "):
+        parse(TrainSettings, {"dataset": "data", "storage": "runs", "model": {kind: "other"}}, where="settings")
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"max_behaviors": 0}, "max_behaviors must be at least 1"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"num_targets": 0}, "num_targets must be at least 1"),
+        ({"window_stride": 0}, "window_stride must be at least 1"),
+        ({"num_negatives": -1}, "num_negatives must be 0 or more"),
+        ({"negative_power": -0.5}, "negative_power must be 0 or more"),
+        ({"hard_negative_beta": -1}, "hard_negative_beta must be 0 or more"),
+        ({"routing_weight": -1}, "routing_weight must be 0 or more"),
+        ({"spread_weight": -1}, "spread_weight must be 0 or more"),
+        ({"balance_weight": -1}, "balance_weight must be 0 or more"),
+        ({"spread_margin": 2}, "spread_margin must be between -1 and 1"),
+        ({"temperature": 0}, "temperature must be above 0"),
+        ({"learning_rate": 0}, "learning_rate must be above 0"),
+        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"admission_count": 0}, "admission_count must be at least 1"),
+    ],
+)
+def test_training_that_cannot_be_is_refused_by_the_setting_at_fault(values: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError, match=f"^settings.training: {problem}"):
+        parse(TrainSettings, {"dataset": "data", "storage": "runs", "training": values}, where="settings")
+
+
+def test_one_interest_may_start_at_zero_and_a_pooled_one_needs_no_layers_where_it_learns_to_attend() -> None:
+    ModelConfig(num_interests=1, routing_start="zeros")
+    ModelConfig(kind="two_tower", num_interests=1, hidden_dims=(), pooling="attention")
 
 
 def test_a_mistyped_value_has_its_dotted_path() -> None:

@@ -107,6 +107,50 @@ def test_no_partition_starves_when_there_are_more_than_a_batch_holds(dataset: Pr
     assert set(source.positions().values()) == {1}
 
 
+def first_of(examples: Examples) -> list[tuple[int, int]]:
+    """Return the user of each window, and which of that user's behaviors is its first target."""
+    place = {int(time): (user.user_key, at) for user in toy_users() for at, time in enumerate(user.timestamps_ms)}
+    return [place[int(time)] for time in examples.timestamps_ms]
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 5, 20])
+def test_a_stride_takes_one_window_for_so_many_behaviors_of_a_user(dataset: PreparedDataset, stride: int) -> None:
+    source = open_dataset(dataset, window_stride=stride, epochs=2)
+    taken = Counter(user for batch in batches(source, 7) for user, _ in first_of(batch.examples))
+    expected = {user.user_key: -(-(len(user) - 1) // stride) for user in toy_users() if len(user) > 1}
+    assert taken == Counter({user: 2 * count for user, count in expected.items()})
+
+
+@pytest.mark.parametrize(("stride", "longest"), [(2, 1), (2, 4), (5, 4), (3, 50)])
+def test_windows_of_a_stride_lie_anywhere_where_they_are_as_full_as_can_be(
+    dataset: PreparedDataset, stride: int, longest: int
+) -> None:
+    source = open_dataset(dataset, window_stride=stride, max_behaviors=longest, epochs=60)
+    users = {user.user_key: user.item_keys.tolist() for user in toy_users()}
+    reached = set()
+    for batch in batches(source, 500):
+        for (user, at), (history, targets) in zip(first_of(batch.examples), windows(batch.examples), strict=True):
+            assert len(history) == min(longest, len(users[user]) - 1)
+            assert (history, targets) == (tuple(users[user][at - len(history) : at]), tuple(users[user][at : at + 2]))
+            reached.add((user, at))
+    assert reached == {
+        (user, at) for user, items in users.items() for at in range(min(longest, len(items) - 1), len(items)) if at
+    }
+
+
+def test_windows_of_a_stride_are_the_same_at_a_position_and_others_in_another_epoch(dataset: PreparedDataset) -> None:
+    stride = {"window_stride": 2, "epochs": 2, "partitions": [1]}
+    whole = list(batches(open_dataset(dataset, **stride), 5))
+    for at in range(len(whole)):
+        resumed = open_dataset(dataset, **stride, positions=whole[at].positions)
+        assert rows(list(batches(resumed, 5))) == rows(whole[at + 1 :])
+    num_examples = open_dataset(dataset, **stride).num_examples // 2
+    source = open_dataset(dataset, **stride)
+    epochs = [sorted(first_of(source.take(1, num_examples))) for _ in range(2)]
+    assert epochs[0] != epochs[1]
+    assert sorted(first_of(open_dataset(dataset, **stride, seed=9).take(1, num_examples))) != epochs[0]
+
+
 def drain(source: ExampleSource, size: int = 5) -> list[Batch]:
     return list(batches(source, size))
 

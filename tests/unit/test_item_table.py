@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -85,6 +86,73 @@ def test_sampled_items_are_even_and_none_without_items() -> None:
     sampled = table.sample_items(10_000, np.random.default_rng(0))
     assert np.bincount(sampled).min() > 900
     assert not len(ReplicatedItemTable(DIM).sample_items(5, np.random.default_rng(0)))
+
+
+COUNTS = np.array([1, 2, 3, 5, 8, 13, 21, 34])
+
+
+def counted_table() -> ReplicatedItemTable:
+    table = ReplicatedItemTable(DIM, seed=1)
+    table.set_counts(np.arange(10, 18), COUNTS, seen_ms=9)
+    table.add_features(keys(50))
+    return table
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 0.75, 1.0, 2.0])
+def test_items_are_drawn_in_proportion_to_a_power_of_their_counts(power: float) -> None:
+    table = counted_table()
+    shares = table.draw_shares(np.arange(10, 18), power)
+    np.testing.assert_allclose(shares, COUNTS**power / (COUNTS**power).sum())
+    drawn = np.bincount(table.sample_items(40_000, np.random.default_rng(0), power), minlength=18)[10:]
+    np.testing.assert_allclose(drawn / 40_000, shares, atol=0.01)
+
+
+@pytest.mark.parametrize("power", [0.0, 0.75])
+def test_shares_sum_to_one_over_all_items_and_are_none_for_what_is_no_item(power: float) -> None:
+    table = counted_table()
+    assert table.draw_shares(table.all_items(), power).sum() == pytest.approx(1)
+    assert table.draw_shares(keys(10, 99), power)[1] == 0
+    assert not ReplicatedItemTable(DIM).draw_shares(keys(10), power).any()
+    assert not len(ReplicatedItemTable(DIM).sample_items(5, np.random.default_rng(0), power))
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0])
+def test_features_are_never_drawn(power: float) -> None:
+    table = counted_table()
+    assert 50 not in table.sample_items(5_000, np.random.default_rng(0), power)
+
+
+def test_shares_follow_what_is_seen() -> None:
+    table = ReplicatedItemTable(DIM, admission_count=2)
+    table.observe(keys(1, 1, 1, 2, 2, 3), seen_ms=1)
+    assert table.draw_shares(keys(1, 2, 3), 1.0).tolist() == [3 / 5, 2 / 5, 0], "3 waits for a row"
+    table.observe(keys(2, 3, 3), seen_ms=2)
+    assert table.draw_shares(keys(1, 2, 3), 1.0).tolist() == [1 / 3, 1 / 3, 1 / 3]
+    table.set_counts(keys(1, 2, 3), keys(1, 1, 7), seen_ms=3)
+    assert table.draw_shares(keys(1, 2, 3), 1.0).tolist() == [1 / 9, 1 / 9, 7 / 9], "also where their sum stays"
+    drawn = np.bincount(table.sample_items(9_000, np.random.default_rng(0), 1.0))
+    np.testing.assert_allclose(drawn[1:] / 1_000, [1, 1, 7], rtol=0.1)
+
+
+def test_shares_of_a_loaded_table_are_those_of_the_saved_one() -> None:
+    table, loaded = counted_table(), ReplicatedItemTable(DIM, seed=1)
+    loaded.set_counts(np.arange(10, 18), COUNTS[::-1].copy(), seen_ms=1)
+    assert loaded.draw_shares(keys(10), 1.0) > 0.3
+    loaded.load(table.shard(0, 1))
+    np.testing.assert_array_equal(
+        loaded.draw_shares(loaded.all_items(), 1.0), table.draw_shares(table.all_items(), 1.0)
+    )
+
+
+def test_all_items_are_those_with_a_row_ascending() -> None:
+    table = ReplicatedItemTable(DIM, admission_count=2)
+    assert not len(table.all_items())
+    table.add_features(keys(50))
+    table.observe(keys(9, 9, 4, -3, -3), seen_ms=1)
+    assert table.all_items().tolist() == [-3, 9]
+    table.observe(keys(4), seen_ms=2)
+    assert table.all_items().tolist() == [-3, 4, 9]
+    assert table.num_items == 3
 
 
 def test_shards_hold_every_used_row_once_and_load_into_an_equal_table() -> None:

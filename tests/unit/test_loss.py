@@ -53,12 +53,14 @@ def test_drawing_so_much_that_all_items_are_in_the_pool_needs_no_correction() ->
 
 
 @pytest.mark.parametrize("mask_other_targets", [True, False])
-def test_accidental_hits_and_duplicates_are_masked(mask_other_targets: bool) -> None:
+@pytest.mark.parametrize("beta", [0.0, 0.3, 2.0])
+def test_accidental_hits_and_duplicates_are_masked_and_hard_negatives_count_more(
+    mask_other_targets: bool, beta: float
+) -> None:
     users, mask, index, pool = problem()
     inclusion = torch.linspace(0.1, 0.9, 9)
-    found = loss_of(
-        users, mask, index, pool, inclusion.log(), temperature=TEMPERATURE, mask_other_targets=mask_other_targets
-    )
+    options = {"mask_other_targets": mask_other_targets, "hard_negative_beta": beta}
+    found = loss_of(users, mask, index, pool, inclusion.log(), temperature=TEMPERATURE, **options)
     expected = 0.0
     for window in range(4):
         targets = index[window][mask[window]].tolist()
@@ -70,14 +72,39 @@ def test_accidental_hits_and_duplicates_are_masked(mask_other_targets: bool) -> 
                 inclusion.tolist(),
                 TEMPERATURE,
                 is_negative=lambda item, targets=targets: not (mask_other_targets and item in targets),  # type: ignore[misc]
+                beta=beta,
             )
     assert found.item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_hard_negatives_of_no_weight_leave_the_plain_loss_and_more_weight_costs_more() -> None:
+    users, mask, index, pool = problem()
+    losses = [
+        loss_of(users, mask, index, pool, torch.zeros(9), temperature=TEMPERATURE, hard_negative_beta=beta).item()
+        for beta in (0.0, 1e-6, 0.1, 1.0, 5.0)
+    ]
+    assert losses[0] == loss_of(users, mask, index, pool, torch.zeros(9), temperature=TEMPERATURE).item()
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert losses[1:] == sorted(losses[1:])
+
+
+def test_equal_negatives_are_all_as_hard_as_their_mean() -> None:
+    index, pool = torch.zeros(1, 1, dtype=torch.int64), torch.ones(6, 2)
+    options = {"temperature": TEMPERATURE}
+    plain = loss_of(torch.ones(1, 1, 2), REAL, index, pool, torch.zeros(6), **options)
+    hard = loss_of(torch.ones(1, 1, 2), REAL, index, pool, torch.zeros(6), hard_negative_beta=3.0, **options)
+    assert hard.item() == pytest.approx(plain.item(), rel=1e-6)
+
+
 def test_a_target_alone_in_the_pool_costs_nothing() -> None:
     index = torch.zeros(1, 1, dtype=torch.int64)
-    found = loss_of(torch.ones(1, 1, 2), REAL, index, torch.ones(1, 2), torch.full((1,), -9.0), temperature=0.1)
-    assert found.item() == 0
+    for beta in (0.0, 1.0):
+        users, pool = torch.ones(1, 1, 2, requires_grad=True), torch.ones(1, 2)
+        found = loss_of(users, REAL, index, pool, torch.full((1,), -9.0), temperature=0.1, hard_negative_beta=beta)
+        found.backward()
+        assert found.item() == 0
+        assert users.grad is not None
+        assert not users.grad.any()
 
 
 def test_the_correction_makes_the_estimated_sum_unbiased() -> None:
@@ -136,10 +163,12 @@ def test_no_target_at_all_costs_nothing_and_stays_in_the_graph(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_loss_and_gradients_are_finite_in_every_precision(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("beta", [0.0, 1.0])
+def test_loss_and_gradients_are_finite_in_every_precision(dtype: torch.dtype, beta: float) -> None:
     users, mask, index, pool = problem()
     users, pool = (part.mul(30).to(dtype).requires_grad_() for part in (users, pool))
-    loss = loss_of(users, mask, index, pool, torch.zeros(9), temperature=0.01, mask_other_targets=True)
+    options = {"mask_other_targets": True, "hard_negative_beta": beta}
+    loss = loss_of(users, mask, index, pool, torch.zeros(9), temperature=0.01, **options)
     loss.backward()
     assert loss.dtype == torch.float32
     for value in (loss, users.grad, pool.grad):

@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mind_dist.model.routing import b2i_dynamic_routing, content_keyed_logits, num_adaptive_interests, squash
+from mind_dist.model.routing import (
+    b2i_dynamic_routing,
+    content_keyed_logits,
+    dynamic_routing,
+    farthest_point_logits,
+    num_adaptive_interests,
+    squash,
+)
 from tests.reference import mind_loops
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -36,6 +43,57 @@ def test_routing_equals_a_plain_loop_reference(num_iterations: int) -> None:
         assert torch.allclose(found.coupling[user, :length, :count], torch.tensor(coupling, dtype=torch.float64))
         assert not found.capsules[user, count:].any()
         assert not found.coupling[user, length:].any()
+
+
+@pytest.mark.parametrize("num_iterations", [1, 2, 4])
+def test_routing_of_votes_equals_a_plain_loop_reference(num_iterations: int) -> None:
+    torch.manual_seed(0)
+    votes, logits = torch.randn(3, 6, 4, 5, dtype=torch.float64), torch.randn(3, 6, 4, dtype=torch.float64)
+    lengths, counts = torch.tensor([6, 1, 4]), torch.tensor([4, 1, 3])
+    mask = (torch.arange(6) < lengths[:, None])[:, :, None] & (torch.arange(4) < counts[:, None])[:, None, :]
+    found = dynamic_routing(votes, mask, logits, num_iterations=num_iterations)
+    for user, (length, count) in enumerate(zip(lengths.tolist(), counts.tolist(), strict=True)):
+        capsules, coupling = mind_loops.vote_routing(
+            votes[user, :length, :count].tolist(), logits[user, :length, :count].tolist(), num_iterations
+        )
+        assert torch.allclose(found.capsules[user, :count], torch.tensor(capsules, dtype=torch.float64), atol=1e-9)
+        assert torch.allclose(found.coupling[user, :length, :count], torch.tensor(coupling, dtype=torch.float64))
+        assert not found.capsules[user, count:].any()
+        assert not found.coupling[user, length:].any()
+
+
+def test_a_behavior_that_says_the_same_to_all_interests_is_routed_as_one_that_is_mapped_once() -> None:
+    torch.manual_seed(0)
+    behaviors, logits, mask = torch.randn(4, 6, 5), torch.randn(4, 6, 3), torch.rand(4, 6, 1) < 0.7
+    votes = behaviors[:, :, None].expand(-1, -1, 3, -1)
+    routed = dynamic_routing(votes, mask.expand(-1, -1, 3), logits)
+    expected = b2i_dynamic_routing(behaviors, mask[:, :, 0], everything(4, 3), logits)
+    assert torch.allclose(routed.capsules, expected.capsules, atol=1e-6)
+    assert torch.allclose(routed.coupling, expected.coupling, atol=1e-6)
+
+
+def test_farthest_points_are_those_of_a_plain_loop_reference() -> None:
+    torch.manual_seed(0)
+    behaviors, lengths = torch.randn(8, 9, 4), torch.tensor([9, 1, 2, 3, 5, 8, 9, 4])
+    mask = torch.arange(9) < lengths[:, None]
+    logits = farthest_point_logits(behaviors, mask, 4)
+    for user, length in enumerate(lengths.tolist()):
+        real = behaviors[user, :length].tolist()
+        points = mind_loops.farthest_points(real, 4)
+        expected = [[10 * mind_loops.cosine(behavior, real[point]) for point in points] for behavior in real]
+        assert torch.allclose(logits[user, :length], torch.tensor(expected), atol=1e-5)
+
+
+def test_as_many_far_points_as_behaviors_are_all_of_them() -> None:
+    behaviors = torch.randn(1, 5, 4)
+    logits = farthest_point_logits(behaviors, everything(1, 5), 5)[0]
+    assert sorted(logits.argmax(dim=0).tolist()) == [0, 1, 2, 3, 4]
+    assert logits.argmax(dim=0)[0] == 4, "the newest comes first"
+
+
+def test_far_points_of_users_without_behaviors_are_finite() -> None:
+    logits = farthest_point_logits(torch.zeros(2, 3, 4), torch.zeros(2, 3, dtype=torch.bool), 4)
+    assert bool(logits.isfinite().all())
 
 
 def test_each_real_behavior_is_shared_out_whole_among_the_interests() -> None:
@@ -84,6 +142,8 @@ def test_fewer_than_one_iteration_is_refused() -> None:
         b2i_dynamic_routing(
             torch.ones(1, 1, 1), everything(1, 1), everything(1, 1), torch.ones(1, 1, 1), num_iterations=0
         )
+    with pytest.raises(ValueError, match="at least 1"):
+        dynamic_routing(torch.ones(1, 1, 1, 1), everything(1, 1, 1), torch.ones(1, 1, 1), num_iterations=0)
 
 
 def test_squash_keeps_the_direction_and_bounds_the_length() -> None:

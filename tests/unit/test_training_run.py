@@ -7,18 +7,26 @@ import math
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from mind_dist.checkpoint import ModelVersion
+from mind_dist.config import ModelConfig, TrainingConfig
+from mind_dist.data.batches import next_batch
 from mind_dist.data.parquet import PreparedDataset
+from mind_dist.data.sequences import Examples
 from mind_dist.data.source import InMemoryLog
+from mind_dist.encoder import InterestEncoder, UserInterests
 from mind_dist.errors import TrainingError
+from mind_dist.records import BehaviorSequence, Keys
 from mind_dist.storage import Directory
+from mind_dist.training.positions import TrainedPositions
 from mind_dist.training.run import TrainingRun
-from tests.toy_training import TRAINING, event_examples, open_run, parquet_examples, toy_log, write_dataset
+from mind_dist.training.step_inputs import StepInputs
+from tests.toy_training import MODEL, TRAINING, event_examples, open_run, parquet_examples, toy_log, write_dataset
 
 Open = Callable[[ModelVersion | None], TrainingRun]
 
@@ -28,14 +36,18 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
     return PreparedDataset.open(write_dataset(tmp_path_factory.mktemp("dataset")))
 
 
-def from_parquet(dataset: PreparedDataset) -> Open:
-    return lambda version: open_run(parquet_examples(dataset, TRAINING, version), dataset, version)
-
-
-def from_log(dataset: PreparedDataset, log: InMemoryLog) -> Open:
-    config = dataclasses.replace(TRAINING, admission_count=2)
+def from_parquet(dataset: PreparedDataset, config: TrainingConfig = TRAINING, model: ModelConfig = MODEL) -> Open:
     return lambda version: open_run(
-        event_examples(log, version, dataset=dataset), dataset, version, observe=True, config=config
+        parquet_examples(dataset, config, version), dataset, version, config=config, model=model
+    )
+
+
+def from_log(
+    dataset: PreparedDataset, log: InMemoryLog, config: TrainingConfig = TRAINING, model: ModelConfig = MODEL
+) -> Open:
+    config = dataclasses.replace(config, admission_count=2)
+    return lambda version: open_run(
+        event_examples(log, version, dataset=dataset), dataset, version, observe=True, config=config, model=model
     )
 
 
@@ -55,7 +67,21 @@ def finish(run: TrainingRun, path: Path) -> ModelVersion:
     return save(run, path)
 
 
-def test_resume_after_a_crash_gives_the_same_version_as_an_uninterrupted_run(opened: Open, tmp_path: Path) -> None:
+CAUSAL = dataclasses.replace(MODEL, kind="causal", sequence_encoder="transformer", encoder_dim=8, dropout=0.3)
+EVERYWHERE = dataclasses.replace(TRAINING, every_position=True, window_stride=2, negative_power=0.75, epochs=4)
+
+
+@pytest.mark.parametrize("source", ["parquet", "log"])
+@pytest.mark.parametrize(
+    ("model", "config"), [(MODEL, TRAINING), (CAUSAL, EVERYWHERE)], ids=["mind", "causal with all that is random"]
+)
+def test_resume_after_a_crash_gives_the_same_version_as_an_uninterrupted_run(
+    source: str, model: ModelConfig, config: TrainingConfig, dataset: PreparedDataset, tmp_path: Path
+) -> None:
+    if source == "parquet":
+        opened = from_parquet(dataset, config, model)
+    else:
+        opened = from_log(dataset, toy_log(poison_every=11), config, model)
     whole = finish(opened(None), tmp_path / "whole")
     crashed = opened(None)
     saved_at = None
@@ -68,6 +94,17 @@ def test_resume_after_a_crash_gives_the_same_version_as_an_uninterrupted_run(ope
     assert resumed.manifest.watermark_ms == whole.manifest.watermark_ms
     assert resumed.manifest.files == whole.manifest.files, "every parameter, moment, count and history is the same"
     assert resumed.manifest.model_version == whole.manifest.model_version
+
+
+def test_a_log_trains_the_whole_history_before_an_event_whatever_is_asked_of_windows(
+    dataset: PreparedDataset, tmp_path: Path
+) -> None:
+    plain = dataclasses.replace(EVERYWHERE, every_position=False)
+    versions = [
+        finish(from_log(dataset, toy_log(), config, CAUSAL)(None), tmp_path / str(config.every_position))
+        for config in (EVERYWHERE, plain)
+    ]
+    assert versions[0].manifest.files == versions[1].manifest.files
 
 
 def test_a_version_names_the_positions_of_the_last_trained_batch(opened: Open, tmp_path: Path) -> None:
@@ -172,6 +209,119 @@ def test_without_logq_the_loss_is_another(dataset: PreparedDataset) -> None:
     config = dataclasses.replace(TRAINING, logq_correction=False)
     plain = next(iter(open_run(parquet_examples(dataset, config), dataset, config=config).steps()))
     assert plain.loss != next(iter(from_parquet(dataset)(None).steps())).loss
+
+
+def first_loss(dataset: PreparedDataset, **changed: Any) -> float:
+    """Return the loss of the first step, before anything was updated."""
+    config = dataclasses.replace(TRAINING, **changed)
+    return next(from_parquet(dataset, config)(None).steps()).loss
+
+
+@pytest.mark.parametrize("in_batch", [True, False])
+@pytest.mark.parametrize("choice", ["label_aware", "best"])
+def test_the_full_softmax_is_the_loss_computed_by_hand(
+    in_batch: bool, choice: str, dataset: PreparedDataset, tmp_path: Path
+) -> None:
+    """By hand: from the interests and item vectors that a version serves, which training then goes on from."""
+    changed: dict[str, Any] = {"full_softmax": True, "in_batch_negatives": in_batch, "interest_choice": choice}
+    version = finish(from_parquet(dataset)(None), tmp_path)
+    run = from_parquet(dataset, dataclasses.replace(TRAINING, **changed))(None)
+    run.start_from(version)
+    encoder = InterestEncoder(version)
+    examples = next_batch(parquet_examples(dataset, TRAINING), TRAINING.batch_size).examples
+    losses = []
+    for row, mask in enumerate(examples.history_mask):
+        items = examples.history[row][mask]
+        user = BehaviorSequence(1, items, np.arange(len(items)), examples.profile[row])
+        scores = encoder.encode([user])[0].vectors @ encoder.item_vectors.T / TRAINING.temperature
+        targets = np.searchsorted(encoder.item_keys, examples.targets[row][examples.target_mask[row]])
+        for target in targets:
+            seen = scores.max(axis=0) if choice == "best" else scores[scores[:, target].argmax()]
+            others = np.delete(np.exp(seen), targets).sum()
+            losses.append(math.log(math.exp(seen[target]) + others) - seen[target])
+    assert next(run.steps()).loss == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_hard_negatives_of_no_weight_leave_the_plain_loss(full: bool, dataset: PreparedDataset) -> None:
+    plain, none, hardly, hard = (
+        first_loss(dataset, full_softmax=full, hard_negative_beta=beta) for beta in (0.0, 0.0, 1e-6, 1.0)
+    )
+    assert plain == none == pytest.approx(hardly, rel=1e-5)
+    assert hard > plain
+
+
+@pytest.mark.parametrize("weight", ["spread_weight", "balance_weight", "routing_weight"])
+def test_a_regulariser_adds_to_the_loss_in_proportion_to_its_weight(weight: str, dataset: PreparedDataset) -> None:
+    model = dataclasses.replace(MODEL, kind="comirec_sa", adaptive_interests=False)
+    weighted: list[dict[str, Any]] = [{weight: value} for value in (0.0, 5.0, 10.0)]
+    plain, once, twice = (
+        next(from_parquet(dataset, dataclasses.replace(TRAINING, **changed), model)(None).steps()).loss
+        for changed in weighted
+    )
+    assert once > plain
+    assert twice - plain == pytest.approx(2 * (once - plain), rel=1e-2)
+
+
+KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "two_tower": ({"kind": "two_tower", "num_interests": 1}, {}),
+    "two_tower by attention": (
+        {"kind": "two_tower", "num_interests": 1, "pooling": "attention", "sequence_encoder": "lag_kernels"},
+        {"every_position": True, "negative_power": 0.5},
+    ),
+    "mind": ({}, {"every_position": True}),
+    "mind from far points": ({"routing_start": "farthest_point", "recency": True}, {"interest_choice": "best"}),
+    "comirec_dr": ({"kind": "comirec_dr", "routing_start": "zeros", "sequence_encoder": "gru"}, {"window_stride": 2}),
+    "comirec_sa": (
+        {"kind": "comirec_sa", "hidden_dims": (), "recency": True},
+        {"routing_weight": 0.1, "spread_weight": 0.1, "balance_weight": 0.1, "hard_negative_beta": 0.5},
+    ),
+    "causal": ({"kind": "causal"}, {"every_position": True, "in_batch_negatives": False}),
+    "causal, lag_kernels": (
+        {"kind": "causal", "sequence_encoder": "lag_kernels", "separate_item_vectors": True},
+        {"every_position": True, "interest_choice": "best", "full_softmax": True},
+    ),
+    "causal, gru": ({"kind": "causal", "sequence_encoder": "gru", "normalize": False}, {"temperature": 1.0}),
+    "causal, transformer": (
+        {"kind": "causal", "sequence_encoder": "transformer", "dropout": 0.1},
+        {"every_position": True, "window_stride": 3, "negative_power": 1.0},
+    ),
+}
+
+
+def by_training(run: TrainingRun, dataset: PreparedDataset, users: list[BehaviorSequence]) -> list[UserInterests]:
+    """Return the interests that the model in training gives users, by the way that a step takes."""
+    longest = TRAINING.max_behaviors
+    newest = [user.last(longest) for user in users]
+    history = np.array([[*user.item_keys, *[0] * (longest - len(user))] for user in newest], dtype=np.int64)
+    mask = np.arange(longest) < np.array([len(user) for user in newest])[:, None]
+    profile = np.array([user.profile_keys for user in users])
+    one = np.ones((len(users), 1), dtype=np.int64)
+    examples = Examples(history, mask, one * history[0, 0], one > 0, profile, one[:, 0])
+    nothing: Keys = np.zeros(0, dtype=np.int64)
+    inputs = StepInputs.of(examples, TrainedPositions.after_window(examples), nothing, run.table, dataset.catalog())
+    rows = run.table.lookup(inputs.row_keys)[:, : MODEL.dim]
+    with torch.no_grad():
+        found = run.model.eval()(inputs.behaviors(inputs.item_vectors(rows)), inputs.profiles(rows), ends=inputs.ends)
+    return [
+        UserInterests(vectors[real].numpy(), weights[real].numpy())
+        for vectors, real, weights in zip(found.vectors, found.mask, found.weights, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("model", "training"), KINDS.values(), ids=KINDS.keys())
+def test_every_kind_of_model_learns_and_encodes_users_as_it_was_trained(
+    model: dict[str, Any], training: dict[str, Any], dataset: PreparedDataset, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(TRAINING, epochs=training.get("window_stride", 1) * 6, learning_rate=0.02, **training)
+    run = from_parquet(dataset, config, dataclasses.replace(MODEL, **model))(None)
+    losses = [report.loss for report in run.steps()]
+    assert np.mean(losses[-8:]) < 0.9 * np.mean(losses[:8])
+    encoder = InterestEncoder.load(save(run, tmp_path).directory.uri)
+    users = list(dataset.sequences("train"))
+    for found, expected in zip(encoder.encode(users), by_training(run, dataset, users), strict=True):
+        np.testing.assert_allclose(found.vectors, expected.vectors, atol=1e-5)
+        np.testing.assert_allclose(found.weights, expected.weights, atol=1e-5)
 
 
 def test_items_seen_too_seldom_wait_and_are_learned_by_their_features(dataset: PreparedDataset, tmp_path: Path) -> None:

@@ -1,0 +1,100 @@
+"""The regularisers, against their twins in plain loops and by their properties."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from mind_dist.model.interests import Interests
+from mind_dist.model.regularizers import balance_penalty, routing_penalty, spread_penalty
+from tests.reference import penalty_loops
+
+COUNTS, NUM_TARGETS, LENGTHS = [3, 2, 0, 1, 3], [2, 1, 0, 3, 2], [5, 4, 0, 2, 6]
+
+
+def problem() -> tuple[Interests, Tensor, Tensor]:
+    torch.manual_seed(0)
+    mask = torch.arange(3) < torch.tensor(COUNTS)[:, None]
+    vectors = torch.randn(5, 3, 4, dtype=torch.float64).masked_fill(~mask[..., None], 0.0)
+    targets = torch.randn(5, 3, 4, dtype=torch.float64)
+    return Interests(vectors, mask, mask.double()), targets, torch.arange(3) < torch.tensor(NUM_TARGETS)[:, None]
+
+
+def real(rows: Tensor, counts: list[int]) -> list[list[list[float]]]:
+    return [user[:count].tolist() for user, count in zip(rows, counts, strict=True)]
+
+
+@pytest.mark.parametrize("margin", [-1.0, 0.0, 0.5])
+def test_the_spread_penalty_equals_a_plain_loop_reference(margin: float) -> None:
+    interests, _, _ = problem()
+    expected = penalty_loops.spread(real(interests.vectors, COUNTS), margin)
+    assert spread_penalty(interests, margin).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 1.0])
+def test_the_balance_penalty_equals_a_plain_loop_reference(temperature: float) -> None:
+    interests, targets, mask = problem()
+    found = balance_penalty(interests, targets, mask, temperature)
+    expected = penalty_loops.balance(real(interests.vectors, COUNTS), real(targets, NUM_TARGETS), 3, temperature)
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_routing_penalty_equals_a_plain_loop_reference() -> None:
+    interests, _, _ = problem()
+    real_behaviors = (torch.arange(6) < torch.tensor(LENGTHS)[:, None])[:, :, None]
+    coupling = torch.rand(5, 6, 3).masked_fill(~(real_behaviors & interests.mask[:, None, :]), 0.0).double()
+    twins = [
+        coupling[user, :length, :count].T.tolist()
+        for user, (length, count) in enumerate(zip(LENGTHS, COUNTS, strict=True))
+        if length
+    ]
+    assert routing_penalty(coupling, interests.mask).item() == pytest.approx(penalty_loops.routing(twins), rel=1e-6)
+
+
+def test_penalties_do_not_grow_with_the_batch() -> None:
+    interests, targets, mask = problem()
+    twice = Interests(*(torch.cat([part, part]) for part in interests if part is not None))
+    coupling = torch.rand(5, 6, 3) * interests.mask[:, None, :]
+    both = [torch.cat([part, part]) for part in (targets, mask, coupling)]
+    for once, double in [
+        (spread_penalty(interests, 0.0), spread_penalty(twice, 0.0)),
+        (balance_penalty(interests, targets, mask, 0.5), balance_penalty(twice, both[0], both[1], 0.5)),
+        (routing_penalty(coupling, interests.mask), routing_penalty(both[2], twice.mask)),
+    ]:
+        assert double.item() == pytest.approx(once.item(), rel=1e-5)
+
+
+def test_interests_apart_by_more_than_the_margin_cost_nothing_and_equal_ones_the_most() -> None:
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    apart, alike = Interests(torch.eye(3)[None], mask, mask.float()), Interests(torch.ones(1, 3, 4), mask, mask.float())
+    assert spread_penalty(apart, 0.0).item() == 0
+    assert spread_penalty(alike, 0.25).item() == pytest.approx(0.75**2, rel=1e-5)
+
+
+def test_interests_that_win_the_same_cost_nothing_and_one_that_wins_all_the_most() -> None:
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    interests = Interests(torch.eye(3)[None], mask, mask.float())
+    all_won, one_won = torch.eye(3)[None], torch.eye(3)[None, :1].expand(-1, 3, -1)
+    assert balance_penalty(interests, all_won, mask, 0.01).item() == pytest.approx(0, abs=1e-6)
+    assert balance_penalty(interests, one_won, mask, 0.01).item() == pytest.approx(2, rel=1e-6)
+
+
+def test_even_attention_costs_nothing() -> None:
+    interests, _, _ = problem()
+    assert routing_penalty(torch.full((5, 6, 3), 1 / 6), interests.mask).item() == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("num_users", [0, 2])
+def test_users_without_interests_cost_nothing_with_finite_gradients(num_users: int) -> None:
+    mask = torch.zeros(num_users, 3, dtype=torch.bool)
+    vectors, targets = (torch.zeros(num_users, 3, 4, requires_grad=True) for _ in range(2))
+    coupling = torch.zeros(num_users, 5, 3, requires_grad=True)
+    interests = Interests(vectors, mask, mask.float(), coupling)
+    loss = spread_penalty(interests, 0.0) + balance_penalty(interests, targets, mask, 0.1)
+    loss = loss + routing_penalty(coupling, mask)
+    loss.backward()
+    assert loss.item() == 0
+    for part in (vectors, targets, coupling):
+        assert part.grad is not None
+        assert not part.grad.any()
