@@ -151,6 +151,8 @@ class TrainingConfig:
     interest_choice: Literal["label_aware", "best"] = "label_aware"
     """`label_aware`: the interests as a target weighs them score it and its negatives (MIND, ComiRec); `best`: every
     item, target or negative, is scored by its best interest, as it is when served."""
+    id_dropout: float = 0.0
+    """Share of the items that are made of their side features alone in a step, as an item is that was never seen."""
     hard_negative_beta: float = 0.0
     """Weigh negatives by exp(beta · logit), so that the hard ones count more (REMI, arXiv 2302.14532)."""
     routing_weight: float = 0.0
@@ -191,6 +193,7 @@ class TrainingConfig:
         _check(self.num_negatives >= 0, "num_negatives", "0 or more")
         for name in ("negative_power", "hard_negative_beta", "routing_weight", "spread_weight", "balance_weight"):
             _check(getattr(self, name) >= 0, name, "0 or more")
+        _check(0 <= self.id_dropout < 1, "id_dropout", "0 or more and below 1")
         _check(
             self.in_batch_negatives or not self.cross_worker_negatives,
             "cross_worker_negatives",

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mind_dist.config import ModelConfig
+from mind_dist.model.places import decays
 
 
 class LagKernels(nn.Module):
@@ -21,9 +22,7 @@ class LagKernels(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        lags = torch.arange(config.max_recency, dtype=torch.float32)
-        half_lives = 3.0 * 4.0 ** torch.arange(config.num_lag_kernels, dtype=torch.float32)
-        self.log_weights = nn.Parameter(-lags / half_lives[:, None])
+        self.log_weights = nn.Parameter(decays(config.num_lag_kernels, config.max_recency))
         self.mlp = nn.Sequential(
             nn.Dropout(config.dropout),
             nn.Linear(config.dim * config.num_lag_kernels, config.encoder_dim),

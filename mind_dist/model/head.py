@@ -12,7 +12,7 @@ from mind_dist.config import ModelConfig
 
 
 class InterestHead(nn.Module):
-    """Adds ReLU layers of [capsule ; profile ; context] to each capsule.
+    """Adds ReLU layers of [capsule ; state ; profile ; context] to each capsule, as far as a model has them.
 
     The last layer gives zeros at first, so that a fresh model's interests are its capsules.
     """
@@ -33,7 +33,7 @@ class InterestHead(nn.Module):
 
         Args:
             capsules: Interest capsules.
-            joined: Profile and context, tiled over the interests.
+            joined: State, profile and context, tiled over the interests.
         """
         added: Tensor = self.layers(_tile(capsules, joined))
         return capsules + added
@@ -48,33 +48,9 @@ class PlainHead(nn.Module):
         return capsules
 
 
-class HeadPerInterest(nn.Module):
-    """Adds to each capsule layers of the interest's own: what tells apart interests that have one state in common."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        widths = [_joined_width(config), *config.hidden_dims, config.dim]
-        self.weights = nn.ParameterList(
-            torch.randn(config.num_interests, width_in, width_out) * width_in**-0.5
-            for width_in, width_out in pairwise(widths)
-        )
-        self.biases = nn.ParameterList(torch.zeros(config.num_interests, 1, width) for width in widths[1:])
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, capsules: Float[Tensor, "B K D"], joined: Float[Tensor, "B J"] | None) -> Float[Tensor, "B K D"]:
-        """Return interest vectors; see `InterestHead.forward`."""
-        hidden = _tile(capsules, joined).transpose(0, 1)
-        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            hidden = hidden if layer == 0 else self.dropout(nn.functional.gelu(hidden))
-            hidden = torch.baddbmm(bias.to(hidden.dtype), hidden, weight.to(hidden.dtype))
-        return capsules + hidden.transpose(0, 1)
-
-
 def interest_head(config: ModelConfig) -> nn.Module:
     """Return the head that a config asks for."""
-    if config.kind == "causal":
-        return HeadPerInterest(config)
-    plain = not (config.hidden_dims or config.num_profile_features or config.context_dim)
+    plain = not config.hidden_dims and _joined_width(config) == config.dim
     return PlainHead() if plain else InterestHead(config)
 
 
@@ -94,7 +70,8 @@ def join(
 
 
 def _joined_width(config: ModelConfig) -> int:
-    return config.dim * (1 + config.num_profile_features) + config.context_dim
+    num_vectors = 1 + (config.kind == "causal") + config.num_profile_features
+    return config.dim * num_vectors + config.context_dim
 
 
 def _tile(capsules: Float[Tensor, "B K D"], joined: Float[Tensor, "B J"] | None) -> Float[Tensor, "B K _"]:

@@ -29,19 +29,17 @@ class Interests(NamedTuple):
         vectors: Interest vectors, [B, K, D]; zeros where masked.
         mask: True where the user has that interest, [B, K]; a user without behaviors has none.
         weights: Share of the behaviors behind each interest, [B, K]; sums to 1 over a user's interests.
-        coupling: How much each behavior counts for each interest, [B, L, K]; zeros where either is masked. None from
-            a model that extracts interests from a state and not from single behaviors.
+        coupling: How much each behavior counts for each interest, [B, L, K]; zeros where either is masked.
     """
 
     vectors: Float[Tensor, "B K D"]
     mask: Bool[Tensor, "B K"]
     weights: Float[Tensor, "B K"]
-    coupling: Float[Tensor, "B L K"] | None = None
+    coupling: Float[Tensor, "B L K"]
 
     def take(self, users: Bool[Tensor, " B"]) -> Interests:
         """Return the interests of some of the users."""
-        coupling = None if self.coupling is None else self.coupling[users]
-        return Interests(self.vectors[users], self.mask[users], self.weights[users], coupling)
+        return Interests(*(part[users] for part in self))
 
 
 class InterestModel(Protocol):

@@ -93,6 +93,18 @@ def bag_members(item_keys: Keys, features: ItemFeatures, row_keys: Keys) -> Item
     return ItemBags(torch.from_numpy(np.where(mask, members, 0)), torch.from_numpy(mask))
 
 
+def without_own_row(bags: ItemBags, items: Bool[Tensor, " N"]) -> ItemBags:
+    """Leave the own row out of some items' bags, where they have other rows.
+
+    >>> bags = ItemBags(torch.tensor([[3, 4], [5, 0]]), torch.tensor([[True, True], [True, False]]))
+    >>> without_own_row(bags, torch.tensor([True, True])).mask.tolist()
+    [[False, True], [True, False]]
+    """
+    mask = bags.mask.clone()
+    mask[:, 0] &= ~(items & mask[:, 1:].any(dim=1))
+    return ItemBags(bags.members, mask)
+
+
 def pool_bags(
     rows: Float[Tensor, "U D"], members: Int64[Tensor, "N M"], mask: Bool[Tensor, "N M"]
 ) -> Float[Tensor, "N D"]:

@@ -14,14 +14,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mind_dist.config import ModelConfig
+from mind_dist.model.causal import CausalInterests
 from mind_dist.model.comirec import PositionedRouting, SelfAttention
 from mind_dist.model.encoders import sequence_encoder
+from mind_dist.model.extraction import Extracted, OfBeginnings
 from mind_dist.model.head import interest_head, join
 from mind_dist.model.interests import Behaviors, Interests
 from mind_dist.model.item_bag import unit_vectors
 from mind_dist.model.mind import B2IRouting
-from mind_dist.model.places import Recency
-from mind_dist.model.routing import Routing, num_adaptive_interests
+from mind_dist.model.routing import num_adaptive_interests
 from mind_dist.model.two_tower import pooling
 
 
@@ -39,8 +40,6 @@ class MultiInterestModel(nn.Module):
         self.config = config
         self.encoder = sequence_encoder(config)
         self.extraction = _extraction(config)
-        aged = config.recency and self.extraction is not None
-        self.recency = Recency(config.dim, config.max_recency) if aged else None
         self.head = interest_head(config)
 
     def forward(
@@ -58,30 +57,18 @@ class MultiInterestModel(nn.Module):
         joined = join(profile, context, self.config)
         behaviors = _at_least_one_place(behaviors)
         known = behaviors._replace(vectors=behaviors.vectors.masked_fill(~behaviors.mask[:, :, None], 0.0))
-        encoded = known._replace(vectors=self.encoder(known.vectors))
+        states = self.encoder(known.vectors)
         if ends is None:
             mask = self._interest_mask(behaviors.mask.sum(dim=1))
         else:
             mask = self._interest_mask(ends.flatten() + 1)
             joined = None if joined is None else joined.repeat_interleave(ends.shape[1], dim=0)
-        capsules, coupling = self._capsules(encoded, ends, mask)
-        vectors = self.head(capsules, joined)
+        found: Extracted = self.extraction(known, states, ends, mask)
+        vectors = self.head(found.capsules, _beside(found.state, joined))
         if self.config.normalize:
             vectors = unit_vectors(vectors)
         vectors = vectors.masked_fill(~mask[:, :, None], 0.0)
-        return Interests(vectors, mask, _even(mask) if coupling is None else shares(coupling), coupling)
-
-    def _capsules(
-        self, encoded: Behaviors, ends: Int64[Tensor, "B E"] | None, mask: Bool[Tensor, "N K"]
-    ) -> tuple[Float[Tensor, "N K D"], Float[Tensor, "N L K"] | None]:
-        """Return capsules, and how behaviors are coupled to them where single behaviors are."""
-        if self.extraction is None:
-            ends = encoded.mask.sum(dim=1, keepdim=True) - 1 if ends is None else ends
-            return states(encoded.vectors, ends)[:, None, :].expand(-1, mask.shape[1], -1), None
-        histories = encoded if ends is None else beginnings(encoded, ends)
-        placed = histories.vectors if self.recency is None else self.recency(histories.vectors, histories.mask)
-        routing: Routing = self.extraction(histories, placed, mask)
-        return routing.capsules, routing.coupling
+        return Interests(vectors, mask, shares(found.coupling), found.coupling)
 
     def _interest_mask(self, lengths: Int64[Tensor, " B"]) -> Bool[Tensor, "B K"]:
         """Return which interests each user has: none without behaviors."""
@@ -91,15 +78,6 @@ class MultiInterestModel(nn.Module):
         )
         ranks = torch.arange(most, device=lengths.device)
         return (ranks < counts[:, None]) & (lengths > 0)[:, None]
-
-
-def beginnings(behaviors: Behaviors, ends: Int64[Tensor, "B E"]) -> Behaviors:
-    """Return each history's beginnings, up to and with each end, as histories: row b · E + e."""
-    places = torch.arange(behaviors.mask.shape[1], device=ends.device)
-    mask = ((places <= ends[:, :, None]) & behaviors.mask[:, None, :]).flatten(end_dim=1)
-    vectors = behaviors.vectors.repeat_interleave(ends.shape[1], dim=0)
-    keys = behaviors.keys.repeat_interleave(ends.shape[1], dim=0)
-    return Behaviors(vectors.masked_fill(~mask[:, :, None], 0.0), keys, mask)
 
 
 def _at_least_one_place(behaviors: Behaviors) -> Behaviors:
@@ -117,19 +95,15 @@ def shares(coupling: Float[Tensor, "B L K"]) -> Float[Tensor, "B K"]:
     return per_behavior.sum(dim=1) / num_behaviors
 
 
-def states(encoded: Float[Tensor, "B L D"], ends: Int64[Tensor, "B E"]) -> Float[Tensor, "N D"]:
-    """Return the causal encoder's state at each end: row b · E + e; any state for an empty beginning."""
-    at = ends.clamp(min=0)[:, :, None].expand(-1, -1, encoded.shape[2])
-    return encoded.gather(1, at).flatten(end_dim=1)
+def _beside(*parts: Float[Tensor, "B _"] | None) -> Float[Tensor, "B J"] | None:
+    """Return what there is as one vector a user; None for nothing."""
+    given = [part for part in parts if part is not None]
+    return torch.cat(given, dim=1) if given else None
 
 
-def _even(mask: Bool[Tensor, "B K"]) -> Float[Tensor, "B K"]:
-    return mask / mask.sum(dim=1, keepdim=True).clamp(min=1)
-
-
-def _extraction(config: ModelConfig) -> nn.Module | None:
-    """Return what makes capsules of behaviors; None where the encoder's state is the capsule."""
-    if config.kind == "two_tower":
-        return pooling(config)
-    kinds = {"mind": B2IRouting, "comirec_dr": PositionedRouting, "comirec_sa": SelfAttention}
-    return kinds[config.kind](config) if config.kind in kinds else None
+def _extraction(config: ModelConfig) -> nn.Module:
+    """Return what makes capsules of behaviors."""
+    if config.kind == "causal":
+        return CausalInterests(config)
+    kinds = {"two_tower": pooling, "mind": B2IRouting, "comirec_dr": PositionedRouting, "comirec_sa": SelfAttention}
+    return OfBeginnings(config, kinds[config.kind](config))

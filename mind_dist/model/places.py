@@ -17,6 +17,12 @@ def ages(mask: Bool[Tensor, "B L"], most: int) -> Int64[Tensor, "B L"]:
     return (mask.sum(dim=1, keepdim=True) - 1 - places).clamp(0, most - 1)
 
 
+def decays(count: int, most: int) -> Float[Tensor, "N A"]:
+    """Return log weights by age of some decays: the fastest first, then slower ones by up to a factor of 64."""
+    time_constants = 3.0 * 4.0 ** torch.linspace(0, min(count - 1, 3), count)
+    return -torch.arange(most, dtype=torch.float32) / time_constants[:, None]
+
+
 class Recency(nn.Module):
     """Adds a learned vector for its age to each behavior; a fresh one adds nothing.
 

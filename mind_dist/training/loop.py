@@ -169,7 +169,16 @@ def _inputs(
     if config.cross_worker_negatives:
         gathered = ranks.gather(torch.from_numpy(trained.targets[trained.mask]))
         negatives = np.concatenate([negatives, *(targets.numpy() for targets in gathered)])
-    return StepInputs.of(examples, trained, negatives, table, features, in_batch=config.in_batch_negatives)
+    return StepInputs.of(
+        examples,
+        trained,
+        negatives,
+        table,
+        features,
+        in_batch=config.in_batch_negatives,
+        id_dropout=config.id_dropout,
+        generator=generator,
+    )
 
 
 def _loss(
@@ -227,7 +236,7 @@ def _penalty(
     if config.balance_weight:
         balance = balance_penalty(interests, targets, target_mask, config.temperature)
         penalty = penalty + config.balance_weight * balance
-    if config.routing_weight and interests.coupling is not None:
+    if config.routing_weight:
         penalty = penalty + config.routing_weight * routing_penalty(interests.coupling, interests.mask)
     return penalty
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mind_dist.data.sequences import Examples
 from mind_dist.model.interests import Behaviors
-from mind_dist.model.item_bag import ItemBags, ItemFeatures, bag_keys, bag_members, pool_bags
+from mind_dist.model.item_bag import ItemBags, ItemFeatures, bag_keys, bag_members, pool_bags, without_own_row
 from mind_dist.records import Keys
 from mind_dist.training.item_table import ItemTable
 from mind_dist.training.positions import TrainedPositions
@@ -69,15 +69,20 @@ class StepInputs:
         features: ItemFeatures,
         *,
         in_batch: bool = True,
+        id_dropout: float = 0.0,
+        generator: np.random.Generator | None = None,
     ) -> StepInputs:
         """Find out which rows a batch and its negatives need, and where each of them goes.
 
-        With `in_batch` the targets are negatives of each other, too.
+        With `in_batch` the targets are negatives of each other, too. With `id_dropout` that share of the items, drawn
+        by the generator, is made of its side features alone.
         """
         items, (history, targets, drawn) = _distinct(examples.history, trained.targets, negatives)
         row_keys = np.union1d(bag_keys(items, features), examples.profile)
         row_keys = row_keys[table.has(row_keys)]
         bags = bag_members(items, features, row_keys)
+        if id_dropout and generator is not None:
+            bags = without_own_row(bags, torch.from_numpy(generator.random(len(items)) < id_dropout))
         known: NDArray[np.bool_] = bags.mask.any(dim=1).numpy()
         order, history_mask, ends = _known_behaviors(examples.history_mask & known[history], trained.ends)
         target_mask = trained.mask & known[targets] & (ends >= 0)[:, :, None]

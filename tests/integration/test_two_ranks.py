@@ -183,7 +183,7 @@ def train_with_a_broken_rank(ranks: Collectives, dataset: PreparedDataset, _dire
     next(steps)
     if ranks.rank == 1:
         with torch.no_grad():
-            run.model.get_parameter("extraction.bilinear").fill_(torch.nan)
+            run.model.get_parameter("extraction.inner.bilinear").fill_(torch.nan)
     with pytest.raises(TrainingError) as raised:
         next(steps)
     return str(raised.value)

@@ -18,7 +18,9 @@ INF = float("inf")
 
 def interests_of(vectors: Tensor, mask: Tensor | None = None) -> Interests:
     mask = torch.ones(vectors.shape[:2], dtype=torch.bool) if mask is None else mask
-    return Interests(vectors.masked_fill(~mask[..., None], 0), mask, mask.to(vectors.dtype))
+    return Interests(
+        vectors.masked_fill(~mask[..., None], 0), mask, mask.to(vectors.dtype), mask[:, None].to(vectors.dtype)
+    )
 
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 8.0])
@@ -63,7 +65,7 @@ def test_equal_scores_choose_the_first() -> None:
 def test_masked_interests_get_no_weight(power: float) -> None:
     garbage = torch.full((1, 3, 2), 5.0)
     garbage[0, 1] = torch.tensor([-1.0, -1.0])
-    interests = Interests(garbage, torch.tensor([[False, True, False]]), torch.zeros(1, 3))
+    interests = Interests(garbage, torch.tensor([[False, True, False]]), torch.zeros(1, 3), torch.zeros(1, 1, 3))
     assert label_aware_attention(interests, torch.ones(1, 1, 2), power).tolist() == [[[-1.0, -1.0]]]
 
 

@@ -103,11 +103,9 @@ def assert_same(found: Interests, expected: Interests) -> None:
     assert torch.equal(found.mask, expected.mask)
     assert torch.allclose(found.vectors, expected.vectors, atol=1e-5)
     assert torch.allclose(found.weights, expected.weights, atol=1e-5)
-    assert (found.coupling is None) == (expected.coupling is None)
-    if found.coupling is not None and expected.coupling is not None:
-        length = expected.coupling.shape[1]
-        assert torch.allclose(found.coupling[:, :length], expected.coupling, atol=1e-5)
-        assert not found.coupling[:, length:].any()
+    length = expected.coupling.shape[1]
+    assert torch.allclose(found.coupling[:, :length], expected.coupling, atol=1e-5)
+    assert not found.coupling[:, length:].any()
 
 
 @every_model

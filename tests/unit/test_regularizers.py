@@ -18,7 +18,11 @@ def problem() -> tuple[Interests, Tensor, Tensor]:
     mask = torch.arange(3) < torch.tensor(COUNTS)[:, None]
     vectors = torch.randn(5, 3, 4, dtype=torch.float64).masked_fill(~mask[..., None], 0.0)
     targets = torch.randn(5, 3, 4, dtype=torch.float64)
-    return Interests(vectors, mask, mask.double()), targets, torch.arange(3) < torch.tensor(NUM_TARGETS)[:, None]
+    return (
+        Interests(vectors, mask, mask.double(), mask[:, None].double()),
+        targets,
+        torch.arange(3) < torch.tensor(NUM_TARGETS)[:, None],
+    )
 
 
 def real(rows: Tensor, counts: list[int]) -> list[list[list[float]]]:
@@ -54,7 +58,7 @@ def test_the_routing_penalty_equals_a_plain_loop_reference() -> None:
 
 def test_penalties_do_not_grow_with_the_batch() -> None:
     interests, targets, mask = problem()
-    twice = Interests(*(torch.cat([part, part]) for part in interests if part is not None))
+    twice = Interests(*(torch.cat([part, part]) for part in interests))
     coupling = torch.rand(5, 6, 3) * interests.mask[:, None, :]
     both = [torch.cat([part, part]) for part in (targets, mask, coupling)]
     for once, double in [
@@ -67,14 +71,16 @@ def test_penalties_do_not_grow_with_the_batch() -> None:
 
 def test_interests_apart_by_more_than_the_margin_cost_nothing_and_equal_ones_the_most() -> None:
     mask = torch.ones(1, 3, dtype=torch.bool)
-    apart, alike = Interests(torch.eye(3)[None], mask, mask.float()), Interests(torch.ones(1, 3, 4), mask, mask.float())
+    apart, alike = (
+        Interests(v, mask, mask.float(), mask[:, None].float()) for v in (torch.eye(3)[None], torch.ones(1, 3, 4))
+    )
     assert spread_penalty(apart, 0.0).item() == 0
     assert spread_penalty(alike, 0.25).item() == pytest.approx(0.75**2, rel=1e-5)
 
 
 def test_interests_that_win_the_same_cost_nothing_and_one_that_wins_all_the_most() -> None:
     mask = torch.ones(1, 3, dtype=torch.bool)
-    interests = Interests(torch.eye(3)[None], mask, mask.float())
+    interests = Interests(torch.eye(3)[None], mask, mask.float(), mask[:, None].float())
     all_won, one_won = torch.eye(3)[None], torch.eye(3)[None, :1].expand(-1, 3, -1)
     assert balance_penalty(interests, all_won, mask, 0.01).item() == pytest.approx(0, abs=1e-6)
     assert balance_penalty(interests, one_won, mask, 0.01).item() == pytest.approx(2, rel=1e-6)

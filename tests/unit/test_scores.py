@@ -20,7 +20,7 @@ def problem(num_interests: int = 3, *, mask: Tensor | None = None) -> tuple[Inte
         torch.randn(shape, dtype=torch.float64).requires_grad_() for shape in ((6, num_interests, 5), (6, 2, 5), (9, 5))
     )
     mask = torch.arange(num_interests) < COUNTS[:, None] if mask is None else mask
-    return Interests(vectors, mask, mask.double()), targets, pool
+    return Interests(vectors, mask, mask.double(), mask[:, None].double()), targets, pool
 
 
 def by_autograd(interests: Interests, targets: Tensor, pool: Tensor) -> Scores:
@@ -83,7 +83,7 @@ def test_label_aware_scores_are_those_of_the_interest_that_a_target_chooses() ->
 def test_empty_batches_and_pools_give_empty_scores(num_users: int, num_targets: int, num_items: int) -> None:
     vectors, mask = torch.ones(num_users, 3, 4, requires_grad=True), torch.ones(num_users, 3, dtype=torch.bool)
     targets, pool = torch.ones(num_users, num_targets, 4), torch.ones(num_items, 4, requires_grad=True)
-    found = best_interest_scores(Interests(vectors, mask, mask.float()), targets, pool)
+    found = best_interest_scores(Interests(vectors, mask, mask.float(), mask[:, None].float()), targets, pool)
     assert found.own.shape == (num_users, num_targets)
     assert found.pool.shape == (num_users, num_targets, num_items)
     (found.own.sum() + found.pool.sum()).backward()
@@ -94,7 +94,7 @@ def test_empty_batches_and_pools_give_empty_scores(num_users: int, num_targets: 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_low_precision_is_finite_also_for_users_without_interests(dtype: torch.dtype) -> None:
     interests, targets, pool = problem()
-    low = Interests(interests.vectors.detach().to(dtype).requires_grad_(), interests.mask, interests.weights)
+    low = interests._replace(vectors=interests.vectors.detach().to(dtype).requires_grad_())
     found = best_interest_scores(low, targets.to(dtype), pool.to(dtype))
     exact = best_interest_scores(interests, targets, pool)
     (found.own.float().sum() + found.pool.float().sum()).backward()
@@ -108,7 +108,7 @@ def test_under_autocast_gradients_come_in_the_precision_of_what_they_are_of() ->
     interests, targets, pool = problem()
     vectors, items = (part.detach().float().requires_grad_() for part in (interests.vectors, pool))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = best_interest_scores(Interests(vectors, interests.mask, interests.weights), targets.float(), items)
+        found = best_interest_scores(interests._replace(vectors=vectors), targets.float(), items)
         loss = found.own.float().sum() + found.pool.float().sum()
     loss.backward()
     exact = by_autograd(interests, targets, pool)

@@ -180,8 +180,10 @@ def test_a_loss_that_is_not_finite_names_step_and_tensor(dataset: PreparedDatase
 
 def test_a_gradient_that_is_not_finite_names_its_parameter(dataset: PreparedDataset) -> None:
     run = from_parquet(dataset)(None)
-    run.model.get_parameter("extraction.bilinear").register_hook(lambda gradient: gradient * torch.inf)
-    with pytest.raises(TrainingError, match=r"step 1: the gradient is not finite, first in extraction\.bilinear"):
+    run.model.get_parameter("extraction.inner.bilinear").register_hook(lambda gradient: gradient * torch.inf)
+    with pytest.raises(
+        TrainingError, match=r"step 1: the gradient is not finite, first in extraction\.inner\.bilinear"
+    ):
         next(run.steps())
 
 
@@ -191,7 +193,7 @@ def test_a_warm_start_begins_with_the_parameters_of_a_version(dataset: PreparedD
     run.start_from(version)
     before = save(run, tmp_path / "warm")
     assert before.manifest.step == 0
-    assert torch.equal(before.dense()["extraction.bilinear"], version.dense()["extraction.bilinear"])
+    assert torch.equal(before.dense()["extraction.inner.bilinear"], version.dense()["extraction.inner.bilinear"])
     np.testing.assert_array_equal(before.items().vectors, version.items().vectors)
     first = next(iter(from_parquet(dataset)(None).steps())).loss
     assert next(run.steps()).loss < first

@@ -1,0 +1,148 @@
+"""Items that were never seen in training: what side features find of them.
+
+    python -m benchmarks.cold_items [--dataset ml1m --data ../shared/data]
+
+A tenth of the items is taken out of every train user's history; users of the test split are to find those alone, among all
+items. The same recipe is trained with the side features of the items and without, and measured on all targets, too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.cells import train_cell
+from benchmarks.datasets import DATASETS, MOVIELENS_100K, open_dataset
+from mind_dist.data.parquet import DatasetManifest, PreparedDataset, sequences_table, write_manifest
+from mind_dist.evaluation import HeldOut, held_out, measure, of_model
+from mind_dist.recipes import Recipe, best
+from mind_dist.records import BehaviorSequence, Keys
+from mind_dist.storage import Directory
+
+COLD_SHARE = 0.1
+
+
+def cold_keys(dataset: PreparedDataset, seed: int) -> Keys:
+    """Return the items to take out."""
+    keys = dataset.catalog().keys
+    generator = np.random.default_rng(seed)
+    return np.sort(generator.choice(keys, int(COLD_SHARE * len(keys)), replace=False))
+
+
+def without_items(dataset: PreparedDataset, cold: Keys, directory: Path, *, features: bool) -> PreparedDataset:
+    """Write the dataset with some items taken out of the train split, with or without side features of items."""
+    target, manifest, catalog = Directory.at(directory), dataset.manifest, dataset.catalog()
+    num_events = 0
+    for bucket in range(manifest.num_buckets):
+        kept = [_without(user, cold) for user in _users(dataset, bucket)]
+        num_events += sum(len(user) for user in kept)
+        target.write_table(f"sequences/train/bucket-{bucket:05d}.parquet", sequences_table(kept))
+    counts = np.where(np.isin(catalog.keys, cold), 0, catalog.counts)
+    table = _with_column(catalog.table, "count", pa.array(counts))
+    if not features:
+        empty = pa.array([[] for _ in range(len(catalog))], pa.list_(pa.int64()))
+        table = _with_column(table, "feature_keys", empty)
+    target.write_table("items.parquet", table)
+    if manifest.profile_features:
+        target.write_table("users.parquet", dataset.directory.read_table("users.parquet"))
+    of_train = {"train": num_events}
+    write_manifest(target, dataclasses.replace(manifest, num_events=manifest.num_events | of_train))
+    return PreparedDataset.open(str(directory))
+
+
+def _users(dataset: PreparedDataset, bucket: int) -> list[BehaviorSequence]:
+    return [
+        BehaviorSequence(row["user_id"], np.array(row["item_ids"]), np.array(row["timestamps_ms"]))
+        for row in dataset.read_bucket("train", bucket).to_pylist()
+    ]
+
+
+def _without(user: BehaviorSequence, cold: Keys) -> BehaviorSequence:
+    kept = ~np.isin(user.item_keys, cold)
+    return BehaviorSequence(user.user_key, user.item_keys[kept], user.timestamps_ms[kept])
+
+
+def _with_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
+    return table.set_column(table.column_names.index(name), name, values)
+
+
+def cold_users(users: list[HeldOut], cold: Keys) -> list[HeldOut]:
+    """Return the users who turn to a cold item, with nothing else to find."""
+    found = [dataclasses.replace(user, future=_only(user.future, cold)) for user in users]
+    return [user for user in found if len(user.future)]
+
+
+def _only(future: BehaviorSequence, cold: Keys) -> BehaviorSequence:
+    kept = np.isin(future.item_keys, cold)
+    return BehaviorSequence(future.user_key, future.item_keys[kept], future.timestamps_ms[kept])
+
+
+def recipe_for(manifest: DatasetManifest, job: ColdItems) -> Recipe:
+    """Return `best`, with items made of their features alone now and then."""
+    recipe = best()
+    length = DATASETS[job.dataset].max_behaviors
+    training = dataclasses.replace(
+        recipe.training,
+        id_dropout=job.id_dropout,
+        max_steps=job.max_steps,
+        max_behaviors=length,
+        window_stride=length,
+        seed=job.seed,
+    )
+    return Recipe(dataclasses.replace(recipe.model, num_profile_features=len(manifest.profile_features)), training)
+
+
+@dataclass(frozen=True)
+class ColdItems:
+    """Compare items with and without side features where they were never seen."""
+
+    dataset: str = MOVIELENS_100K
+    """Which one; with side features of items."""
+    data: str = ""
+    """Folder of the Parquet files; MovieLens-100K needs none."""
+    cache: Path = Path(".mind_dist/quality")
+    """Where prepared datasets are kept."""
+    id_dropout: float = 0.3
+    """Share of the items made of their features alone in a step."""
+    max_steps: int = 2000
+    """Steps of each training."""
+    seed: int = 0
+    """Which items are taken out, and of the trainings."""
+    output: Path | None = None
+    """Write the figures here as JSON, too."""
+
+
+def main(job: ColdItems) -> None:
+    """Compare and show."""
+    torch.set_num_threads(1)
+    dataset = open_dataset(job.dataset, job.data, job.cache)
+    cold, users = cold_keys(dataset, job.seed), held_out(dataset)
+    recipe = recipe_for(dataset.manifest, job)
+    found = {}
+    for name, features in (("with features", True), ("without", False)):
+        directory = job.cache / "cold" / f"{job.dataset}-{job.seed}-{'features' if features else 'ids'}"
+        Directory.at(directory).delete()
+        changed = without_items(dataset, cold, directory / "dataset", features=features)
+        recommender = of_model(train_cell(changed, recipe, directory / "version"))
+        of_cold = measure(recommender, cold_users(users, cold), changed.catalog())
+        of_all = measure(recommender, users, changed.catalog())
+        found[name] = {"cold recall@50": of_cold["recall@50"], "recall@50": of_all["recall@50"]}
+    table = Table(f"{job.dataset}", *found)
+    for metric in found["without"]:
+        table.add_row(metric, *(f"{values[metric]:.4f}" for values in found.values()))
+    Console().print(table)
+    if job.output is not None:
+        job.output.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(ColdItems))

@@ -1,0 +1,51 @@
+"""Causal interests: behaviors and a causal encoder's states → interests at every position, in one pass."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from mind_dist.config import ModelConfig
+from mind_dist.model.extraction import Extracted
+from mind_dist.model.interests import Behaviors
+from mind_dist.model.places import decays
+
+
+class CausalInterests(nn.Module):
+    """Each interest is the encoder's state and a view of its own: a weighted mean of the behaviors up to there.
+
+    An interest weighs a behavior by how long ago it was and by what it is: softmax over the past of
+    lag_k(t - s) + ⟨content_k, e_s⟩. Neither depends on t but through the lag, so all positions are one product. The
+    lags start as decays of different speed: some interests see what a user does now, others what the user always did.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.log_weights = nn.Parameter(decays(config.num_interests, config.max_recency))
+        self.content = nn.Parameter(torch.zeros(config.dim, config.num_interests))
+
+    def forward(
+        self,
+        behaviors: Behaviors,
+        states: Float[Tensor, "B L D"],
+        ends: Int64[Tensor, "B E"] | None,
+        interest_mask: Bool[Tensor, "N K"],
+    ) -> Extracted:
+        """Extract capsules; see `Extraction`."""
+        ends = behaviors.mask.sum(dim=1, keepdim=True) - 1 if ends is None else ends
+        coupling = self._coupling(behaviors, ends).flatten(end_dim=1) * interest_mask[:, None, :]
+        vectors = behaviors.vectors.repeat_interleave(ends.shape[1], dim=0)
+        views = torch.bmm(coupling.transpose(1, 2).to(vectors.dtype), vectors)
+        at = ends.clamp(min=0)[:, :, None].expand(-1, -1, states.shape[2])
+        state = states.gather(1, at).flatten(end_dim=1)
+        return Extracted(state[:, None, :] + views, coupling, state)
+
+    def _coupling(self, behaviors: Behaviors, ends: Int64[Tensor, "B E"]) -> Float[Tensor, "B E L K"]:
+        """Return how much each behavior counts for each interest at each end; zeros after it, or where padded."""
+        lags = ends[:, :, None] - torch.arange(behaviors.mask.shape[1], device=ends.device)
+        seen = ((lags >= 0) & behaviors.mask[:, None, :])[:, :, :, None]
+        of_lags = self.log_weights.T[lags.clamp(0, self.log_weights.shape[1] - 1)]
+        logits = of_lags + (behaviors.vectors @ self.content)[:, None, :, :]
+        lowest = torch.finfo(logits.dtype).min
+        return logits.masked_fill(~seen, lowest).softmax(dim=2).masked_fill(~seen, 0.0)
