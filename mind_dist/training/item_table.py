@@ -38,6 +38,10 @@ class ItemTable(Protocol):
         """Set how often items were seen, and give those seen often enough a row; the same on all ranks."""
         ...
 
+    def set_vectors(self, keys: Keys, vectors: Float[Tensor, "U R"]) -> None:
+        """Replace the rows of distinct, ascending keys, as far as they have one; the same on all ranks."""
+        ...
+
     def observe(self, keys: Keys, seen_ms: int) -> None:
         """Count sightings of items and give those seen often enough a row. Collective.
 
@@ -82,7 +86,7 @@ class ItemTable(Protocol):
         ...
 
     def shard(self, rank: int, num_shards: int) -> TableRows:
-        """Return the rows whose keys fall to a shard, ascending, but those that were never updated nor seen."""
+        """Return the rows whose keys fall to a shard, ascending, but those never updated, replaced or seen."""
         ...
 
     def load(self, rows: TableRows) -> None:
@@ -141,6 +145,7 @@ class ReplicatedItemTable:
         self._seen = Sightings()
         self._rows = AdamRows(dim, torch.device(device))
         self._item_keys = no_keys()
+        self._given = no_keys()
         self._looked_up: tuple[Keys, Tensor] | None = None
         self._weighted: _Draws | None = None
 
@@ -157,6 +162,14 @@ class ReplicatedItemTable:
         """Set items' counts and admit those seen often enough."""
         self._seen.set(keys, counts, seen_ms)
         self._admit(keys)
+
+    def set_vectors(self, keys: Keys, vectors: Float[Tensor, "U R"]) -> None:
+        """Replace rows."""
+        real = self.has(keys)
+        self._given = np.union1d(self._given, keys[real])
+        rows = self._index.find(keys[real])
+        _, first, second, steps = self._rows.read(rows)
+        self._rows.write(rows, vectors[torch.from_numpy(real)].numpy(), first, second, steps)
 
     def observe(self, keys: Keys, seen_ms: int) -> None:
         """Count the sightings of all ranks and admit items."""
@@ -221,12 +234,13 @@ class ReplicatedItemTable:
         keys = keys[partition_of(keys, num_shards) == rank]
         vectors, first, second, steps = self._rows.read(self._index.find(keys))
         counts, last_seen_ms = self._seen.of(keys)
-        kept = (steps > 0) | (counts > 0)
+        kept = (steps > 0) | (counts > 0) | np.isin(keys, self._given)
         return TableRows(keys, vectors, first, second, steps, counts, last_seen_ms).take(np.flatnonzero(kept))
 
     def load(self, rows: TableRows) -> None:
         """Take over rows."""
         seen = rows.counts > 0
+        self._given = np.union1d(self._given, rows.keys[(rows.steps == 0) & ~seen])
         self._seen.set(rows.keys[seen], rows.counts[seen], rows.last_seen_ms[seen])
         self._add(rows.keys)
         self._rows.write(self._index.find(rows.keys), rows.vectors, rows.first_moment, rows.second_moment, rows.steps)

@@ -24,6 +24,7 @@ from mind_dist.storage import Directory
 from mind_dist.training.collectives import Collectives, SingleRank
 from mind_dist.training.item_table import ItemTable, ReplicatedItemTable
 from mind_dist.training.loop import StepReport, dense_optimizer, linear_decay, train
+from mind_dist.training.warm_start import FirstVectors, first_vectors
 
 
 class TrainingRun:
@@ -66,6 +67,7 @@ class TrainingRun:
         self._ranks = collectives or SingleRank()
         self._positions = examples.positions()
         self._watermark_ms = 0
+        self._fresh = True
         torch.manual_seed(config.seed)
         self.model = MultiInterestModel(model_config).to(device)
         self._parallel_model = parallel(self.model)
@@ -81,6 +83,8 @@ class TrainingRun:
 
     def steps(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[StepReport]:
         """Train on; see `loop.train`."""
+        if self._fresh and self._config.warm_start == "cooccurrence":
+            self._warm_start()
         widths = (self._config.max_behaviors, self._config.num_targets, self._model_config.num_profile_features)
         reports = train(
             self._parallel_model,
@@ -154,7 +158,18 @@ class TrainingRun:
         """Begin with the parameters of a version, at step 0 and with a fresh optimizer."""
         self._load(version)
 
+    def _warm_start(self) -> None:
+        """Begin with what the first rank finds out of the train split. Collective."""
+        self._fresh = False
+        separate, seed = self._model_config.separate_item_vectors, self._config.seed
+        own = None
+        if self._ranks.rank == 0:
+            own = first_vectors(self._dataset, self._model_config.dim, separate=separate, seed=seed)
+        found: FirstVectors = self._ranks.gather_objects(own)[0]
+        self.table.set_vectors(*found)
+
     def _load(self, version: ModelVersion) -> None:
+        self._fresh = False
         self.model.load_state_dict(version.dense())
         self.table.load(version.items())
         self.table.load_waiting(version.waiting())
