@@ -152,7 +152,8 @@ class TrainingConfig:
     """`label_aware`: the interests as a target weighs them score it and its negatives (MIND, ComiRec); `best`: every
     item, target or negative, is scored by its best interest, as it is when served."""
     warm_start: Literal["none", "cooccurrence"] = "none"
-    """`cooccurrence`: begin with item vectors made of which items follow which in the dataset's train split."""
+    """`cooccurrence`: begin with item vectors made of which items follow which in the dataset's train split (Parquet
+    only)."""
     id_dropout: float = 0.0
     """Share of the items that are made of their side features alone in a step, as an item is that was never seen."""
     hard_negative_beta: float = 0.0

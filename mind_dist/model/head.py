@@ -12,7 +12,7 @@ from mind_dist.config import ModelConfig
 
 
 class InterestHead(nn.Module):
-    """Adds ReLU layers of [capsule ; state ; profile ; context] to each capsule, as far as a model has them.
+    """Adds layers of [capsule ; profile ; context] to each capsule.
 
     The last layer gives zeros at first, so that a fresh model's interests are its capsules.
     """
@@ -39,6 +39,29 @@ class InterestHead(nn.Module):
         return capsules + added
 
 
+class NumberedHead(nn.Module):
+    """Adds layers of [capsule ; state ; profile ; context], and of the interest's number, to each capsule.
+
+    Interests that share a state are alike to begin with, and equal vectors would stay equal: so each has a bias of its own
+    in the first layer, and no layer begins with zeros.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        first, *rest = [*config.hidden_dims, config.dim]
+        self.first = nn.Linear(_joined_width(config), first)
+        self.number = nn.Parameter(torch.randn(config.num_interests, first) * 0.1)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(nn.Linear(*widths) for widths in pairwise([first, *rest]))
+
+    def forward(self, capsules: Float[Tensor, "B K D"], joined: Float[Tensor, "B J"] | None) -> Float[Tensor, "B K D"]:
+        """Return interest vectors; see `InterestHead.forward`."""
+        hidden = self.first(_tile(capsules, joined)) + self.number
+        for layer in self.layers:
+            hidden = layer(self.dropout(nn.functional.gelu(hidden)))
+        return capsules + hidden
+
+
 class PlainHead(nn.Module):
     """Leaves capsules as they are, as ComiRec does."""
 
@@ -50,6 +73,8 @@ class PlainHead(nn.Module):
 
 def interest_head(config: ModelConfig) -> nn.Module:
     """Return the head that a config asks for."""
+    if config.kind == "causal":
+        return NumberedHead(config)
     plain = not config.hidden_dims and _joined_width(config) == config.dim
     return PlainHead() if plain else InterestHead(config)
 

@@ -83,7 +83,7 @@ class TrainingRun:
 
     def steps(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[StepReport]:
         """Train on; see `loop.train`."""
-        if self._fresh and self._config.warm_start == "cooccurrence":
+        if self._fresh and not self._observe and self._config.warm_start == "cooccurrence":
             self._warm_start()
         widths = (self._config.max_behaviors, self._config.num_targets, self._model_config.num_profile_features)
         reports = train(

@@ -68,7 +68,9 @@ def finish(run: TrainingRun, path: Path) -> ModelVersion:
 
 
 CAUSAL = dataclasses.replace(MODEL, kind="causal", sequence_encoder="transformer", encoder_dim=8, dropout=0.3)
-EVERYWHERE = dataclasses.replace(TRAINING, every_position=True, window_stride=2, negative_power=0.75, epochs=4)
+EVERYWHERE = dataclasses.replace(
+    TRAINING, every_position=True, window_stride=2, negative_power=0.75, epochs=4, warm_start="cooccurrence"
+)
 
 
 @pytest.mark.parametrize("source", ["parquet", "log"])
@@ -283,7 +285,10 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"kind": "causal", "sequence_encoder": "lag_kernels", "separate_item_vectors": True},
         {"every_position": True, "interest_choice": "best", "full_softmax": True},
     ),
-    "causal, gru": ({"kind": "causal", "sequence_encoder": "gru", "normalize": False}, {"temperature": 1.0}),
+    "causal, gru": (
+        {"kind": "causal", "sequence_encoder": "gru", "normalize": False},
+        {"temperature": 1.0, "warm_start": "cooccurrence"},
+    ),
     "causal, transformer": (
         {"kind": "causal", "sequence_encoder": "transformer", "dropout": 0.1},
         {"every_position": True, "window_stride": 3, "negative_power": 1.0},
