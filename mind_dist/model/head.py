@@ -56,7 +56,7 @@ class NumberedHead(nn.Module):
 
     def forward(self, capsules: Float[Tensor, "B K D"], joined: Float[Tensor, "B J"] | None) -> Float[Tensor, "B K D"]:
         """Return interest vectors; see `InterestHead.forward`."""
-        hidden = self.first(_tile(capsules, joined)) + self.number
+        hidden: Tensor = self.first(_tile(capsules, joined)) + self.number
         for layer in self.layers:
             hidden = layer(self.dropout(nn.functional.gelu(hidden)))
         return capsules + hidden
