@@ -97,7 +97,7 @@ class Quality:
         datasets = self.datasets or self._default_datasets()
         floors = [Cell(dataset, floor) for dataset in datasets for floor in self.floors]
         trained = [Cell(*each) for each in product(datasets, recipes, interests, seeds)]
-        return floors + trained
+        return floors + [cell for cell in trained if cell.k == 1 or RECIPES[cell.recipe]().model.kind != "two_tower"]
 
     def _default_datasets(self) -> tuple[str, ...]:
         if not self.data:
