@@ -189,3 +189,31 @@ def test_every_item_and_profile_has_the_vector_of_its_row(table: ReplicatedItemT
     torch.testing.assert_close(profiles[:2, 0], table.lookup(np.array([PROFILE, PROFILE + 1])))
     assert not profiles[2:].any(), "a missing profile and one without a row are zeros"
     assert inputs_of(table, replace(examples, profile=np.zeros((4, 0), np.int64))).profiles(rows) is None
+
+
+@dataclass(frozen=True)
+class OneFeature:
+    """Every item up to NUM_ITEMS has one feature."""
+
+    feature_offsets: Keys
+    feature_keys: Keys
+
+    def rows(self, keys: Keys) -> Keys:
+        return np.where(keys <= NUM_ITEMS, keys - 1, -1)
+
+
+def test_items_whose_id_is_dropped_are_made_of_their_features_alone(table: ReplicatedItemTable) -> None:
+    features = OneFeature(np.arange(NUM_ITEMS + 1), np.full(NUM_ITEMS, PROFILE))
+    examples = window([1, 2, 3, 4], [5])
+    trained, negatives = TrainedPositions.after_window(examples), np.arange(1, NUM_ITEMS + 1)
+    counts = []
+    for rate in (0.0, 0.5, 0.999999):
+        generator = np.random.default_rng(3)
+        options: dict[str, Any] = {"id_dropout": rate, "generator": generator}
+        inputs = StepInputs.of(examples, trained, negatives, table, features, **options)
+        real = inputs.bags.mask[inputs.pool]
+        assert bool(real[:, 1].all())
+        counts.append(int(real[:, 0].sum()))
+    assert counts[0] == NUM_ITEMS
+    assert 0 < counts[1] < NUM_ITEMS
+    assert counts[2] == 0
