@@ -12,8 +12,6 @@ from mind_dist.records import Keys
 
 NUM_USERS, NUM_ITEMS, LENGTH = 200, 80, 60
 
-pytestmark = pytest.mark.filterwarnings("ignore:unsafe cast:numba.NumbaTypeSafetyWarning")
-
 
 @pytest.fixture(scope="module")
 def users() -> list[tuple[Keys, Keys]]:
@@ -33,9 +31,8 @@ def users() -> list[tuple[Keys, Keys]]:
 @pytest.fixture(scope="module")
 def ranx(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(
-            "IR_DATASETS_HOME", str(tmp_path_factory.mktemp("ir_datasets"))
-        )  # importing it makes folders there
+        patch.setenv("IR_DATASETS_HOME", str(tmp_path_factory.mktemp("ir_datasets")))  # importing it makes folders
+        patch.setenv("NUMBA_DISABLE_JIT", "1")  # compiling would take a minute, interpreting takes seconds
         import ranx  # noqa: PLC0415 - after the environment is set
 
     return ranx
