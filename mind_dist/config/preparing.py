@@ -1,0 +1,156 @@
+"""Settings of preparing raw logs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pydantic import with_config
+
+from mind_dist.config.checks import STRICT, check
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class FilesConfig:
+    """Table files to read: Parquet, or CSV with a header line."""
+
+    paths: tuple[str, ...] = ()
+    """Files and directories, local or by URI; of a directory all files below, but for names that start with . or _."""
+    format: Literal["parquet", "csv"] = "parquet"
+    """What the files are; a `name:type` header of RecBole's atomic files is read as `name`."""
+    delimiter: str = ","
+    """Between the values of a CSV line."""
+    quote: str = '"'
+    """Around values of a CSV line that hold a delimiter; empty for none."""
+
+    def __post_init__(self) -> None:
+        check(len(self.delimiter) == 1, "delimiter", "one character")
+        check(len(self.quote) <= 1, "quote", "one character or empty")
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class LogConfig(FilesConfig):
+    """A raw log of who touched what and when."""
+
+    user_column: str = "user_id"
+    """Column of the user ids."""
+    item_column: str = "item_id"
+    """Column of the item ids."""
+    timestamp_column: str = "timestamp"
+    """Column of the times."""
+    time_unit: Literal["s", "ms", "us", "ns", "iso"] = "s"
+    """Numbers since the epoch in this unit, or ISO 8601 texts (UTC where they name no zone)."""
+    event_type_column: str = ""
+    """Column of the event types; empty where there is none."""
+    event_types: tuple[str, ...] = ()
+    """Event types to keep; empty keeps all."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(not self.event_types or bool(self.event_type_column), "event_type_column", "set to filter event types")
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class FeatureConfig:
+    """A side feature of items or users."""
+
+    name: str
+    """Its name in the dataset."""
+    kind: Literal["category", "categories", "buckets"] = "category"
+    """One value, several in one text, or a number cut into buckets of equal size."""
+    column: str = ""
+    """Column it comes from; empty when that is its name."""
+    separator: str = "|"
+    """Between the values of `categories`."""
+    num_buckets: int = 10
+    """Quantile buckets of `buckets`."""
+
+    def __post_init__(self) -> None:
+        check(bool(self.separator), "separator", "a text")
+        check(self.num_buckets > 1, "num_buckets", "at least 2")
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class MetadataConfig(FilesConfig):
+    """What is known of items or users: one row each; without `paths`, nothing."""
+
+    id_column: str = ""
+    """Column of the ids; empty when it is named as in the log."""
+    features: tuple[FeatureConfig, ...] = ()
+    """Features the model learns from."""
+    columns: tuple[str, ...] = ()
+    """Further columns kept for display, such as titles (items only)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = [*(feature.name for feature in self.features), *self.columns]
+        check(len(set(names)) == len(names), "features and columns", "of different names")
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class SplitConfig:
+    """How users or time are split into train, valid and test."""
+
+    by: Literal["user", "time"] = "user"
+    """By user: whole users, shuffled. By time: what happened before two points in time."""
+    seed: int = 1230
+    """Seed of the shuffle (1230 is ComiRec's)."""
+    train_fraction: float = 0.8
+    """Share of the users to train on."""
+    valid_fraction: float = 0.1
+    """Share of the users to validate on; the rest is for testing."""
+    input_fraction: float = 0.8
+    """Share of a valid or test user's history that is shown to the model; what follows is to be found."""
+    train_before_ms: int = 0
+    """By time: events before it are trained on."""
+    valid_before_ms: int = 0
+    """By time: events from `train_before_ms` up to it are what valid users must find; later ones, test users."""
+
+    def __post_init__(self) -> None:
+        check(self.train_fraction > 0, "train_fraction", "above 0")
+        check(self.valid_fraction >= 0, "valid_fraction", "0 or more")
+        check(self.train_fraction + self.valid_fraction <= 1, "train_fraction + valid_fraction", "at most 1")
+        check(0 < self.input_fraction < 1, "input_fraction", "between 0 and 1")
+        ordered = 0 < self.train_before_ms <= self.valid_before_ms
+        check(self.by == "user" or ordered, "train_before_ms", "above 0 and not above valid_before_ms")
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class PrepareConfig:
+    """How raw logs become a prepared dataset."""
+
+    output: str
+    """Directory of the dataset; every worker must reach it, so on several machines a shared one."""
+    log: LogConfig = field(default_factory=LogConfig)
+    """The raw log."""
+    items: MetadataConfig = field(default_factory=MetadataConfig)
+    """Side features and titles of items."""
+    users: MetadataConfig = field(default_factory=MetadataConfig)
+    """Profiles of users."""
+    split: SplitConfig = field(default_factory=SplitConfig)
+    """Train, valid and test."""
+    id_type: Literal["int64", "string"] = "int64"
+    """What user and item ids are."""
+    min_item_events: int = 5
+    """Keep items with so many events."""
+    min_user_events: int = 5
+    """Then keep users with so many events on kept items."""
+    num_buckets: int = 16
+    """Files per split; a bucket is read by one worker, and must fit into its memory."""
+    max_rejected_fraction: float = 0.01
+    """Stop when more than this share of the log's rows is unusable."""
+    overwrite: bool = False
+    """Replace a dataset that is already there."""
+
+    def __post_init__(self) -> None:
+        check(self.min_item_events >= 1, "min_item_events", "at least 1")
+        check(self.min_user_events >= 1, "min_user_events", "at least 1")
+        check(self.num_buckets >= 1, "num_buckets", "at least 1")
+        check(0 <= self.max_rejected_fraction <= 1, "max_rejected_fraction", "between 0 and 1")
+        check(all(f.kind != "categories" for f in self.users.features), "users.features", "of one value each")

@@ -1,0 +1,185 @@
+"""Settings of the event log, the vector store, publishing and serving, and where the services are."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pydantic import with_config
+
+from mind_dist.config.checks import STRICT, check
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class KafkaConfig:
+    """Topics and limits of the event log; its address comes from the environment."""
+
+    topic: str = "behavior-events"
+    """Topic of the behavior events."""
+    dead_letter_topic: str = "behavior-events-dead-letters"
+    """Topic of the records that cannot be decoded."""
+    max_poison_fraction: float = 0.1
+    """Stop when more than this share of a window's records is poison."""
+    poison_window: int = 1000
+    """Records in that window; no judgement before it is full."""
+    max_poll_records: int = 500
+    """Most records of one poll, and so of one micro-batch."""
+    connect_timeout_s: float = 30.0
+    """How long to try to reach the broker."""
+    session_timeout_s: float = 8.0
+    """A consumer that died loses its partitions after so long."""
+    max_poll_interval_s: float = 90.0
+    """A consumer that polls less often loses its partitions; a batch older than half of it is not written."""
+
+    def __post_init__(self) -> None:
+        check(0 <= self.max_poison_fraction <= 1, "max_poison_fraction", "between 0 and 1")
+        check(self.poison_window >= 1, "poison_window", "at least 1")
+        check(self.max_poll_records >= 1, "max_poll_records", "at least 1")
+        check(self.connect_timeout_s > 0, "connect_timeout_s", "above 0")
+        check(self.session_timeout_s >= 6, "session_timeout_s", "at least 6, the brokers' own limit")  # noqa: PLR2004
+        check(self.max_poll_interval_s >= 1, "max_poll_interval_s", "at least 1")
+
+    def group(self, model_version: str) -> str:
+        """Return the consumer group that keeps a version's users fresh: each version has its own positions."""
+        return f"mind-dist-users-{model_version}"
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class PublishConfig:
+    """What a version must show before readers are switched to it, and what is kept behind it."""
+
+    ann_sample: int = 200
+    """Users whose interests are searched by index and exactly, to compare."""
+    ann_limit: int = 50
+    """Items asked for in that comparison."""
+    min_ann_recall: float = 0.95
+    """Least share of the exact items that the index must find."""
+    min_recall: float = 0.0
+    """Least recall@50 the version must have been evaluated with; 0 asks for none."""
+    max_recall_drop: float = 0.1
+    """Largest share of the active version's recall@50 that may be lost."""
+    catch_up_s: float = 300.0
+    """How long updaters may take to bring the new version's users up to date."""
+    keep: int = 2
+    """Versions kept behind the active one, for rollback."""
+    batch_size: int = 1000
+    """Users encoded and written at a time."""
+
+    def __post_init__(self) -> None:
+        check(self.ann_sample >= 1, "ann_sample", "at least 1")
+        check(self.ann_limit >= 1, "ann_limit", "at least 1")
+        check(0 <= self.min_ann_recall <= 1, "min_ann_recall", "between 0 and 1")
+        check(0 <= self.min_recall <= 1, "min_recall", "between 0 and 1")
+        check(0 <= self.max_recall_drop <= 1, "max_recall_drop", "between 0 and 1")
+        check(self.catch_up_s >= 0, "catch_up_s", "0 or more")
+        check(self.keep >= 0, "keep", "0 or more")
+        check(self.batch_size >= 1, "batch_size", "at least 1")
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class MilvusConfig:
+    """How the Milvus adapter behaves; its address comes from the environment."""
+
+    timeout_s: float = 10.0
+    """Bound of one call: without one a frozen server blocks for ever."""
+    retry_s: float = 30.0
+    """How long a call that failed for a passing reason is tried again."""
+    index: Literal["HNSW", "FLAT"] = "HNSW"
+    """Index of the item vectors; FLAT is exact, slower for many items, and what Milvus Lite always gets."""
+    flat_below: int = 20_000
+    """Versions of fewer items get FLAT: it is about as fast there, and a small HNSW finds less."""
+    hnsw_m: int = 16
+    """Links per node."""
+    hnsw_ef_construction: int = 200
+    """Candidates looked at while building."""
+    search_ef: int = 256
+    """Candidates looked at while searching; raised to the limit where that is larger, and under a filter."""
+    settle_s: float = 1800.0
+    """How long a publish waits for the index of its items to be built and loaded; 0 does not wait."""
+
+    def __post_init__(self) -> None:
+        check(self.timeout_s > 0, "timeout_s", "above 0")
+        check(self.retry_s >= 0, "retry_s", "0 or more")
+        check(self.flat_below >= 0, "flat_below", "0 or more")
+        check(self.settle_s >= 0, "settle_s", "0 or more")
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class ServingConfig:
+    """The replicas that keep user vectors fresh and those that answer requests."""
+
+    kafka: KafkaConfig = field(default_factory=KafkaConfig)
+    """The event log."""
+    milvus: MilvusConfig = field(default_factory=MilvusConfig)
+    """The vector store."""
+    host: str = "127.0.0.1"
+    """Where HTTP listens; 0.0.0.0 for all interfaces."""
+    port: int = 8000
+    """Port of HTTP."""
+    num_updaters: int = 1
+    """Replicas of the updater; the topic's partitions are spread over them."""
+    num_recommenders: int = 1
+    """Replicas that answer requests."""
+    cpus_per_replica: float = 0.5
+    """CPUs that Ray sets aside for each replica."""
+    version_poll_s: float = 1.0
+    """How often to look for a new active or staged model version."""
+    poll_timeout_s: float = 0.1
+    """How long an updater waits for events before it looks round."""
+    visibility_s: float = 10.0
+    """Bound within which a write shows in a bounded read; rows written in it are kept in memory."""
+    row_cache_bytes: int = 256 * 1024 * 1024
+    """Memory of an updater for user rows; rows within `visibility_s` stay whatever it says."""
+    max_backoff_s: float = 5.0
+    """Longest pause before a batch that failed is tried again."""
+    unhealthy_after_s: float = 60.0
+    """An updater that has failed for so long is unhealthy and replaced."""
+    stuck_after_s: float = 90.0
+    """An updater that has spent so long in one step is stuck and replaced."""
+    max_limit: int = 1000
+    """Most candidates of one request."""
+    category_column: str = ""
+    """Item column that `diversity_weight` spreads candidates over; empty for none."""
+
+    def __post_init__(self) -> None:
+        check(0 <= self.port < 1 << 16, "port", "between 0 and 65535")
+        for name in ("num_updaters", "num_recommenders", "max_limit"):
+            check(getattr(self, name) >= 1, name, "at least 1")
+        for name in ("version_poll_s", "poll_timeout_s", "max_backoff_s", "unhealthy_after_s", "stuck_after_s"):
+            check(getattr(self, name) > 0, name, "above 0")
+        check(self.cpus_per_replica >= 0, "cpus_per_replica", "0 or more")
+        check(self.visibility_s >= 0, "visibility_s", "0 or more")
+        check(self.row_cache_bytes >= 0, "row_cache_bytes", "0 or more")
+        longest_write_s = self.milvus.retry_s + self.milvus.timeout_s
+        check(
+            self.kafka.max_poll_interval_s >= 2 * longest_write_s,
+            "kafka.max_poll_interval_s",
+            f"at least {2 * longest_write_s:g}, twice milvus.retry_s + milvus.timeout_s, "
+            "so that no batch is written after its partitions moved",
+        )
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class Addresses:
+    """Where the services are; read from the environment by `from_environment` and nowhere else."""
+
+    kafka: str = "127.0.0.1:9092"
+    """`MIND_DIST_KAFKA`: bootstrap servers, host:port separated by commas."""
+    milvus: str = "http://127.0.0.1:19530"
+    """`MIND_DIST_MILVUS`: URI of the Milvus server."""
+    milvus_token: str = field(default="", repr=False)
+    """`MIND_DIST_MILVUS_TOKEN`: user:password, or empty."""
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Addresses:
+        """Read the addresses."""
+        names = {f.name: f"MIND_DIST_{f.name.upper()}" for f in dataclasses.fields(cls)}
+        return cls(**{name: environment[variable] for name, variable in names.items() if variable in environment})
