@@ -101,7 +101,7 @@ def check_dataset(settings: TrainSettings) -> PreparedDataset:
     """Open the dataset and see that there is something to train on.
 
     Raises:
-        ConfigError: None is given.
+        ConfigError: None is given, or a setting needs what it does not have.
         DatasetError: It is missing or torn, or no user of its train split has two behaviors.
     """
     if not settings.dataset:
@@ -110,4 +110,6 @@ def check_dataset(settings: TrainSettings) -> PreparedDataset:
     manifest = dataset.manifest
     if settings.source == "parquet" and manifest.num_events.get("train", 0) <= manifest.num_users.get("train", 0):
         raise DatasetError(dataset.directory.uri, "no user of the train split has two behaviors: nothing to train on")
+    if settings.training.id_dropout and not manifest.item_features:
+        raise ConfigError("training.id_dropout", f"must be 0: {dataset.directory.uri} has no side features of items")
     return dataset

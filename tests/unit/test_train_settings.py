@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from jobs.cli import read_settings
 from jobs.train import Train, shown_progress
 from mind_dist.errors import ConfigError, DatasetError
+from mind_dist.recipes import best
 from mind_dist.training.run_monitor import RunMonitor, TrainProgress
 from mind_dist.training.settings import TrainSettings, check_dataset, source_name
 from tests.toy_training import write_dataset
@@ -96,3 +98,14 @@ def test_a_person_sees_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: py
     with shown_progress() as show:
         show(TrainProgress(3, 10, 1.5, 200.0))
     assert "step 3  loss 1.500  200 examples/s" in capsys.readouterr().err
+
+
+def test_items_cannot_be_made_of_features_that_a_dataset_does_not_have(tmp_path: Path) -> None:
+    uri = write_dataset(tmp_path)
+    training = dataclasses.replace(best().training, id_dropout=0.1)
+    settings = TrainSettings(uri, "runs", training=training)
+    assert check_dataset(settings).manifest.item_features
+    manifest = Path(uri) / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"item_features": []}))
+    with pytest.raises(ConfigError, match=r"training\.id_dropout: must be 0"):
+        check_dataset(settings)
