@@ -41,6 +41,8 @@ def _figure(outcomes: Outcomes, path: Path, plot: Callable[[Axes, Outcomes], boo
         if plot(axes, {cell: outcome for cell, outcome in outcomes.items() if cell.dataset == dataset}):
             axes.legend(fontsize="small")
             drawn = True
+        else:
+            axes.set_visible(False)
     if not drawn:
         return None
     figure.savefig(path, dpi=_DPI)
