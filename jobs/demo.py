@@ -43,7 +43,7 @@ class Demo:
     """Ray Train workers."""
     rate: float = 500.0
     """Events a second replayed through Kafka."""
-    training: TrainingConfig = field(default_factory=lambda: dataclasses.replace(best().training, epochs=12))
+    training: TrainingConfig = field(default_factory=lambda: dataclasses.replace(best().training, epochs=10))
     """How the model is trained; more often over so few data."""
     serving: ServingConfig = field(default_factory=lambda: ServingConfig(category_column="genres"))
     """How it is served."""
