@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -51,8 +52,9 @@ def serving_line(job: Demo, console: Console) -> Iterator[tuple[dict[str, Any], 
             line = _Line(job, console, addresses)
             yield line.run(store), line.url
     finally:
-        serve.shutdown()  # type: ignore[no-untyped-call]
-        ray.shutdown()  # before Ray ends: it takes every process with it that is still connected
+        with redirect_stdout(io.StringIO()):  # Ray prints that its own calls to the controller it ends have failed
+            serve.shutdown()  # type: ignore[no-untyped-call]
+            ray.shutdown()  # before Ray ends: it takes every process with it that is still connected
 
 
 class _Line:
