@@ -85,6 +85,8 @@ class TrainingConfig:
         check(self.num_negatives >= 0, "num_negatives", "0 or more")
         for name in ("negative_power", "hard_negative_beta", "routing_weight", "spread_weight", "balance_weight"):
             check(getattr(self, name) >= 0, name, "0 or more")
+        told_apart = self.num_negatives or self.in_batch_negatives or self.full_softmax
+        check(bool(told_apart), "num_negatives", "above 0 without in_batch_negatives or full_softmax")
         check(0 <= self.id_dropout < 1, "id_dropout", "0 or more and below 1")
         check(
             self.in_batch_negatives or not self.cross_worker_negatives,

@@ -72,6 +72,12 @@ def test_an_unknown_choice_has_its_dotted_path(kind: str) -> None:
         ({"routing_weight": -1}, "routing_weight must be 0 or more"),
         ({"spread_weight": -1}, "spread_weight must be 0 or more"),
         ({"balance_weight": -1}, "balance_weight must be 0 or more"),
+        ({"id_dropout": 1}, "id_dropout must be 0 or more and below 1"),
+        ({"in_batch_negatives": False, "num_negatives": 0}, "num_negatives must be above 0 without in_batch_negatives"),
+        (
+            {"in_batch_negatives": False, "cross_worker_negatives": True},
+            "cross_worker_negatives must be off without in_batch_negatives",
+        ),
         ({"spread_margin": 2}, "spread_margin must be between -1 and 1"),
         ({"temperature": 0}, "temperature must be above 0"),
         ({"learning_rate": 0}, "learning_rate must be above 0"),
