@@ -29,8 +29,9 @@ def run(
 ) -> None:
     """Parse settings, call `main`, and exit.
 
-    Settings come from `--config FILE.json` or `--recipe NAME` where given, then from the command line, which wins. Exit codes: 0 done,
-    1 a known error (one line on standard error), 2 a setting is wrong, 130 interrupted; a bug keeps its traceback.
+    Settings come from `--config FILE.json` or `--recipe NAME` where given, then from the command line, which wins.
+    Exit codes: 0 done, 1 a known error (one line on standard error), 2 a setting is wrong, 130 interrupted; a bug keeps
+    its traceback.
     """
     configure_logging()
     try:

@@ -25,7 +25,7 @@ class ModelConfig:
     kind: ModelKind = "mind"
     """`two_tower`: one pooled vector; `mind`: B2I routing (arXiv 1904.08030); `comirec_dr`: routing with a map per
     position and interest, `comirec_sa`: self-attention (both arXiv 2005.09347); `causal`: from the sequence encoder's
-    state at the newest behavior, so that every position of a history is trained in one pass."""
+    state and a view of the past for each interest, so that every position of a history is trained in one pass."""
     dim: int = 64
     """Width D of item and interest vectors."""
     num_interests: int = 4
@@ -35,8 +35,8 @@ class ModelConfig:
     separate_item_vectors: bool = False
     """Give items one vector as behaviors and another one to be scored and searched by."""
     recency: bool = False
-    """Add a learned vector for how many behaviors ago it was to each behavior (but for `causal`, whose one state is
-    that of the newest)."""
+    """Add a learned vector for how many behaviors ago it was to each behavior (but for `causal`, whose views weigh
+    behaviors by that)."""
     max_recency: int = 200
     """Older behaviors share what is learned for the oldest of so many: these vectors, `comirec_dr`'s maps, lags."""
     sequence_encoder: Literal["none", "lag_kernels", "gru", "transformer"] = "none"
@@ -57,8 +57,8 @@ class ModelConfig:
     attention_dim: int = 0
     """Hidden width of `comirec_sa`; 0 for 4 · D, as in the paper."""
     hidden_dims: tuple[int, ...] = (128,)
-    """Widths of the layers between [capsule ; profile] and what is added to the capsule to make the interest; none
-    leaves the capsule as it is, but for a profile or context."""
+    """Widths of the layers between [capsule ; profile] and what is added to the capsule to make the interest. None
+    leaves the capsule as it is, where nothing is joined to it: no profile, no context, not `causal`'s state."""
     dropout: float = 0.0
     """Share of the values dropped, in training, before and in the layers."""
     num_profile_features: int = 0

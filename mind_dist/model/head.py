@@ -33,7 +33,7 @@ class InterestHead(nn.Module):
 
         Args:
             capsules: Interest capsules.
-            joined: State, profile and context, tiled over the interests.
+            joined: What is tiled over the interests; None for nothing.
         """
         added: Tensor = self.layers(_tile(capsules, joined))
         return capsules + added
@@ -90,7 +90,12 @@ def join(
     features = None if profile is None else profile.flatten(start_dim=1)
     _check_width("profile", features, config.num_profile_features * config.dim)
     _check_width("context", context, config.context_dim)
-    given = [part for part in (features, context) if part is not None]
+    return side_by_side(features, context)
+
+
+def side_by_side(*parts: Float[Tensor, "B _"] | None) -> Float[Tensor, "B J"] | None:
+    """Return what there is as one vector a user; None for nothing."""
+    given = [part for part in parts if part is not None]
     return torch.cat(given, dim=1) if given else None
 
 

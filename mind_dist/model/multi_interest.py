@@ -3,7 +3,7 @@
     behaviors → sequence encoder → extraction → head → interests
                 (none, causal)     mind | comirec | two_tower | causal
 
-A model differs from another by its extraction alone; everything else is shared.
+Models differ by their extraction; the causal one has a head of its own, everything else is shared.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mind_dist.model.causal import CausalInterests
 from mind_dist.model.comirec import PositionedRouting, SelfAttention
 from mind_dist.model.encoders import sequence_encoder
 from mind_dist.model.extraction import Extracted, OfBeginnings
-from mind_dist.model.head import interest_head, join
+from mind_dist.model.head import interest_head, join, side_by_side
 from mind_dist.model.interests import Behaviors, Interests
 from mind_dist.model.item_bag import unit_vectors
 from mind_dist.model.mind import B2IRouting
@@ -64,7 +64,7 @@ class MultiInterestModel(nn.Module):
             mask = self._interest_mask(ends.flatten() + 1)
             joined = None if joined is None else joined.repeat_interleave(ends.shape[1], dim=0)
         found: Extracted = self.extraction(known, states, ends, mask)
-        vectors = self.head(found.capsules, _beside(found.state, joined))
+        vectors = self.head(found.capsules, side_by_side(found.state, joined))
         if self.config.normalize:
             vectors = unit_vectors(vectors)
         vectors = vectors.masked_fill(~mask[:, :, None], 0.0)
@@ -93,12 +93,6 @@ def shares(coupling: Float[Tensor, "B L K"]) -> Float[Tensor, "B K"]:
     per_behavior = coupling / coupling.sum(dim=2, keepdim=True).clamp(min=torch.finfo(coupling.dtype).tiny)
     num_behaviors = (per_behavior.sum(dim=2) > 0).sum(dim=1, keepdim=True).clamp(min=1)
     return per_behavior.sum(dim=1) / num_behaviors
-
-
-def _beside(*parts: Float[Tensor, "B _"] | None) -> Float[Tensor, "B J"] | None:
-    """Return what there is as one vector a user; None for nothing."""
-    given = [part for part in parts if part is not None]
-    return torch.cat(given, dim=1) if given else None
 
 
 def _extraction(config: ModelConfig) -> nn.Module:
