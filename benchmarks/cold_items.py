@@ -17,12 +17,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 import tyro
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.cells import train_cell
-from benchmarks.datasets import DATASETS, MOVIELENS_100K, open_dataset
-from mind_dist.data.parquet import DatasetManifest, PreparedDataset, sequences_table, write_manifest
+from benchmarks.datasets import DATASETS, MOVIELENS_100K, open_dataset, with_column, with_train
+from mind_dist.data.parquet import DatasetManifest, PreparedDataset
 from mind_dist.evaluation import HeldOut, held_out, measure, of_model
 from mind_dist.recipes import Recipe, best
 from mind_dist.records import BehaviorSequence, Keys
@@ -40,50 +41,22 @@ def cold_keys(dataset: PreparedDataset, seed: int) -> Keys:
 
 def without_items(dataset: PreparedDataset, cold: Keys, directory: Path, *, features: bool) -> PreparedDataset:
     """Write the dataset with some items taken out of the train split, with or without side features of items."""
-    target, manifest, catalog = Directory.at(directory), dataset.manifest, dataset.catalog()
-    num_events = 0
-    for bucket in range(manifest.num_buckets):
-        kept = [_without(user, cold) for user in _users(dataset, bucket)]
-        num_events += sum(len(user) for user in kept)
-        target.write_table(f"sequences/train/bucket-{bucket:05d}.parquet", sequences_table(kept))
-    counts = np.where(np.isin(catalog.keys, cold), 0, catalog.counts)
-    table = _with_column(catalog.table, "count", pa.array(counts))
+    changed = with_train(dataset, directory, lambda user: _only(user, ~np.isin(user.item_keys, cold)))
     if not features:
-        empty = pa.array([[] for _ in range(len(catalog))], pa.list_(pa.int64()))
-        table = _with_column(table, "feature_keys", empty)
-    target.write_table("items.parquet", table)
-    if manifest.profile_features:
-        target.write_table("users.parquet", dataset.directory.read_table("users.parquet"))
-    of_train = {"train": num_events}
-    write_manifest(target, dataclasses.replace(manifest, num_events=manifest.num_events | of_train))
-    return PreparedDataset.open(str(directory))
-
-
-def _users(dataset: PreparedDataset, bucket: int) -> list[BehaviorSequence]:
-    return [
-        BehaviorSequence(row["user_id"], np.array(row["item_ids"]), np.array(row["timestamps_ms"]))
-        for row in dataset.read_bucket("train", bucket).to_pylist()
-    ]
-
-
-def _without(user: BehaviorSequence, cold: Keys) -> BehaviorSequence:
-    kept = ~np.isin(user.item_keys, cold)
-    return BehaviorSequence(user.user_key, user.item_keys[kept], user.timestamps_ms[kept])
-
-
-def _with_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
-    return table.set_column(table.column_names.index(name), name, values)
+        table = changed.catalog().table
+        empty = pa.array([[] for _ in range(len(table))], pa.list_(pa.int64()))
+        changed.directory.write_table("items.parquet", with_column(table, "feature_keys", empty))
+    return changed
 
 
 def cold_users(users: list[HeldOut], cold: Keys) -> list[HeldOut]:
     """Return the users who turn to a cold item, with nothing else to find."""
-    found = [dataclasses.replace(user, future=_only(user.future, cold)) for user in users]
+    found = [dataclasses.replace(user, future=_only(user.future, np.isin(user.targets, cold))) for user in users]
     return [user for user in found if len(user.future)]
 
 
-def _only(future: BehaviorSequence, cold: Keys) -> BehaviorSequence:
-    kept = np.isin(future.item_keys, cold)
-    return BehaviorSequence(future.user_key, future.item_keys[kept], future.timestamps_ms[kept])
+def _only(user: BehaviorSequence, kept: NDArray[np.bool_]) -> BehaviorSequence:
+    return BehaviorSequence(user.user_key, user.item_keys[kept], user.timestamps_ms[kept])
 
 
 def recipe_for(manifest: DatasetManifest, job: ColdItems) -> Recipe:

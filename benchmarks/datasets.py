@@ -6,19 +6,25 @@ MovieLens-100K comes with the `recbole` wheel; the others are Parquet files of a
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import ray
 
 from jobs.cli import connect_ray
 from mind_dist.config import FeatureConfig, LogConfig, MetadataConfig, PrepareConfig
 from mind_dist.data.movielens import movielens_100k
-from mind_dist.data.parquet import PreparedDataset
+from mind_dist.data.parquet import PreparedDataset, sequences_table, write_manifest
 from mind_dist.data.prepare import prepare
 from mind_dist.errors import ConfigError
+from mind_dist.records import BehaviorSequence, no_keys
+from mind_dist.storage import Directory
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,41 @@ def prepared(directory: Path, config: Callable[[str], PrepareConfig]) -> Prepare
         finally:
             ray.shutdown()  # training wants the cores that Ray's idle processes would share
     return PreparedDataset.open(str(directory))
+
+
+def with_train(
+    dataset: PreparedDataset, directory: Path, change: Callable[[BehaviorSequence], BehaviorSequence]
+) -> PreparedDataset:
+    """Write a dataset with every train user's behaviors changed, and the items' counts with them.
+
+    Its other splits are not written: their users are those of the dataset it comes from.
+    """
+    target, catalog = Directory.at(directory), dataset.catalog()
+    items = [no_keys()]
+    for bucket in range(dataset.manifest.num_buckets):
+        rows = dataset.read_bucket("train", bucket).to_pylist()
+        changed = [change(_user(row)) for row in rows]
+        target.write_table(
+            f"sequences/train/bucket-{bucket:05d}.parquet", sequences_table([user for user in changed if len(user)])
+        )
+        items += [user.item_keys for user in changed]
+    counts = np.bincount(catalog.rows(np.concatenate(items)), minlength=len(catalog)).astype(np.int64)
+    target.write_table("items.parquet", with_column(catalog.table, "count", pa.array(counts)))
+    if dataset.manifest.profile_features:
+        target.write_table("users.parquet", dataset.directory.read_table("users.parquet"))
+    num_events = dataset.manifest.num_events | {"train": int(counts.sum())}
+    write_manifest(target, dataclasses.replace(dataset.manifest, num_events=num_events))
+    return PreparedDataset.open(str(directory))
+
+
+def with_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
+    """Return a table with a column replaced."""
+    return table.set_column(table.column_names.index(name), name, values)
+
+
+def _user(row: Mapping[str, Any]) -> BehaviorSequence:
+    items, times = (np.array(row[name], dtype=np.int64) for name in ("item_ids", "timestamps_ms"))
+    return BehaviorSequence(row["user_id"], items, times)
 
 
 def _user_split(name: str, data: str, output: str) -> PrepareConfig:

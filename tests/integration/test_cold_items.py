@@ -1,0 +1,36 @@
+"""`benchmarks.cold_items` on a toy dataset: what was taken out is gone from training, and found by its features alone."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.cold_items import ColdItems, cold_keys, cold_users, main, without_items
+from mind_dist.evaluation import held_out
+from tests.toy_quality import write_quality_dataset
+
+
+def test_cold_items_are_gone_from_training_and_alone_are_to_be_found(tmp_path: Path) -> None:
+    dataset = write_quality_dataset(tmp_path / "whole")
+    cold, users = cold_keys(dataset, seed=1), held_out(dataset)
+    assert len(cold) == 3
+    changed = without_items(dataset, cold, tmp_path / "without", features=False)
+    catalog = changed.catalog()
+    behaviors = np.concatenate([user.item_keys for user in changed.sequences("train")])
+    before = np.concatenate([user.item_keys for user in dataset.sequences("train")])
+    np.testing.assert_array_equal(np.sort(behaviors), np.sort(before[~np.isin(before, cold)]))
+    np.testing.assert_array_equal(catalog.counts, [(behaviors == key).sum() for key in catalog.keys])
+    assert changed.manifest.num_events["train"] == len(behaviors)
+    assert not len(catalog.feature_keys)
+    asked = cold_users(users, cold)
+    assert 0 < len(asked) < len(users)
+    assert all(np.isin(user.targets, cold).all() for user in asked)
+
+
+def test_what_features_find_is_reported_beside_what_ids_find(tmp_path: Path) -> None:
+    write_quality_dataset(tmp_path / "ml1m")
+    output = tmp_path / "cold.json"
+    main(ColdItems("ml1m", cache=tmp_path, max_steps=20, output=output))
+    found = json.loads(output.read_text())
+    assert set(found) == {"with features", "without"}
+    assert all(0 <= value <= 1 for metrics in found.values() for value in metrics.values())
