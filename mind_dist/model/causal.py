@@ -34,9 +34,10 @@ class CausalInterests(nn.Module):
     ) -> Extracted:
         """Extract capsules; see `Extraction`."""
         ends = behaviors.mask.sum(dim=1, keepdim=True) - 1 if ends is None else ends
-        coupling = self._coupling(behaviors, ends).flatten(end_dim=1) * interest_mask[:, None, :]
-        vectors = behaviors.vectors.repeat_interleave(ends.shape[1], dim=0)
-        views = torch.bmm(coupling.transpose(1, 2).to(vectors.dtype), vectors)
+        coupling = self._coupling(behaviors, ends)
+        of_window = coupling.transpose(2, 3).flatten(1, 2).to(behaviors.vectors.dtype)  # [B, E · K, L]
+        views = torch.bmm(of_window, behaviors.vectors).view(*interest_mask.shape, behaviors.vectors.shape[2])
+        coupling = coupling.flatten(end_dim=1) * interest_mask[:, None, :]
         at = ends.clamp(min=0)[:, :, None].expand(-1, -1, states.shape[2])
         state = states.gather(1, at).flatten(end_dim=1)
         return Extracted(state[:, None, :] + views, coupling, state)
