@@ -22,8 +22,8 @@ class TrainingConfig:
     num_targets: int = 4
     """Items after each window that are targets (a Kafka event is always one)."""
     every_position: bool = False
-    """Train the interests after every behavior of a window, each told one of the `num_targets` items that come next,
-    instead of those after the whole window (a Kafka event always trains the whole history before it)."""
+    """Train the interests after every behavior of a window, each on the `num_targets` items that come next, instead of
+    only those after the whole window (a Kafka event always trains the whole history before it)."""
     window_stride: int = 1
     """One window for so many behaviors of a user and epoch. 1 takes each behavior but the first as a window's first
     target once; above, windows lie anywhere, as full as the history allows."""
@@ -63,7 +63,7 @@ class TrainingConfig:
     learning_rate: float = 0.01
     """Learning rate of dense parameters and item rows."""
     lr_decay: bool = True
-    """Decay the learning rate linearly to a tenth over the run (where its length is known)."""
+    """Decay the learning rate linearly to zero over the run (where its length is known)."""
     epochs: int = 1
     """Passes over the prepared dataset (Parquet only)."""
     max_steps: int = 0

@@ -12,19 +12,18 @@ from torch.nn import functional
 
 def sampled_softmax_loss(
     own: Float[Tensor, "B T"],
-    scores: Float[Tensor, "B T P"],
+    scores: Float[Tensor, "B S P"],
     target_mask: Bool[Tensor, "B T"],
     target_index: Int64[Tensor, "B T"],
     log_inclusion: Float[Tensor, " P"],
     *,
     temperature: float,
-    mask_other_targets: bool = False,
     hard_negative_beta: float = 0.0,
 ) -> Float[Tensor, ""]:
     """Return the summed negative log likelihood of the targets among a pool of negatives.
 
-    The pool holds each item once, and no target is its own negative: so accidental hits do not count, and nothing
-    counts twice.
+    The pool holds each item once, and no target of a user is a negative of another of the same user, nor its own: so
+    accidental hits do not count, and nothing counts twice.
 
     The softmax's denominator is estimated by exp(own score) + Σ exp(score_i) / q_i over the pool, q_i the
     probability that item i is in the pool: an unbiased (Horvitz–Thompson) estimate of the sum over all items.
@@ -34,12 +33,11 @@ def sampled_softmax_loss(
 
     Args:
         own: What each target's user scores the target.
-        scores: And the items of the pool, which are distinct.
+        scores: And the items of the pool, which are distinct; S is T, or 1 where all targets see the same.
         target_mask: True where real.
         target_index: Each target's place in the pool, -1 where it is not in it; anything where masked.
         log_inclusion: log q_i (`log_inclusion_probability`); zeros for no correction. It must be finite.
         temperature: Divides the scores.
-        mask_other_targets: Leave a window's other targets out of the negatives of each.
         hard_negative_beta: Weigh negatives by exp(beta · logit), with mean 1 (REMI, arXiv 2302.14532, equation 8).
 
     Returns:
@@ -51,8 +49,7 @@ def sampled_softmax_loss(
     """
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, not {temperature}")
-    left_out = _left_out(target_mask, target_index, mask_other_targets=mask_other_targets)
-    corrections = _corrections(left_out, log_inclusion)
+    corrections = _corrections(target_index.masked_fill(~target_mask, -1), log_inclusion)
     logits = torch.add(corrections, scores.float(), alpha=1 / temperature)
     if hard_negative_beta:
         logits = logits + _hard_weights(scores.float() / temperature, corrections, hard_negative_beta)
@@ -90,31 +87,20 @@ def _log_never(probability: Float[Tensor, " P"], num_draws: int) -> Float[Tensor
     return never
 
 
-def _left_out(
-    target_mask: Bool[Tensor, "B T"], target_index: Int64[Tensor, "B T"], *, mask_other_targets: bool
-) -> Int64[Tensor, "B T M"]:
-    """Return the places in the pool that are no negatives of a target, -1 for none: its own and its window's others."""
-    places = target_index.masked_fill(~target_mask, -1)
-    if not mask_other_targets:
-        return places[:, :, None]
-    return places[:, None, :].expand(-1, places.shape[1], -1)
-
-
 @torch.no_grad()
-def _corrections(left_out: Int64[Tensor, "B T M"], log_inclusion: Float[Tensor, " P"]) -> Float[Tensor, "B T P"]:
-    """Return what is added to every score: -log q_i, and the lowest number where an item is no negative.
+def _corrections(left_out: Int64[Tensor, "B T"], log_inclusion: Float[Tensor, " P"]) -> Float[Tensor, "B 1 P"]:
+    """Return what is added to every score: -log q_i, and the lowest number for the places that are left out.
 
-    One tensor, filled in place and without a graph: each further pass over [B, T, P] would cost as much as a step of
-    the model.
+    One tensor, filled in place and without a graph: each further pass over it would cost as much as a step of the model.
     """
     num_items = log_inclusion.shape[0]
-    with_spare = (-functional.pad(log_inclusion, (0, 1))).expand(*left_out.shape[:2], -1).clone()
+    with_spare = (-functional.pad(log_inclusion, (0, 1))).expand(len(left_out), -1).clone()
     places = left_out.where(left_out >= 0, num_items)  # those of none fall into a spare column
     with_spare.scatter_(-1, places, torch.finfo(with_spare.dtype).min)
-    return with_spare[:, :, :num_items]
+    return with_spare[:, None, :num_items]
 
 
-def _log_sum(logits: Float[Tensor, "B T P"]) -> Float[Tensor, "B T"]:
+def _log_sum(logits: Float[Tensor, "B S P"]) -> Float[Tensor, "B S"]:
     """Return log Σ exp; the lowest number, with a graph, for an empty pool."""
     if logits.shape[-1] == 0:
         return logits.sum(dim=-1) + torch.finfo(logits.dtype).min
@@ -122,8 +108,8 @@ def _log_sum(logits: Float[Tensor, "B T P"]) -> Float[Tensor, "B T"]:
 
 
 def _hard_weights(
-    logits: Float[Tensor, "B T P"], corrections: Float[Tensor, "B T P"], beta: float
-) -> Float[Tensor, "B T P"]:
+    logits: Float[Tensor, "B S P"], corrections: Float[Tensor, "B 1 P"], beta: float
+) -> Float[Tensor, "B S P"]:
     """Return the log of the negatives' weights, β · logit less the log of its mean over all items."""
     mean = _log_sum(beta * logits + corrections) - _log_sum(corrections)
     return beta * logits - mean[:, :, None]

@@ -17,11 +17,11 @@ class Scores(NamedTuple):
 
     Attributes:
         own: The target, [B, T].
-        pool: The items of the pool, [B, T, P].
+        pool: The items of the pool, [B, T, P]; [B, 1, P] where they score the same whatever the target.
     """
 
     own: Float[Tensor, "B T"]
-    pool: Float[Tensor, "B T P"]
+    pool: Float[Tensor, "B S P"]
 
 
 def label_aware_scores(
@@ -40,7 +40,7 @@ def best_interest_scores(interests: Interests, targets: Float[Tensor, "B T D"], 
     scores: Tensor = _BestOfInterests.apply(interests.vectors, interests.mask, pool)  # type: ignore[no-untyped-call]
     empty = ~interests.mask.any(dim=1)
     own, scores = own.masked_fill(empty[:, None], 0.0), scores.masked_fill(empty[:, None], 0.0)
-    return Scores(own, scores[:, None, :].expand(-1, targets.shape[1], -1))
+    return Scores(own, scores[:, None, :])
 
 
 class _BestOfInterests(torch.autograd.Function):

@@ -61,10 +61,10 @@ def dense_optimizer(model: nn.Module) -> torch.optim.Optimizer:
 
 
 def linear_decay(learning_rate: float, num_steps: int | None) -> Callable[[int], float]:
-    """Return step → learning rate: falling to a tenth over the run, or constant when its length is not known."""
+    """Return step → learning rate: falling to zero over the run, or constant when its length is not known."""
     if num_steps is None:
         return lambda _step: learning_rate
-    return lambda step: learning_rate * (1 - 0.9 * min(1.0, step / max(1, num_steps)))
+    return lambda step: learning_rate * (1 - min(1.0, step / max(1, num_steps)))
 
 
 def train(
@@ -165,7 +165,7 @@ def _inputs(
         negatives = table.all_items()
     else:
         negatives = table.sample_items(config.num_negatives, generator, config.negative_power)
-    trained = TrainedPositions.every(examples, generator) if every else TrainedPositions.after_window(examples)
+    trained = TrainedPositions.every(examples) if every else TrainedPositions.after_window(examples)
     if config.cross_worker_negatives:
         gathered = ranks.gather(torch.from_numpy(trained.targets[trained.mask]))
         negatives = np.concatenate([negatives, *(targets.numpy() for targets in gathered)])
@@ -212,7 +212,6 @@ def _loss(
             inputs.targets_in_pool.to(device)[told],
             log_inclusion.to(device),
             temperature=config.temperature,
-            mask_other_targets=True,
             hard_negative_beta=config.hard_negative_beta,
         )
         penalty = _penalty(interests, target_vectors, target_mask, config)

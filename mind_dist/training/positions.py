@@ -33,8 +33,8 @@ class TrainedPositions:
         return cls(ends, examples.targets[:, None, :], examples.target_mask[:, None, :])
 
     @classmethod
-    def every(cls, examples: Examples, generator: np.random.Generator) -> TrainedPositions:
-        """Train the interests after every behavior on one of the next T items, evenly drawn.
+    def every(cls, examples: Examples) -> TrainedPositions:
+        """Train the interests after every behavior on the T items that come next, fewer at the end of what is known.
 
         What comes next is in the window itself and, behind its end, in its targets.
         """
@@ -45,9 +45,8 @@ class TrainedPositions:
         sequence = np.zeros((num_windows, length + horizon), dtype=np.int64)
         sequence[:, :length] = examples.history
         np.put_along_axis(sequence, behind + np.arange(horizon), examples.targets, axis=1)
-        ends = np.broadcast_to(np.arange(length), (num_windows, length))
-        choices = np.minimum(horizon, count - 1 - ends)
-        real = (ends < behind) & (choices > 0)
-        steps = 1 + (generator.random(ends.shape) * choices).astype(np.int64)
-        targets = np.take_along_axis(sequence, np.where(real, ends + steps, 0), axis=1)
-        return cls(np.where(real, ends, -1), np.where(real, targets, 0)[:, :, None], real[:, :, None])
+        places = np.arange(length)
+        at = places[:, None] + np.arange(1, horizon + 1)
+        real = (places < behind)[:, :, None] & (at < count[:, :, None])
+        ends = np.where(real.any(axis=2), places, -1)
+        return cls(ends, np.where(real, sequence[:, at], 0), real)

@@ -37,6 +37,7 @@ def loss_of(users: Tensor, mask: Tensor, index: Tensor, pool: Tensor, log_inclus
 
 def test_sampled_softmax_with_all_items_equals_full_softmax() -> None:
     users, mask, index, pool = problem()
+    mask = mask & (torch.arange(3) == 0)  # one target a window: others would be no negatives of it
     found = loss_of(users, mask, index, pool, torch.zeros(9), temperature=TEMPERATURE)
     logits = (users @ pool.T / TEMPERATURE)[mask]
     assert torch.allclose(found, functional.cross_entropy(logits, index[mask], reduction="sum"))
@@ -52,15 +53,12 @@ def test_drawing_so_much_that_all_items_are_in_the_pool_needs_no_correction() ->
     assert log_inclusion_probability(shares, 3, shares, 4000).tolist() == [0.0] * 9
 
 
-@pytest.mark.parametrize("mask_other_targets", [True, False])
 @pytest.mark.parametrize("beta", [0.0, 0.3, 2.0])
-def test_accidental_hits_and_duplicates_are_masked_and_hard_negatives_count_more(
-    mask_other_targets: bool, beta: float
-) -> None:
+def test_no_target_of_a_window_is_a_negative_of_it_and_hard_negatives_count_more(beta: float) -> None:
     users, mask, index, pool = problem()
     inclusion = torch.linspace(0.1, 0.9, 9)
-    options = {"mask_other_targets": mask_other_targets, "hard_negative_beta": beta}
-    found = loss_of(users, mask, index, pool, inclusion.log(), temperature=TEMPERATURE, **options)
+    options = {"temperature": TEMPERATURE, "hard_negative_beta": beta}
+    found = loss_of(users, mask, index, pool, inclusion.log(), **options)
     expected = 0.0
     for window in range(4):
         targets = index[window][mask[window]].tolist()
@@ -71,7 +69,7 @@ def test_accidental_hits_and_duplicates_are_masked_and_hard_negatives_count_more
                 target,
                 inclusion.tolist(),
                 TEMPERATURE,
-                is_negative=lambda item, targets=targets: not (mask_other_targets and item in targets),  # type: ignore[misc]
+                is_negative=lambda item, targets=targets: item not in targets,  # type: ignore[misc]
                 beta=beta,
             )
     assert found.item() == pytest.approx(expected, rel=1e-5)
@@ -144,16 +142,11 @@ def test_the_probability_of_being_drawn_is_exact_for_rare_and_for_certain_items(
 
 
 @pytest.mark.parametrize(("windows", "targets", "items"), [(0, 2, 3), (0, 2, 0), (0, 0, 0), (2, 0, 3), (2, 2, 3)])
-@pytest.mark.parametrize("mask_other_targets", [True, False])
-def test_no_target_at_all_costs_nothing_and_stays_in_the_graph(
-    windows: int, targets: int, items: int, mask_other_targets: bool
-) -> None:
+def test_no_target_at_all_costs_nothing_and_stays_in_the_graph(windows: int, targets: int, items: int) -> None:
     users = torch.zeros(windows, targets, 4, requires_grad=True)
     pool = torch.zeros(items, 4, requires_grad=True)
     index = torch.full((windows, targets), 99)
-    loss = loss_of(
-        users, index < 0, index, pool, torch.zeros(items), temperature=0.1, mask_other_targets=mask_other_targets
-    )
+    loss = loss_of(users, index < 0, index, pool, torch.zeros(items), temperature=0.1)
     loss.backward()
     assert loss.item() == 0
     assert users.grad is not None
@@ -167,13 +160,23 @@ def test_no_target_at_all_costs_nothing_and_stays_in_the_graph(
 def test_loss_and_gradients_are_finite_in_every_precision(dtype: torch.dtype, beta: float) -> None:
     users, mask, index, pool = problem()
     users, pool = (part.mul(30).to(dtype).requires_grad_() for part in (users, pool))
-    options = {"mask_other_targets": True, "hard_negative_beta": beta}
-    loss = loss_of(users, mask, index, pool, torch.zeros(9), temperature=0.01, **options)
+    loss = loss_of(users, mask, index, pool, torch.zeros(9), temperature=0.01, hard_negative_beta=beta)
     loss.backward()
     assert loss.dtype == torch.float32
     for value in (loss, users.grad, pool.grad):
         assert value is not None
         assert bool(value.isfinite().all())
+
+
+def test_scores_that_all_targets_share_need_be_there_but_once() -> None:
+    users, mask, index, pool = problem()
+    shared = users[:, :1].expand(-1, 3, -1)
+    own = (shared * pool[index]).sum(dim=-1)
+    once, each = (
+        sampled_softmax_loss(own, part @ pool.T, mask, index, torch.zeros(9), temperature=TEMPERATURE)
+        for part in (users[:, :1], shared)
+    )
+    assert torch.allclose(once, each)
 
 
 def test_a_temperature_that_is_not_above_zero_is_refused() -> None:

@@ -58,10 +58,7 @@ def window(history: list[int], targets: list[int], *, longest: int = 12, profile
 
 def inputs_of(table: ReplicatedItemTable, examples: Examples, **options: Any) -> StepInputs:
     every, negatives = options.pop("every", False), options.pop("negatives", np.array([3, 5, 5, STRANGE]))
-    if every:
-        trained = TrainedPositions.every(examples, np.random.default_rng(0))
-    else:
-        trained = TrainedPositions.after_window(examples)
+    trained = TrainedPositions.every(examples) if every else TrainedPositions.after_window(examples)
     return StepInputs.of(examples, trained, negatives, table, FEATURES, **options)
 
 
@@ -136,7 +133,7 @@ def test_the_longest_history_and_the_last_end_set_the_widths(table: ReplicatedIt
     inputs = inputs_of(table, Examples.concatenate([window([1, 2], [3]), window([1, 2, 4], [3])]), every=True)
     assert inputs.history.shape == (2, 3)
     assert inputs.ends.shape == (2, 3)
-    assert inputs.targets.shape == inputs.target_mask.shape == (6, 1)
+    assert inputs.targets.shape == inputs.target_mask.shape == (6, 3)
 
 
 def test_a_target_is_found_in_the_pool_and_others_are_not(table: ReplicatedItemTable) -> None:
