@@ -1,11 +1,12 @@
-"""A recipe, K and seed on a dataset → rows of metrics; every result is kept, so that nothing runs twice.
+"""A recipe, K, seed and D on a dataset → rows of metrics; every result is kept, so that nothing runs twice.
 
     CACHE/NAME…                 prepared datasets
     CACHE/versions/CELL/        the version a cell trained; CELL.json beside it, written last, says how long that took
     CACHE/cells/CELL.json .npz  rows and curves; metrics of each user
 
 CELL ends in a digest of the settings and of the dataset's manifest. Code is not in it, or no long run would survive a
-renamed variable; an outcome has its digest instead, so that one of other code can be told.
+renamed variable; an outcome has its digest instead, so that one of other code can be told. One of other lists than
+today's is not used: the version is measured again.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import mind_dist
 from benchmarks.datasets import DATASETS, open_dataset
 from benchmarks.floors import FLOORS, NEIGHBORS, PENALTIES, RECENCIES
 from benchmarks.leave_one_out import leave_one_out
-from benchmarks.measuring import Measurement, ModelInterests, PerUser, measure
+from benchmarks.measuring import CURVE_CUTOFFS, Measurement, ModelInterests, PerUser, measure
 from benchmarks.tasks import History, Part, Protocol, Stage, Task, user_split
 from mind_dist.config import dump
 from mind_dist.data.parquet import PreparedDataset
@@ -61,12 +62,13 @@ class Bench:
 
 @dataclass(frozen=True)
 class Cell:
-    """One thing to measure; a floor has K 1 and seed 0."""
+    """One thing to measure; a floor has K 1 and seed 0, and a `dim` of 0 is the recipe's own D."""
 
     dataset: str
     recipe: str
     k: int = 1
     seed: int = 0
+    dim: int = 0
 
 
 @dataclass(frozen=True)
@@ -122,10 +124,11 @@ def train_cell(dataset: PreparedDataset, recipe: Recipe, directory: Path) -> Int
 
 
 def recipe_of(bench: Bench, cell: Cell, dataset: PreparedDataset) -> Recipe:
-    """Return a cell's recipe with its K and seed, and what the dataset decides."""
+    """Return a cell's recipe with its K, seed and D, and what the dataset decides."""
     recipe = RECIPES[cell.recipe]()
     features = len(dataset.manifest.profile_features)
-    model = dataclasses.replace(recipe.model, num_interests=cell.k, num_profile_features=features)
+    dim = cell.dim or recipe.model.dim
+    model = dataclasses.replace(recipe.model, num_interests=cell.k, dim=dim, num_profile_features=features)
     max_steps = bench.max_steps or recipe.training.max_steps
     max_behaviors = bench.max_behaviors or DATASETS[cell.dataset].max_behaviors
     training = dataclasses.replace(
@@ -150,17 +153,18 @@ def run_cell(bench: Bench, cell: Cell, *, remeasure: bool = False) -> Outcome:
     task = open_task(bench, cell.dataset)
     key = _key(bench, cell, task)
     at = bench.cache / "cells" / key
-    if not remeasure and at.with_suffix(".json").exists():
-        return _read(at)
+    if not remeasure and (kept := _read(at)) is not None:
+        return kept
     stage = task.stage(bench.part)
     if cell.recipe in FLOORS:
         measured, settings, train_s = _measure_floor(task, stage, cell)
+        dim = 0
     else:
         encoder, train_s = _version(bench, cell, stage, bench.cache / "versions" / key)
-        interests, settings = ModelInterests(encoder, stage), {}
+        interests, settings, dim = ModelInterests(encoder, stage), {}, encoder.config.dim
         category = task.info.category
         measured = {history: interests.measure(task.protocol, category, history) for history in task.histories}
-    about = {"train_s": round(train_s, 1), "settings": settings, "part": bench.part}
+    about = {"dim": dim, "train_s": round(train_s, 1), "settings": settings, "part": bench.part}
     outcome = outcome_of(cell, measured, about, stage)
     _write(at, outcome)
     return outcome
@@ -219,7 +223,8 @@ def _key(bench: Bench, cell: Cell, task: Task) -> str:
         settings = {"model": dump(recipe.model), "training": dump(recipe.training)}
     parts = [settings, bench.protocol, bench.part, dataset.directory.read_bytes("manifest.json").decode()]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:10]
-    return f"{cell.dataset}-{cell.recipe}-k{cell.k}-s{cell.seed}-{digest}"
+    width = f"-d{cell.dim}" if cell.dim else ""
+    return f"{cell.dataset}-{cell.recipe}-k{cell.k}{width}-s{cell.seed}-{digest}"
 
 
 def _write(at: Path, outcome: Outcome) -> None:
@@ -234,8 +239,13 @@ def _write(at: Path, outcome: Outcome) -> None:
     Directory.at(at.parent).write_bytes(f"{at.name}.json", content)
 
 
-def _read(at: Path) -> Outcome:
+def _read(at: Path) -> Outcome | None:
+    """Return the outcome written there; None without one, or if its lists are not as long as today's."""
+    if not at.with_suffix(".json").exists():
+        return None
     values = json.loads(at.with_suffix(".json").read_text())
+    if any(tuple(limit for limit, _ in curves["recall"]) != CURVE_CUTOFFS for curves in values["curves"].values()):
+        return None
     per_user: dict[str, PerUser] = {}
     with np.load(at.with_suffix(".npz")) as arrays:
         users = arrays["users"].tolist()

@@ -22,11 +22,14 @@ from mind_dist.retrieval import POOL_FACTOR, aggregate, merge
 PerUser = dict[str, NDArray[np.float64]]
 """Metric → its value for each user, [n]; NaN where it is not defined for one."""
 
-CURVE_CUTOFFS = (5, 10, 20, 50, 100, 200)
+CURVE_CUTOFFS = (5, 10, 20, 50, 100, 200, 500)
 """Lengths of the ranked list along the curve of recall."""
 
 DIVERSITY_WEIGHTS = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05)
 """λ along the curve of accuracy against diversity."""
+
+_LONG_CUTOFFS = (100, 200, 500)
+"""Lengths at which retrieval hands its list on to ranking; recall alone is taken at them."""
 
 _MAIN = 50
 _MOST_DIVERSIFIED_USERS = 500
@@ -58,6 +61,7 @@ def measure(recommender: Recommender, stage: Stage, protocol: Protocol, category
     per_user = _METRICS[protocol](ranked, users)
     if category:
         per_user |= category_metrics(ranked, users, stage.catalog, category)
+        per_user["num_categories"] = num_categories(users, stage.catalog, category)
     found = Measurement(per_user, {"interest_cosine": 0.0})
     for limit in CURVE_CUTOFFS:
         recalls = [metrics.recall(keys[:limit], user.targets) for keys, user in zip(ranked, users, strict=True)]
@@ -72,13 +76,15 @@ def rank(recommender: Recommender, users: Sequence[HeldOut], history: History) -
 
 
 def split_metrics(ranked: Sequence[Keys], users: Sequence[HeldOut]) -> PerUser:
-    """Return recall, hit rate and NDCG of the user split."""
+    """Return recall, hit rate and NDCG of the user split, and recall in longer lists."""
     pairs = [(keys, user.targets) for keys, user in zip(ranked, users, strict=True)]
     found: PerUser = {}
     for limit in CUTOFFS:
         found[f"recall@{limit}"] = np.array([metrics.recall(keys[:limit], targets) for keys, targets in pairs])
         found[f"hit@{limit}"] = np.array([metrics.hit_rate(keys[:limit], targets) for keys, targets in pairs])
         found[f"ndcg@{limit}"] = np.array([metrics.ndcg(keys, targets, limit) for keys, targets in pairs])
+    for limit in _LONG_CUTOFFS:
+        found[f"recall@{limit}"] = np.array([metrics.recall(keys[:limit], targets) for keys, targets in pairs])
     return found
 
 
@@ -108,6 +114,13 @@ def category_metrics(ranked: Sequence[Keys], users: Sequence[HeldOut], catalog: 
         found[f"category_coverage@{limit}"] = np.array(covered)
         found[f"diversity@{limit}"] = np.array([metrics.diversity(have) for have in listed])
     return found
+
+
+def num_categories(users: Sequence[HeldOut], catalog: ItemCatalog, category: str) -> NDArray[np.float64]:
+    """Return how many categories the items of each user's history have between them."""
+    indicators = category_indicators(catalog, category)
+    histories = [indicators[catalog.rows(user.history.item_keys)] for user in users]
+    return np.array([items.any(axis=0).sum() for items in histories], dtype=np.float64)
 
 
 class ModelInterests:

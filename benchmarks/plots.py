@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
-from benchmarks.cells import Cell, Outcome
+from benchmarks.variants import Outcomes, Variant
 
-Outcomes = Mapping[Cell, Outcome]
+_Lines = defaultdict[str, defaultdict[int, list[float]]]
+"""Label → place on the x axis → a value for each seed."""
 
 _WIDTH, _HEIGHT, _DPI = 5.0, 4.0, 120
 
@@ -24,6 +26,7 @@ def draw(outcomes: Outcomes, directory: Path) -> list[Path]:
     figures = {
         "recall_over_n": _recall_over_n,
         "k_sweep": _k_sweep,
+        "capacity": _capacity,
         "accuracy_against_diversity": _diversity,
         "interest_usage": _interest_usage,
     }
@@ -79,17 +82,46 @@ def _interest_usage(axes: Axes, outcomes: Outcomes) -> bool:
 
 def _k_sweep(axes: Axes, outcomes: Outcomes) -> bool:
     """Draw recall over K, and its spread over seeds."""
-    points: dict[tuple[str, str], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    lines: _Lines = defaultdict(lambda: defaultdict(list))
+    for variant, row in _trained_rows(outcomes):
+        lines[f"{variant.label}, history {row['history']}"][variant.k].append(row["recall@50"])
+    _draw_lines(axes, lines)
+    axes.set(xlabel="K", ylabel="recall@50")
+    return bool(lines)
+
+
+def _capacity(axes: Axes, outcomes: Outcomes) -> bool:
+    """Draw recall over D, a line for each K, of the recipes that were measured with several D."""
+    history = _history(outcomes)
+    rows = [(variant, row) for variant, row in _trained_rows(outcomes) if row["history"] == history]
+    widths: dict[str, set[int]] = defaultdict(set)
+    for variant, _ in rows:
+        widths[variant.recipe].add(variant.width)
+    lines: _Lines = defaultdict(lambda: defaultdict(list))
+    for variant, row in rows:
+        if len(widths[variant.recipe]) > 1:
+            lines[f"{variant.recipe} K={variant.k}"][variant.width].append(row["recall@50"])
+    _draw_lines(axes, lines)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.set(xlabel="D", ylabel=f"recall@50, history {history}")
+    return bool(lines)
+
+
+def _trained_rows(outcomes: Outcomes) -> Iterator[tuple[Variant, dict[str, Any]]]:
+    """Yield what has interests and was measured with recall@50, one row a seed and history."""
     for cell, outcome in outcomes.items():
         for row in outcome.rows:
             if "interest" in outcome.curves[row["history"]] and "recall@50" in row:
-                points[cell.recipe, row["history"]][cell.k].append(row["recall@50"])
-    for (recipe, history), by_k in points.items():
-        ks = sorted(by_k)
-        means, spreads = ([float(of(by_k[k])) for k in ks] for of in (np.mean, np.std))
-        axes.errorbar(ks, means, spreads, marker="o", capsize=3, label=f"{recipe}, history {history}")
-    axes.set(xlabel="K", ylabel="recall@50")
-    return bool(points)
+                yield Variant.of(cell), row
+
+
+def _draw_lines(axes: Axes, lines: _Lines) -> None:
+    """Draw means over seeds, and their spread."""
+    for label, points in lines.items():
+        places = sorted(points)
+        means, spreads = ([float(of(points[place])) for place in places] for of in (np.mean, np.std))
+        axes.errorbar(places, means, spreads, marker="o", capsize=3, label=label)
 
 
 def _curves(outcomes: Outcomes, name: str) -> dict[str, np.ndarray[tuple[int, int], np.dtype[np.float64]]]:
@@ -98,7 +130,8 @@ def _curves(outcomes: Outcomes, name: str) -> dict[str, np.ndarray[tuple[int, in
     history = _history(outcomes)
     for cell, outcome in outcomes.items():
         if name in outcome.curves[history]:
-            label = f"{cell.recipe} K={cell.k}" if "interest" in outcome.curves[history] else cell.recipe
+            variant = Variant.of(cell)
+            label = f"{variant.label} K={variant.k}" if "interest" in outcome.curves[history] else cell.recipe
             found[label].append(outcome.curves[history][name])
     return {label: np.mean(curves, axis=0) for label, curves in found.items()}
 

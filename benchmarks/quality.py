@@ -1,9 +1,10 @@
-"""Recipes beside floors → a table, `reports/quality.json` and figures.
+"""Recipes beside floors → tables, `reports/quality.json` and figures.
 
     python -m benchmarks.quality                                    # best at K 4 and 1, and the floors, MovieLens-100K
     python -m benchmarks.quality --data ../shared/data              # on ml1m and online_retail_ii
     python -m benchmarks.quality --data ../shared/data --full       # everything there is; hours, and it can be resumed
     python -m benchmarks.quality --data ../shared/data --part valid --recipes best --interests 1 2 4   # to choose by
+    python -m benchmarks.quality --data ../shared/data --dims 8 16 32 64 --recipes best --interests 1 4   # where K pays
 
 What was measured once under the same settings is read from the cache. A result of other code than today's is marked so;
 after a change that matters, remove the cache's `cells` and `versions`.
@@ -17,7 +18,7 @@ import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ from benchmarks.plots import draw
 from benchmarks.sasrec import stored_outcome
 from benchmarks.tables import compared, paired_table, quality_table
 from benchmarks.tasks import Part, Protocol
+from benchmarks.twins import compared_to_one, twins_table
+from benchmarks.variants import Variant
 from jobs.cli import run
 from mind_dist.errors import ConfigError
 from mind_dist.recipes import RECIPES
@@ -50,13 +53,16 @@ class Quality:
     data: str = ""
     """Folder of ml1m, online_retail_ii and beauty as Parquet files; without it, MovieLens-100K is measured."""
     full: bool = False
-    """Measure all recipes, datasets and K of 1, 2, 4, 8 with three seeds, in place of the short set."""
+    """Measure all recipes, datasets and K of 1, 2, 4, 8 with three seeds, in place of the short set; each recipe at its
+    own D. To see where several interests pay, pass `--dims 8 16 32 64 --recipes best --interests 1 4`."""
     datasets: tuple[str, ...] = ()
     """Datasets in place of those of the set."""
     recipes: tuple[str, ...] = ()
     """Recipes in place of those of the set."""
     interests: tuple[int, ...] = ()
     """Values of K in place of those of the set."""
+    dims: tuple[int, ...] = ()
+    """Widths D to measure each recipe at, in place of its own."""
     seeds: tuple[int, ...] = ()
     """Seeds in place of those of the set."""
     floors: tuple[str, ...] = tuple(FLOORS)
@@ -82,6 +88,8 @@ class Quality:
         """Check what can be checked without data."""
         if self.jobs < 1:
             raise ValueError("jobs must be at least 1")
+        if min(self.dims, default=1) < 1:
+            raise ValueError("dims must be at least 1 each")
 
     def cells(self) -> list[Cell]:
         """Return what to measure, floors first.
@@ -96,7 +104,10 @@ class Quality:
         seeds = self.seeds or (tuple(_SEED + number for number in range(3)) if self.full else (_SEED,))
         datasets = self.datasets or self._default_datasets()
         floors = [Cell(dataset, floor) for dataset in datasets for floor in self.floors]
-        trained = [Cell(*each) for each in product(datasets, recipes, interests, seeds)]
+        trained = [
+            Cell(dataset, recipe, k, seed, _dim(recipe, width))
+            for dataset, recipe, width, k, seed in product(datasets, recipes, self.dims or (0,), interests, seeds)
+        ]
         return floors + [cell for cell in trained if cell.k == 1 or RECIPES[cell.recipe]().model.kind != "two_tower"]
 
     def _default_datasets(self) -> tuple[str, ...]:
@@ -114,11 +125,13 @@ def main(job: Quality) -> None:
     for dataset in datasets:
         open_task(bench, dataset)  # prepared here, once, before several processes want it
     outcomes = measured(bench, cells, job, console.print) | stored(bench, datasets, console.print)
-    comparisons = compared(outcomes)
+    comparisons, twins = compared(outcomes), compared_to_one(outcomes)
     for dataset in datasets:
         console.print(quality_table(dataset, outcomes))
         console.print(paired_table(dataset, comparisons))
-    written = write_report(job, outcomes, comparisons)
+        if any(each["dataset"] == dataset for each in twins):
+            console.print(twins_table(dataset, twins))
+    written = write_report(job, outcomes, comparisons, twins)
     console.print(*written, sep="\n")
 
 
@@ -127,7 +140,7 @@ def measured(bench: Bench, cells: Sequence[Cell], job: Quality, report: Callable
     found: dict[Cell, Outcome] = {}
     for cell, outcome in _finished(bench, cells, job):
         found[cell] = outcome
-        where = f"{cell.dataset} {cell.recipe} K={cell.k} seed {cell.seed}"
+        where = f"{cell.dataset} {Variant.of(cell).label} K={cell.k} seed {cell.seed}"
         stale = "" if outcome.code == code_digest() else ", by other code than today's"
         report(f"{len(found)}/{len(cells)}  {where}: trained in {outcome.rows[0]['train_s']} s{stale}")
     return {cell: found[cell] for cell in cells}
@@ -155,24 +168,32 @@ def stored(bench: Bench, datasets: Iterable[str], report: Callable[[str], None])
         outcome = stored_outcome(dataset, bench.protocol) if bench.part == "test" else None
         users = {user.history.user_key for user in open_task(bench, dataset).reporting.users}
         if outcome is not None and users == set(outcome.users):
-            found[Cell(dataset, "sasrec")] = outcome
+            cell = Cell(dataset, "sasrec")  # an older row may lack what cells are told by since
+            found[cell] = replace(outcome, rows=[asdict(cell) | row for row in outcome.rows])
         elif outcome is not None:
             report(f"{dataset}: the stored result of SASRec is left out, it is of other users")
     return found
 
 
-def write_report(job: Quality, outcomes: dict[Cell, Outcome], comparisons: list[dict[str, Any]]) -> list[Path]:
+def write_report(
+    job: Quality, outcomes: dict[Cell, Outcome], comparisons: list[dict[str, Any]], twins: list[dict[str, Any]]
+) -> list[Path]:
     """Write rows, comparisons and figures; returns their paths."""
     suffix = ("" if job.protocol == "user-split" else f"-{job.protocol}") + (
         "" if job.part == "test" else f"-{job.part}"
     )
     job.output.mkdir(parents=True, exist_ok=True)
     rows = [row for outcome in outcomes.values() for row in outcome.rows]
-    report = job.output / f"quality{suffix}.json"
-    report.write_text(json.dumps(rows, indent=2) + "\n")
-    paired = job.output / f"quality{suffix}-paired.json"
-    paired.write_text(json.dumps(comparisons, indent=2) + "\n")
-    return [report, paired, *draw(outcomes, job.output / f"figures{suffix}")]
+    written = []
+    for name, content in (("", rows), ("-paired", comparisons), ("-interests", twins)):
+        written.append(job.output / f"quality{suffix}{name}.json")
+        written[-1].write_text(json.dumps(content, indent=2) + "\n")
+    return [*written, *draw(outcomes, job.output / f"figures{suffix}")]
+
+
+def _dim(recipe: str, width: int) -> int:
+    """Return a width as a cell has it: a recipe's own is 0, so that it is one cell however it was asked for."""
+    return 0 if width == RECIPES[recipe]().model.dim else width
 
 
 def _check_known(setting: str, names: Sequence[str], known: Collection[str]) -> None:

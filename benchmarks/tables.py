@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.box import SIMPLE
 from rich.table import Table
 
-from benchmarks.cells import Cell, Outcome
+from benchmarks.cells import Outcome
 from benchmarks.significance import paired_bootstrap
-
-Outcomes = Mapping[Cell, Outcome]
+from benchmarks.variants import Outcomes, Variant, by_variant, mean_per_user
 
 _METRICS = ("recall@20", "recall@50", "hit@50", "ndcg@50", "hr@10", "ndcg@10", "hr@50", "hr@200")
 _FIGURES = (
@@ -26,22 +23,23 @@ _FIGURES = (
     "diversity@50",
 )
 _COMPARED = ("recall@50", "hr@10")
-_SUBJECT = ("best", 4)
+_SUBJECT = Variant("best", 4)
 
 
 def quality_table(dataset: str, outcomes: Outcomes) -> Table:
     """Return the metrics of a dataset, means over seeds and their spread; a row for each history setting."""
-    grouped = _by_seed(outcomes, dataset)
+    grouped = by_variant(outcomes, dataset)
     rows = [row for found in grouped.values() for outcome in found for row in outcome.rows]
     names = [name for name in (*_METRICS, *_FIGURES) if any(name in row for row in rows)]
     headers = [name.replace("_", "\n").replace("@", "\n@") for name in names]
     table = Table("recipe", "K", "history", *headers, "train\ns", title=dataset, box=SIMPLE, padding=(0, 1, 0, 0))
-    for (recipe, k), found in grouped.items():
+    for variant, found in grouped.items():
         own = [row for outcome in found for row in outcome.rows]
         for history in dict.fromkeys(row["history"] for row in own):
             of_history = [row for row in own if row["history"] == history]
             seconds = np.mean([row["train_s"] for row in of_history])
-            table.add_row(recipe, str(k), history, *(_cell(of_history, name) for name in names), f"{seconds:.0f}")
+            values = (_cell(of_history, name) for name in names)
+            table.add_row(variant.label, str(variant.k), history, *values, f"{seconds:.0f}")
     return table
 
 
@@ -58,33 +56,33 @@ def compared(outcomes: Outcomes) -> list[dict[str, Any]]:
     """Return, for each dataset, the subject (`best` at K 4 where measured) against all others, user by user."""
     found = []
     for dataset in dict.fromkeys(cell.dataset for cell in outcomes):
-        grouped = _by_seed(outcomes, dataset)
+        grouped = by_variant(outcomes, dataset)
         trained = [key for key in grouped if "interest" in next(iter(grouped[key][0].curves.values()))]
         if not trained:
             continue
-        subject = _SUBJECT if _SUBJECT in trained else trained[0]
+        subject = max(trained, key=_likeness)
         for other in grouped:
             if other != subject:
                 found += _pairs(dataset, subject, other, grouped)
     return found
 
 
+def _likeness(variant: Variant) -> tuple[bool, bool]:
+    """Return how near a variant comes to the subject wanted: the same but for D, or the same."""
+    return variant._replace(dim=_SUBJECT.dim) == _SUBJECT, variant == _SUBJECT
+
+
 def _pairs(
-    dataset: str, subject: tuple[str, int], other: tuple[str, int], grouped: Mapping[tuple[str, int], list[Outcome]]
+    dataset: str, subject: Variant, other: Variant, grouped: Mapping[Variant, list[Outcome]]
 ) -> list[dict[str, Any]]:
-    """Return the comparisons of two recipes, one a history and metric."""
+    """Return the comparisons of two variants, one a history and metric."""
+    about = {"dataset": dataset, "recipe": subject.recipe, "k": subject.k, "dim": subject.width}
+    about |= {"other": other.recipe, "other_k": other.k, "other_dim": other.width}
     found = []
     for history, metrics in grouped[subject][0].per_user.items():
         for metric in _COMPARED:
             if metric in metrics and metric in grouped[other][0].per_user[history]:
-                first, second = (_per_user(grouped[each], history, metric) for each in (subject, other))
-                about = {
-                    "dataset": dataset,
-                    "recipe": subject[0],
-                    "k": subject[1],
-                    "other": other[0],
-                    "other_k": other[1],
-                }
+                first, second = (mean_per_user(grouped[each], history, metric) for each in (subject, other))
                 found.append(about | {"history": history, "metric": metric} | asdict(paired_bootstrap(first, second)))
     return found
 
@@ -92,26 +90,17 @@ def _pairs(
 def paired_table(dataset: str, comparisons: Sequence[Mapping[str, Any]]) -> Table:
     """Return the comparisons of a dataset."""
     own = [each for each in comparisons if each["dataset"] == dataset]
-    subject = f"{own[0]['recipe']} K={own[0]['k']}" if own else "nothing trained"
+    subject = f"{_label(own[0])} K={own[0]['k']}" if own else "nothing trained"
     columns = ("less", "K", "history", "metric", "difference", "95 % interval", "p")
     table = Table(*columns, title=f"{dataset}: {subject} against the others, user by user", box=SIMPLE)
     for each in own:
         difference, interval = f"{each['mean']:+.4f}", f"{each['low']:+.4f} … {each['high']:+.4f}"
-        other = (each["other"], str(each["other_k"]), each["history"], each["metric"])
+        other = (_label(each, "other"), str(each["other_k"]), each["history"], each["metric"])
         table.add_row(*other, difference, interval, f"{each['p']:.4f}")
     return table
 
 
-def _by_seed(outcomes: Outcomes, dataset: str) -> dict[tuple[str, int], list[Outcome]]:
-    """Return a dataset's outcomes by recipe and K."""
-    grouped: dict[tuple[str, int], list[Outcome]] = defaultdict(list)
-    for cell, outcome in outcomes.items():
-        if cell.dataset == dataset:
-            grouped[cell.recipe, cell.k].append(outcome)
-    return grouped
-
-
-def _per_user(outcomes: Sequence[Outcome], history: str, metric: str) -> NDArray[np.float64]:
-    """Return each user's mean over seeds, in the order of user keys, so that pairs are of one user."""
-    ordered = [outcome.per_user[history][metric][np.argsort(outcome.users)] for outcome in outcomes]
-    return np.asarray(np.mean(ordered, axis=0))
+def _label(comparison: Mapping[str, Any], which: Literal["recipe", "other"] = "recipe") -> str:
+    """Return what a table calls one side of a comparison."""
+    k, dim = ("k", "dim") if which == "recipe" else ("other_k", "other_dim")
+    return Variant(comparison[which], comparison[k], comparison[dim]).label

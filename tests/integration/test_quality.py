@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks import cells
+from benchmarks import cells, measuring
 from benchmarks.floors import FLOORS
 from benchmarks.quality import Quality, main
 from benchmarks.sasrec import SASRecJob, stored_outcome
 from benchmarks.sasrec import main as train_sasrec
 from mind_dist.errors import ConfigError
+from mind_dist.recipes import best
 from tests.toy_quality import SPLITS, write_quality_dataset
 
 DEMANDED = {
-    *("dataset", "recipe", "k", "seed", "history", "recall@20", "recall@50", "hit@50", "ndcg@50"),
-    *("interest_cosine", "train_s"),
+    *("dataset", "recipe", "k", "seed", "dim", "history", "recall@20", "recall@50", "hit@50", "ndcg@50"),
+    *("recall@100", "recall@200", "recall@500", "num_categories", "interest_cosine", "train_s"),
 }
 
 
@@ -43,10 +45,13 @@ def test_quality_measures_every_cell_once(cache: Path, tmp_path: Path, monkeypat
         for history in ("kept", "removed")
     }
     assert all(row.keys() >= DEMANDED for row in rows)
+    assert {(row["recipe"] == "best", row["dim"]) for row in rows} == {(True, 64), (False, 0)}
     several = [row for row in rows if row["recipe"] == "best" and row["k"] == 2]
     assert all(0 <= row["least_interest_share@50"] <= 0.5 and row["best_single_recall@50"] > 0 for row in several)
     paired = json.loads((tmp_path / "quality-paired.json").read_text())
     assert {each["other"] for each in paired} == {"popularity", "itemknn", "ease", "best"}
+    interests = json.loads((tmp_path / "quality-interests.json").read_text())
+    assert {(each["k"], each["other_k"], each["dim"], each["other_dim"]) for each in interests} == {(2, 1, 64, 64)}
     assert len(list((tmp_path / "figures").glob("*.png"))) == 4
 
     monkeypatch.setattr(cells, "train_cell", None)  # to train is to fail
@@ -60,6 +65,32 @@ def test_measures_again_without_training_again(cache: Path, monkeypatch: pytest.
     first = cells.run_cell(bench, cell)
     monkeypatch.setattr(cells, "train_cell", None)
     assert cells.run_cell(bench, cell, remeasure=True).rows == first.rows
+
+
+def test_a_width_is_a_cell_of_its_own_but_the_recipes_own_is_not(cache: Path) -> None:
+    own, narrow = Quality(recipes=("best",), interests=(2,), floors=(), dims=(64, 8)).cells()
+    assert [own] == Quality(recipes=("best",), interests=(2,), floors=()).cells()
+    bench = cells.Bench("", cache, "user-split", "test", 3)
+    task = cells.open_task(bench, "ml1m")
+    keys = [cells._key(bench, replace(cell, dataset="ml1m"), task) for cell in (own, narrow)]
+    assert keys[0].startswith("ml1m-best-k2-s17-")
+    assert keys[1].startswith("ml1m-best-k2-d8-s17-")
+    assert keys[0][-10:] != keys[1][-10:]
+    recipe = cells.recipe_of(bench, replace(own, dataset="ml1m"), task.reporting.dataset)
+    assert recipe.model == replace(best().model, num_interests=2)
+    assert cells.recipe_of(bench, replace(narrow, dataset="ml1m"), task.reporting.dataset).model.dim == 8
+
+
+def test_lists_of_other_lengths_are_measured_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, cell = cells.Bench("", cache, "user-split", "valid", 3), cells.Cell("ml1m", "best", 1, 5, 8)
+    with monkeypatch.context() as shorter:
+        shorter.setattr(measuring, "CURVE_CUTOFFS", (5, 50))
+        shorter.setattr(cells, "CURVE_CUTOFFS", (5, 50))
+        assert len(cells.run_cell(bench, cell).curves["kept"]["recall"]) == 2
+    monkeypatch.setattr(cells, "train_cell", None)
+    found = cells.run_cell(bench, cell)
+    assert [limit for limit, _ in found.curves["kept"]["recall"]] == list(measuring.CURVE_CUTOFFS)
+    assert found.rows[0]["dim"] == 8
 
 
 def test_sasrec_is_stored_with_its_command(cache: Path, tmp_path: Path) -> None:
@@ -77,3 +108,5 @@ def test_says_what_it_needs(tmp_path: Path) -> None:
         main(Quality(datasets=("ml1m",), cache=tmp_path, output=tmp_path))
     with pytest.raises(ConfigError, match="no worst; there are"):
         Quality(recipes=("worst",)).cells()
+    with pytest.raises(ValueError, match="dims must be at least 1"):
+        Quality(dims=(16, 0))
