@@ -29,7 +29,7 @@ from benchmarks.floors import FLOORS, NEIGHBORS, PENALTIES, RECENCIES
 from benchmarks.leave_one_out import leave_one_out
 from benchmarks.measuring import CURVE_CUTOFFS, Measurement, ModelInterests, PerUser, measure
 from benchmarks.tasks import History, Part, Protocol, Stage, Task, user_split
-from mind_dist.config import dump
+from mind_dist.config import TrainingConfig, dump
 from mind_dist.data.parquet import PreparedDataset
 from mind_dist.data.sequences import ParquetExamples
 from mind_dist.encoder import InterestEncoder
@@ -37,6 +37,9 @@ from mind_dist.errors import ConfigError
 from mind_dist.recipes import RECIPES, Recipe
 from mind_dist.storage import Directory
 from mind_dist.training.run import TrainingRun
+
+LEAVE_ONE_OUT_EPOCHS = 12
+"""What fits into half an hour on MovieLens-1M."""
 
 
 @dataclass(frozen=True)
@@ -129,17 +132,33 @@ def recipe_of(bench: Bench, cell: Cell, dataset: PreparedDataset) -> Recipe:
     features = len(dataset.manifest.profile_features)
     dim = cell.dim or recipe.model.dim
     model = dataclasses.replace(recipe.model, num_interests=cell.k, dim=dim, num_profile_features=features)
-    max_steps = bench.max_steps or recipe.training.max_steps
-    max_behaviors = bench.max_behaviors or DATASETS[cell.dataset].max_behaviors
-    training = dataclasses.replace(
-        recipe.training,
-        seed=cell.seed,
-        max_behaviors=max_behaviors,
-        window_stride=min(recipe.training.window_stride, max_behaviors),
-        max_steps=max_steps,
-        checkpoint_every_steps=0,
-    )
+    training = of_protocol(recipe.training, bench.protocol)
+    training = of_length(training, bench.max_behaviors or open_task(bench, cell.dataset).max_behaviors)
+    max_steps = bench.max_steps or training.max_steps
+    training = dataclasses.replace(training, seed=cell.seed, max_steps=max_steps, checkpoint_every_steps=0)
     return Recipe(model, training)
+
+
+def of_length(training: TrainingConfig, max_behaviors: int) -> TrainingConfig:
+    """Return the same training with other histories; where every position counts, with as many of them a step."""
+    if not training.every_position:
+        stride = min(training.window_stride, max_behaviors)
+        return dataclasses.replace(training, max_behaviors=max_behaviors, window_stride=stride)
+    batch_size = max(1, round(training.batch_size * training.max_behaviors / max_behaviors))
+    return dataclasses.replace(
+        training, max_behaviors=max_behaviors, window_stride=max_behaviors, batch_size=batch_size
+    )
+
+
+def of_protocol(training: TrainingConfig, protocol: Protocol) -> TrainingConfig:
+    """Return how a recipe is trained for a protocol.
+
+    By leave-one-out the very next item is asked for, so there is one target: with ten, the nearer ones weighted more,
+    HR@10 on the item before the last was .277, with one .291. Its users are all trained on, which allows for longer.
+    """
+    if protocol == "leave-one-out" and training.every_position:
+        return dataclasses.replace(training, num_targets=1, epochs=LEAVE_ONE_OUT_EPOCHS)
+    return training
 
 
 def run_cell(bench: Bench, cell: Cell, *, remeasure: bool = False) -> Outcome:

@@ -30,7 +30,7 @@ def leave_one_out(name: str, data: str, cache: Path) -> Task:
     """Return the protocol on a dataset, which is prepared if it is not there."""
     everything = prepared(cache / f"{name}-all", lambda output: _unfiltered(name, data, output))
     choosing, reporting = (_stage(everything, cache / f"{name}-without-{count}", count) for count in (2, 1))
-    return Task("leave-one-out", DATASETS[name], choosing, reporting, ("removed",), hit_rate)
+    return Task("leave-one-out", DATASETS[name], choosing, reporting, ("removed",), hit_rate, MAX_INPUT)
 
 
 def hit_rate(recommender: Recommender, users: Sequence[HeldOut]) -> float:

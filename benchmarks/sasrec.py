@@ -122,7 +122,7 @@ def main(job: SASRecJob) -> None:
 def fit(task: Task, job: SASRecJob, report: Callable[[str], None]) -> tuple[ExactRecommender, float]:
     """Train for the time given; returns what was best for the valid users, and how good that was."""
     torch.manual_seed(job.seed)
-    length, catalog = job.max_behaviors or task.info.max_behaviors, task.choosing.catalog
+    length, catalog = job.max_behaviors or task.max_behaviors, task.choosing.catalog
     model = SASRec(len(catalog), length, job)
     optimizer = torch.optim.Adam(model.parameters(), lr=job.learning_rate, betas=(0.9, 0.98))
     sequences = [catalog.rows(each.item_keys) for each in task.choosing.dataset.sequences("train") if len(each) > 1]

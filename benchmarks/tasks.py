@@ -53,6 +53,7 @@ class Task:
         reporting: What is published.
         histories: What is measured.
         choice: A recommender and the users of `choosing` → how good it is; the larger the better.
+        max_behaviors: Longest history L.
     """
 
     protocol: Protocol
@@ -61,6 +62,7 @@ class Task:
     reporting: Stage
     histories: tuple[History, ...]
     choice: Callable[[Recommender, Sequence[HeldOut]], float]
+    max_behaviors: int
 
     def stage(self, part: Part) -> Stage:
         """Return the stage whose users are measured."""
@@ -74,7 +76,7 @@ class Task:
 def user_split(info: DatasetInfo, dataset: PreparedDataset) -> Task:
     """Return ComiRec's protocol: other users than those trained on, their first 80 % shown (arXiv 2005.09347)."""
     valid, test = Stage(dataset, held_out(dataset, "valid")), Stage(dataset, held_out(dataset, "test"))
-    return Task("user-split", info, valid, test, ("kept", "removed"), mean_recall)
+    return Task("user-split", info, valid, test, ("kept", "removed"), mean_recall, info.max_behaviors)
 
 
 def mean_recall(recommender: Recommender, users: Sequence[HeldOut]) -> float:

@@ -8,7 +8,6 @@ and the same in `demo-report.json`; then serves on until Ctrl-C.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -43,8 +42,8 @@ class Demo:
     """Ray Train workers."""
     rate: float = 500.0
     """Events a second replayed through Kafka."""
-    training: TrainingConfig = field(default_factory=lambda: dataclasses.replace(best().training, epochs=10))
-    """How the model is trained; more often over so few data."""
+    training: TrainingConfig = field(default_factory=lambda: best().training)
+    """How the model is trained."""
     serving: ServingConfig = field(default_factory=lambda: ServingConfig(category_column="genres"))
     """How it is served."""
 
