@@ -38,7 +38,7 @@ from mind_dist.recipes import RECIPES, Recipe
 from mind_dist.storage import Directory
 from mind_dist.training.run import TrainingRun
 
-LEAVE_ONE_OUT_EPOCHS = 12
+LEAVE_ONE_OUT_EPOCHS = 8
 """What fits into half an hour on MovieLens-1M."""
 
 
