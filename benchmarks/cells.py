@@ -39,7 +39,7 @@ from mind_dist.storage import Directory
 from mind_dist.training.run import TrainingRun
 
 LEAVE_ONE_OUT_EPOCHS = 8
-"""What fits into half an hour on MovieLens-1M."""
+"""Ten thousand steps on MovieLens-1M."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -168,8 +168,7 @@ def stored(bench: Bench, datasets: Iterable[str], report: Callable[[str], None])
         outcome = stored_outcome(dataset, bench.protocol) if bench.part == "test" else None
         users = {user.history.user_key for user in open_task(bench, dataset).reporting.users}
         if outcome is not None and users == set(outcome.users):
-            cell = Cell(dataset, "sasrec")  # an older row may lack what cells are told by since
-            found[cell] = replace(outcome, rows=[asdict(cell) | row for row in outcome.rows])
+            found[Cell(dataset, "sasrec")] = outcome
         elif outcome is not None:
             report(f"{dataset}: the stored result of SASRec is left out, it is of other users")
     return found
