@@ -35,21 +35,22 @@ def draw(outcomes: Outcomes, directory: Path) -> list[Path]:
 
 
 def _figure(outcomes: Outcomes, path: Path, plot: Callable[[Axes, Outcomes], bool]) -> Path | None:
-    """Write one figure, unless it would be empty."""
-    datasets = list(dict.fromkeys(cell.dataset for cell in outcomes))
-    figure = Figure(figsize=(_WIDTH * len(datasets), _HEIGHT), layout="constrained")
-    drawn = False
-    for axes, dataset in zip(figure.subplots(1, len(datasets), squeeze=False)[0], datasets, strict=True):
-        axes.set_title(dataset)
-        if plot(axes, {cell: outcome for cell, outcome in outcomes.items() if cell.dataset == dataset}):
-            axes.legend(fontsize="small")
-            drawn = True
-        else:
-            axes.set_visible(False)
+    """Write one figure of the datasets there is something to draw of, unless it would be empty."""
+    datasets = {name: _of_dataset(outcomes, name) for name in dict.fromkeys(cell.dataset for cell in outcomes)}
+    drawn = [name for name, own in datasets.items() if plot(Figure().subplots(), own)]
     if not drawn:
         return None
+    figure = Figure(figsize=(_WIDTH * len(drawn), _HEIGHT), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
+        plot(axes, datasets[name])
+        axes.set_title(name)
+        axes.legend(fontsize="small")
     figure.savefig(path, dpi=_DPI)
     return path
+
+
+def _of_dataset(outcomes: Outcomes, name: str) -> Outcomes:
+    return {cell: outcome for cell, outcome in outcomes.items() if cell.dataset == name}
 
 
 def _recall_over_n(axes: Axes, outcomes: Outcomes) -> bool:
