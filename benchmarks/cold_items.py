@@ -1,6 +1,7 @@
 """Items that were never seen in training: what side features find of them.
 
     python -m benchmarks.cold_items [--dataset ml1m --data ../shared/data]
+    python -m benchmarks.cold_items --cold-share 0 --id-dropout 0    # do features cost anything where all items are known?
 
 A tenth of the items is taken out of every train user's history; users of the test split are to find those alone, among all
 items. The same recipe is trained with the side features of the items and without, and measured on all targets, too.
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.cells import train_cell
+from benchmarks.cells import of_length, train_cell
 from benchmarks.datasets import DATASETS, MOVIELENS_100K, open_dataset, with_column, with_train
 from mind_dist.data.parquet import DatasetManifest, PreparedDataset
 from mind_dist.evaluation import HeldOut, held_out, measure, of_model
@@ -29,14 +30,11 @@ from mind_dist.recipes import Recipe, best
 from mind_dist.records import BehaviorSequence, Keys
 from mind_dist.storage import Directory
 
-COLD_SHARE = 0.1
-
-
-def cold_keys(dataset: PreparedDataset, seed: int) -> Keys:
+def cold_keys(dataset: PreparedDataset, share: float, seed: int) -> Keys:
     """Return the items to take out."""
     keys = dataset.catalog().keys
     generator = np.random.default_rng(seed)
-    return np.sort(generator.choice(keys, int(COLD_SHARE * len(keys)), replace=False))
+    return np.sort(generator.choice(keys, int(share * len(keys)), replace=False))
 
 
 def without_items(dataset: PreparedDataset, cold: Keys, directory: Path, *, features: bool) -> PreparedDataset:
@@ -62,15 +60,8 @@ def _only(user: BehaviorSequence, kept: NDArray[np.bool_]) -> BehaviorSequence:
 def recipe_for(manifest: DatasetManifest, job: ColdItems) -> Recipe:
     """Return `best`, with items made of their features alone now and then."""
     recipe = best()
-    length = DATASETS[job.dataset].max_behaviors
-    training = dataclasses.replace(
-        recipe.training,
-        id_dropout=job.id_dropout,
-        max_steps=job.max_steps,
-        max_behaviors=length,
-        window_stride=length,
-        seed=job.seed,
-    )
+    training = of_length(recipe.training, DATASETS[job.dataset].max_behaviors)
+    training = dataclasses.replace(training, id_dropout=job.id_dropout, max_steps=job.max_steps, seed=job.seed)
     return Recipe(dataclasses.replace(recipe.model, num_profile_features=len(manifest.profile_features)), training)
 
 
@@ -84,10 +75,12 @@ class ColdItems:
     """Folder of the Parquet files; MovieLens-100K needs none."""
     cache: Path = Path(".mind_dist/quality")
     """Where prepared datasets are kept."""
+    cold_share: float = 0.1
+    """Share of the items taken out; 0 compares where all are known."""
     id_dropout: float = 0.3
     """Share of the items made of their features alone in a step."""
     max_steps: int = 2000
-    """Steps of each training."""
+    """Steps of each training; 0 for the recipe's own."""
     seed: int = 0
     """Which items are taken out, and of the trainings."""
     output: Path | None = None
@@ -98,7 +91,7 @@ def main(job: ColdItems) -> None:
     """Compare and show."""
     torch.set_num_threads(1)
     dataset = open_dataset(job.dataset, job.data, job.cache)
-    cold, users = cold_keys(dataset, job.seed), held_out(dataset)
+    cold, users = cold_keys(dataset, job.cold_share, job.seed), held_out(dataset)
     recipe = recipe_for(dataset.manifest, job)
     found = {}
     for name, features in (("with features", True), ("without", False)):
@@ -106,9 +99,10 @@ def main(job: ColdItems) -> None:
         Directory.at(directory).delete()
         changed = without_items(dataset, cold, directory / "dataset", features=features)
         recommender = of_model(train_cell(changed, recipe, directory / "version"))
-        of_cold = measure(recommender, cold_users(users, cold), changed.catalog())
         of_all = measure(recommender, users, changed.catalog())
-        found[name] = {"cold recall@50": of_cold["recall@50"], "recall@50": of_all["recall@50"]}
+        found[name] = {metric: of_all[metric] for metric in ("recall@50", "recall@50_removed")}
+        if asked := cold_users(users, cold):
+            found[name]["cold recall@50"] = measure(recommender, asked, changed.catalog())["recall@50"]
     table = Table(f"{job.dataset}", *found)
     for metric in found["without"]:
         table.add_row(metric, *(f"{values[metric]:.4f}" for values in found.values()))

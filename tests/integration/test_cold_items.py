@@ -12,7 +12,7 @@ from tests.toy_quality import write_quality_dataset
 
 def test_cold_items_are_gone_from_training_and_alone_are_to_be_found(tmp_path: Path) -> None:
     dataset = write_quality_dataset(tmp_path / "whole")
-    cold, users = cold_keys(dataset, seed=1), held_out(dataset)
+    cold, users = cold_keys(dataset, share=0.1, seed=1), held_out(dataset)
     assert len(cold) == 3
     changed = without_items(dataset, cold, tmp_path / "without", features=False)
     catalog = changed.catalog()
@@ -34,3 +34,10 @@ def test_what_features_find_is_reported_beside_what_ids_find(tmp_path: Path) -> 
     found = json.loads(output.read_text())
     assert set(found) == {"with features", "without"}
     assert all(0 <= value <= 1 for metrics in found.values() for value in metrics.values())
+
+
+def test_with_nothing_taken_out_only_known_items_are_compared(tmp_path: Path) -> None:
+    write_quality_dataset(tmp_path / "ml1m")
+    output = tmp_path / "known.json"
+    main(ColdItems("ml1m", cache=tmp_path, cold_share=0.0, max_steps=20, output=output))
+    assert all(set(metrics) == {"recall@50", "recall@50_removed"} for metrics in json.loads(output.read_text()).values())
