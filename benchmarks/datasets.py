@@ -32,16 +32,18 @@ class DatasetInfo:
     """What a dataset is measured with.
 
     Attributes:
-        max_behaviors: Longest history L; of online_retail_ii the newest 50, since its users buy again what they bought
-            long ago (the tuned ItemKNN reads as many).
+        max_behaviors: Longest history L: ComiRec's, but 200 of online_retail_ii, whose users buy again what they bought
+            long ago (ItemKNN and EASE, tuned, read a hundred).
         category: Column of the item catalog that diversity and coverage are taken over; empty where there is none.
         separator: Between the values of that column, in the Parquet files.
+        text: Column of the item metadata whose words are side features; empty where there is none.
         columns: Further columns of the item metadata.
     """
 
     max_behaviors: int
     category: str = ""
     separator: str = "|"
+    text: str = ""
     columns: tuple[str, ...] = ()
 
 
@@ -50,8 +52,8 @@ MOVIELENS_100K = "movielens_100k"
 DATASETS: Mapping[str, DatasetInfo] = MappingProxyType(
     {
         MOVIELENS_100K: DatasetInfo(50, "genres"),
-        "ml1m": DatasetInfo(50, "categories", "|", ("title",)),
-        "online_retail_ii": DatasetInfo(50, columns=("title",)),
+        "ml1m": DatasetInfo(50, "categories", columns=("title",)),
+        "online_retail_ii": DatasetInfo(200, text="title"),
         "beauty": DatasetInfo(20, "categories", " "),
     }
 )
@@ -91,7 +93,8 @@ def metadata_of(name: str, data: str) -> MetadataConfig:
     if name == MOVIELENS_100K:
         return movielens_100k("").items
     info = DATASETS[name]
-    features = (FeatureConfig(info.category, "categories", separator=info.separator),) if info.category else ()
+    listed = ((info.category, info.separator), (info.text, " "))
+    features = tuple(FeatureConfig(column, "categories", separator=between) for column, between in listed if column)
     path = (Path(data) / f"{name}.items.parquet").absolute()
     return MetadataConfig((str(path),), features=features, columns=info.columns)
 

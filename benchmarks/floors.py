@@ -69,7 +69,8 @@ class Floor:
 
 
 RECENCIES = tuple(
-    Recency(last, decay) for last, decay in ((5, 0.8), (10, 0.8), (10, 0.9), (20, 0.9), (50, 0.95), (50, 1.0))
+    Recency(last, decay)
+    for last, decay in ((5, 0.8), (10, 0.8), (10, 0.9), (20, 0.9), (50, 0.95), (50, 1.0), (100, 0.98), (200, 0.99))
 )
 NEIGHBORS = tuple(
     Neighbors(window, lag_power, *powers)

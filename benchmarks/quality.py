@@ -41,7 +41,7 @@ from mind_dist.errors import ConfigError
 from mind_dist.recipes import RECIPES
 
 _SEED = 17
-_LOG_WIDTH = 130
+_LOG_WIDTH = 160
 """Width of the tables in a log, which has none of its own."""
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 from rich.box import SIMPLE
-from rich.table import Table
+from rich.table import Column, Table
 
 from benchmarks.cells import Outcome
 from benchmarks.significance import paired_bootstrap
@@ -32,7 +32,8 @@ def quality_table(dataset: str, outcomes: Outcomes) -> Table:
     rows = [row for found in grouped.values() for outcome in found for row in outcome.rows]
     names = [name for name in (*_METRICS, *_FIGURES) if any(name in row for row in rows)]
     headers = [name.replace("_", "\n").replace("@", "\n@") for name in names]
-    table = Table("recipe", "K", "history", *headers, "train\ns", title=dataset, box=SIMPLE, padding=(0, 1, 0, 0))
+    recipe = Column("recipe", no_wrap=True)  # what is left of a narrow log goes to the figures
+    table = Table(recipe, "K", "history", *headers, "train\ns", title=dataset, box=SIMPLE, padding=(0, 1, 0, 0))
     for variant, found in grouped.items():
         own = [row for outcome in found for row in outcome.rows]
         for history in dict.fromkeys(row["history"] for row in own):
