@@ -30,6 +30,7 @@ from mind_dist.recipes import Recipe, best
 from mind_dist.records import BehaviorSequence, Keys
 from mind_dist.storage import Directory
 
+
 def cold_keys(dataset: PreparedDataset, share: float, seed: int) -> Keys:
     """Return the items to take out."""
     keys = dataset.catalog().keys

@@ -40,4 +40,6 @@ def test_with_nothing_taken_out_only_known_items_are_compared(tmp_path: Path) ->
     write_quality_dataset(tmp_path / "ml1m")
     output = tmp_path / "known.json"
     main(ColdItems("ml1m", cache=tmp_path, cold_share=0.0, max_steps=20, output=output))
-    assert all(set(metrics) == {"recall@50", "recall@50_removed"} for metrics in json.loads(output.read_text()).values())
+    assert all(
+        set(metrics) == {"recall@50", "recall@50_removed"} for metrics in json.loads(output.read_text()).values()
+    )
