@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
+from benchmarks.datasets import log_of, metadata_of
 from jobs.cli import connect_ray
 from jobs.prepare import PrepareJob, main
 from mind_dist.config import FeatureConfig, LogConfig, MetadataConfig, PrepareConfig, SplitConfig
@@ -26,6 +28,7 @@ from tests.reference import prepare_loops
 
 Rows = list[tuple[int, int, int]]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+EVERYBODY = SplitConfig(train_fraction=1.0, valid_fraction=0.0)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -227,6 +230,21 @@ def test_features_and_profiles_are_joined(tmp_path: Path) -> None:
     assert profiles[1] == [feature_key("age", 0)]
     assert profiles[2] == [feature_key("age", 1)]
     assert profiles[3] == [0]
+
+
+def test_benchmark_items_have_the_words_of_their_titles(tmp_path: Path) -> None:
+    pq.write_table(as_table([(1, 1, 0), (1, 2, 1), (2, 3, 0)]), tmp_path / "online_retail_ii.parquet")
+    titles = ["RED  MUG", "RED PLATE ", None]
+    pq.write_table(pa.table({"item_id": [1, 2, 3], "title": titles}), tmp_path / "online_retail_ii.items.parquet")
+    log, items = log_of("online_retail_ii", str(tmp_path)), metadata_of("online_retail_ii", str(tmp_path))
+    prepare(PrepareConfig(str(tmp_path / "out"), log, items, min_item_events=1, min_user_events=1, split=EVERYBODY))
+    catalog = PreparedDataset.open(str(tmp_path / "out")).catalog()
+    words = {
+        key: set(catalog.feature_keys[start:stop].tolist())
+        for key, (start, stop) in zip(catalog.keys.tolist(), pairwise(catalog.feature_offsets), strict=True)
+    }
+    red, mug, plate = (feature_key("title", word) for word in ("RED", "MUG", "PLATE"))
+    assert words == {1: {red, mug}, 2: {red, plate}, 3: set()}
 
 
 def test_the_job_prepares_movielens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
