@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
-import tyro
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.cells import of_length, train_cell
 from benchmarks.datasets import DATASETS, MOVIELENS_100K, open_dataset, with_column, with_train
+from jobs.cli import run
 from mind_dist.data.parquet import DatasetManifest, PreparedDataset
 from mind_dist.evaluation import HeldOut, held_out, measure, of_model
 from mind_dist.recipes import Recipe, best
@@ -87,6 +87,11 @@ class ColdItems:
     output: Path | None = None
     """Write the figures here as JSON, too."""
 
+    def __post_init__(self) -> None:
+        """Check what can be checked without data."""
+        if not 0 <= self.cold_share < 1:
+            raise ValueError("cold_share must be 0 or more and below 1")
+
 
 def main(job: ColdItems) -> None:
     """Compare and show."""
@@ -113,4 +118,4 @@ def main(job: ColdItems) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(ColdItems))
+    run(ColdItems, main)

@@ -22,9 +22,6 @@ from mind_dist.evaluation import HeldOut, Recommender, metrics
 MAX_INPUT = 200
 """Behaviors shown, and left out of what is recommended."""
 
-MAX_BEHAVIORS = 100
-"""Those a model looks at: in half an hour it learns more from the newest hundred, seen more often, than from all."""
-
 _CHOICE_CUTOFF = 10
 _EVERYBODY = SplitConfig(train_fraction=1.0, valid_fraction=0.0)
 
@@ -33,7 +30,7 @@ def leave_one_out(name: str, data: str, cache: Path) -> Task:
     """Return the protocol on a dataset, which is prepared if it is not there."""
     everything = prepared(cache / f"{name}-all", lambda output: _unfiltered(name, data, output))
     choosing, reporting = (_stage(everything, cache / f"{name}-without-{count}", count) for count in (2, 1))
-    return Task("leave-one-out", DATASETS[name], choosing, reporting, ("removed",), hit_rate, MAX_BEHAVIORS)
+    return Task("leave-one-out", DATASETS[name], choosing, reporting, ("removed",), hit_rate, MAX_INPUT)
 
 
 def hit_rate(recommender: Recommender, users: Sequence[HeldOut]) -> float:

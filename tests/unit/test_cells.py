@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from benchmarks.cells import LEAVE_ONE_OUT_EPOCHS, of_length, of_protocol
+from benchmarks.cells import LEAVE_ONE_OUT_BEHAVIORS, LEAVE_ONE_OUT_EPOCHS, of_length, of_protocol
 from mind_dist.recipes import best, comirec_sa_paper
 
 
@@ -24,7 +24,8 @@ def test_windows_trained_at_their_end_stay_as_many(length: int, stride: int) -> 
 
 
 def test_leave_one_out_trains_the_very_next_item_and_the_user_split_what_the_recipe_says() -> None:
-    training = of_protocol(best().training, "leave-one-out")
+    training = of_protocol(of_length(best().training, 200), "leave-one-out")
     assert (training.num_targets, training.epochs) == (1, LEAVE_ONE_OUT_EPOCHS)
+    assert (training.max_behaviors, training.batch_size) == (LEAVE_ONE_OUT_BEHAVIORS, 8)
     assert of_protocol(best().training, "user-split") == best().training
     assert of_protocol(comirec_sa_paper().training, "leave-one-out") == comirec_sa_paper().training
