@@ -2,22 +2,20 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.ray_jobs import run_job
+
 ROOT = Path(__file__).parents[2]
 
 
-def submit(*command: str, expected: int = 0) -> str:
-    """Submit a job with the cluster's command line tool, wait for it, and return its output."""
-    ray = str(Path(sys.executable).with_name("ray"))
-    line = [ray, "job", "submit", "--working-dir", str(ROOT), "--", sys.executable, "-m", *command]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=300, check=False, env=os.environ)
-    output = done.stdout + done.stderr
-    assert done.returncode == expected, output
+def submit(*command: str, expected: str = "SUCCEEDED") -> str:
+    """Submit a job with this directory as its own, wait for it, and return its output."""
+    status, output = run_job(os.environ, sys.executable, "-m", *command, options=("--working-dir", str(ROOT)))
+    assert status == expected, output
     return output
 
 
@@ -36,5 +34,5 @@ def test_prepare_train_and_evaluate_run_as_submitted_jobs(tmp_path: Path) -> Non
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_submitted_job_that_fails_says_why_in_one_line(tmp_path: Path) -> None:
-    output = submit("jobs.evaluate", "--dataset", str(tmp_path), "--version-uri", str(tmp_path), expected=1)
+    output = submit("jobs.evaluate", "--dataset", str(tmp_path), "--version-uri", str(tmp_path), expected="FAILED")
     assert f"error: {tmp_path}: no manifest.json: run `python -m jobs.prepare` first" in output

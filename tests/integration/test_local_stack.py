@@ -17,6 +17,7 @@ from mind_dist.data.kafka import EventProducer, ensure_topics, num_partitions, w
 from mind_dist.errors import ConfigError, ServiceUnavailable
 from mind_dist.local_process import LocalProcess, free_ports, listeners
 from mind_dist.local_stack import LocalStack, apache_kafka, milvus_lite, ray_head, tansu
+from tests.ray_jobs import run_job
 
 SERVE = "import socket, sys, time; s = socket.create_server(('127.0.0.1', int(sys.argv[1]))); time.sleep(600)"
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);" + SERVE
@@ -173,16 +174,9 @@ def test_external_services_are_used_where_their_addresses_are_given(tmp_path: Pa
 def test_ray_takes_jobs_and_leaves_no_process_and_its_logs(tmp_path: Path) -> None:
     with ray_head(tmp_path, num_cpus=2, environment={"PROBE": "inherited"}) as head:
         held = head.processes()
-        command = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--", "sh", "-c", "echo probe=$PROBE"]
-        submitted = subprocess.run(
-            command,
-            env={**os.environ, **head.client_environment},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert "probe=inherited" in submitted.stdout, submitted.stdout + submitted.stderr
+        status, output = run_job(head.client_environment, "sh", "-c", "echo probe=$PROBE")
+        assert status == "SUCCEEDED", output
+        assert "probe=inherited" in output
         held |= head.processes()
     assert not alive(held)
     assert (tmp_path / "ray" / "gcs_server.out").exists()
