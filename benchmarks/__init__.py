@@ -4,9 +4,9 @@ datasets      a name → a prepared dataset, in a cache
 tasks         a prepared dataset → who is trained on, who is chosen by, who is reported
 floors        the opponents without a neural net: popularity, ItemKNN, EASE
 sasrec        the opponent with one: SASRec with full softmax; a command of its own
-cells         one recipe, K, seed and D on one dataset → rows of metrics, kept so that nothing runs twice
+cells         one recipe, K, seed and D on a split of a dataset → rows of metrics, kept so that nothing runs twice
 measuring     a recommender and users → metrics of each user
-variants      outcomes → what is one setting of a recipe, over its seeds
+variants      outcomes → what is one setting of a recipe, over its seeds and splits
 significance  metrics of the same users under two recommenders → is the difference chance?
 tables        metrics side by side, and `best` against the others
 twins         several interests against one, of the same D or of the same K · D

@@ -1,4 +1,4 @@
-"""A recipe, K, seed and D on a dataset → rows of metrics; every result is kept, so that nothing runs twice.
+"""A recipe, K, seed and D on a split of a dataset → rows of metrics; every result is kept, so that nothing runs twice.
 
     CACHE/NAME…                 prepared datasets
     CACHE/versions/CELL/        the version a cell trained; CELL.json beside it, written last, says how long that took
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 import mind_dist
-from benchmarks.datasets import DATASETS, open_dataset
+from benchmarks.datasets import COMIREC_SPLIT, DATASETS, open_dataset
 from benchmarks.floors import FLOORS, NEIGHBORS, PENALTIES, RECENCIES
 from benchmarks.leave_one_out import leave_one_out
 from benchmarks.measuring import CURVE_CUTOFFS, Measurement, ModelInterests, PerUser, measure
@@ -68,13 +68,17 @@ class Bench:
 
 @dataclass(frozen=True)
 class Cell:
-    """One thing to measure; a floor has K 1 and seed 0, and a `dim` of 0 is the recipe's own D."""
+    """One thing to measure; a floor has K 1 and seed 0, and a `dim` of 0 is the recipe's own D.
+
+    `split` is the seed by which users are split; all of leave-one-out are of one.
+    """
 
     dataset: str
     recipe: str
     k: int = 1
     seed: int = 0
     dim: int = 0
+    split: int = COMIREC_SPLIT
 
 
 @dataclass(frozen=True)
@@ -97,8 +101,8 @@ class Outcome:
 
 
 @cache
-def open_task(bench: Bench, name: str) -> Task:
-    """Return what is to be done with a dataset, which is prepared if it is not there.
+def open_task(bench: Bench, name: str, split: int = COMIREC_SPLIT) -> Task:
+    """Return what is to be done with a split of a dataset, which is prepared if it is not there.
 
     Raises:
         ConfigError: There is no such dataset, or its files are not in the bench's folder.
@@ -107,7 +111,7 @@ def open_task(bench: Bench, name: str) -> Task:
         raise ConfigError("datasets", f"no dataset {name!r}; there are {', '.join(DATASETS)}")
     if bench.protocol == "leave-one-out":
         return leave_one_out(name, bench.data, bench.cache)
-    return user_split(DATASETS[name], open_dataset(name, bench.data, bench.cache))
+    return user_split(DATASETS[name], open_dataset(name, bench.data, bench.cache, split))
 
 
 def train_cell(dataset: PreparedDataset, recipe: Recipe, directory: Path) -> InterestEncoder:
@@ -135,7 +139,8 @@ def recipe_of(bench: Bench, cell: Cell, dataset: PreparedDataset) -> Recipe:
     features = len(dataset.manifest.profile_features)
     dim = cell.dim or recipe.model.dim
     model = dataclasses.replace(recipe.model, num_interests=cell.k, dim=dim, num_profile_features=features)
-    training = of_protocol(of_length(recipe.training, open_task(bench, cell.dataset).max_behaviors), bench.protocol)
+    task = open_task(bench, cell.dataset, cell.split)
+    training = of_protocol(of_length(recipe.training, task.max_behaviors), bench.protocol)
     if bench.max_behaviors:
         training = of_length(training, bench.max_behaviors)
     max_steps = bench.max_steps or training.max_steps
@@ -175,7 +180,7 @@ def run_cell(bench: Bench, cell: Cell, *, remeasure: bool = False) -> Outcome:
         cell: Which one.
         remeasure: Measure again, with the stored version.
     """
-    task = open_task(bench, cell.dataset)
+    task = open_task(bench, cell.dataset, cell.split)
     key = _key(bench, cell, task)
     at = bench.cache / "cells" / key
     if not remeasure and (kept := _read(at)) is not None:

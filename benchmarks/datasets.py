@@ -18,7 +18,7 @@ import pyarrow as pa
 import ray
 
 from jobs.cli import connect_ray
-from mind_dist.config import FeatureConfig, LogConfig, MetadataConfig, PrepareConfig
+from mind_dist.config import FeatureConfig, LogConfig, MetadataConfig, PrepareConfig, SplitConfig
 from mind_dist.data.movielens import movielens_100k
 from mind_dist.data.parquet import PreparedDataset, sequences_table, write_manifest
 from mind_dist.data.prepare import prepare
@@ -49,6 +49,9 @@ class DatasetInfo:
 
 MOVIELENS_100K = "movielens_100k"
 
+COMIREC_SPLIT = 1230
+"""Seed of the shuffle by which ComiRec splits users."""
+
 DATASETS: Mapping[str, DatasetInfo] = MappingProxyType(
     {
         MOVIELENS_100K: DatasetInfo(50, "genres"),
@@ -60,18 +63,20 @@ DATASETS: Mapping[str, DatasetInfo] = MappingProxyType(
 """Name → what it is measured with."""
 
 
-def open_dataset(name: str, data: str, cache: Path) -> PreparedDataset:
-    """Return a dataset of the user split: items with 5 events, then users with 5, shuffled with seed 1230 (ComiRec's).
+def open_dataset(name: str, data: str, cache: Path, split: int = COMIREC_SPLIT) -> PreparedDataset:
+    """Return a dataset of the user split: items with 5 events, then users with 5, shuffled with a seed.
 
     Args:
         name: One of `DATASETS`.
         data: Folder of the Parquet files; MovieLens-100K needs none.
         cache: Where datasets are kept.
+        split: The seed.
 
     Raises:
         ConfigError: Its files are not in `data`.
     """
-    return prepared(cache / name, lambda output: _user_split(name, data, output))
+    directory = cache / (name if split == COMIREC_SPLIT else f"{name}-split-{split}")
+    return prepared(directory, lambda output: _user_split(name, data, output, split))
 
 
 def log_of(name: str, data: str) -> LogConfig:
@@ -146,7 +151,9 @@ def _user(row: Mapping[str, Any]) -> BehaviorSequence:
     return BehaviorSequence(row["user_id"], items, times)
 
 
-def _user_split(name: str, data: str, output: str) -> PrepareConfig:
+def _user_split(name: str, data: str, output: str, split: int) -> PrepareConfig:
     if name == MOVIELENS_100K:
-        return movielens_100k(output)
-    return PrepareConfig(output, log_of(name, data), metadata_of(name, data))
+        config = movielens_100k(output)
+    else:
+        config = PrepareConfig(output, log_of(name, data), metadata_of(name, data))
+    return dataclasses.replace(config, split=SplitConfig(seed=split))

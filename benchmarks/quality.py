@@ -5,6 +5,7 @@
     python -m benchmarks.quality --data ../shared/data --full       # everything there is; hours, and it can be resumed
     python -m benchmarks.quality --data ../shared/data --part valid --recipes best --interests 1 2 4   # to choose by
     python -m benchmarks.quality --data ../shared/data --dims 8 16 32 64 --recipes best --interests 1 4   # where K pays
+    python -m benchmarks.quality --data ../shared/data --splits 1230 1231 1232    # comparisons over three times the users
 
 What was measured once under the same settings is read from the cache. A result of other code than today's is marked so;
 after a change that matters, remove the cache's `cells` and `versions`.
@@ -28,7 +29,7 @@ from pydantic import ConfigDict, with_config
 from rich.console import Console
 
 from benchmarks.cells import Bench, Cell, Outcome, code_digest, open_task, run_cell
-from benchmarks.datasets import MOVIELENS_100K
+from benchmarks.datasets import COMIREC_SPLIT, MOVIELENS_100K
 from benchmarks.floors import FLOORS
 from benchmarks.plots import draw
 from benchmarks.sasrec import stored_outcome
@@ -65,6 +66,9 @@ class Quality:
     """Widths D to measure each recipe at, in place of its own."""
     seeds: tuple[int, ...] = ()
     """Seeds in place of those of the set."""
+    splits: tuple[int, ...] = (COMIREC_SPLIT,)
+    """Seeds by which users are split into those trained on, chosen by and reported; what is compared is compared over the
+    users of all of them."""
     floors: tuple[str, ...] = tuple(FLOORS)
     """Opponents to measure; a stored result of SASRec is shown beside them."""
     protocol: Protocol = "user-split"
@@ -90,6 +94,8 @@ class Quality:
             raise ValueError("jobs must be at least 1")
         if min(self.dims, default=1) < 1:
             raise ValueError("dims must be at least 1 each")
+        if not self.splits or (self.protocol == "leave-one-out" and self.splits != (COMIREC_SPLIT,)):
+            raise ValueError("splits must be seeds of the user split, at least one; leave-one-out has everybody in one")
 
     def cells(self) -> list[Cell]:
         """Return what to measure, floors first.
@@ -103,10 +109,12 @@ class Quality:
         interests = self.interests or ((1, 2, 4, 8) if self.full else (4, 1))
         seeds = self.seeds or (tuple(_SEED + number for number in range(3)) if self.full else (_SEED,))
         datasets = self.datasets or self._default_datasets()
-        floors = [Cell(dataset, floor) for dataset in datasets for floor in self.floors]
+        floors = [Cell(*each[:2], split=each[2]) for each in product(datasets, self.floors, self.splits)]
         trained = [
-            Cell(dataset, recipe, k, seed, _dim(recipe, width))
-            for dataset, recipe, width, k, seed in product(datasets, recipes, self.dims or (0,), interests, seeds)
+            Cell(dataset, recipe, k, seed, _dim(recipe, width), split)
+            for dataset, recipe, width, k, seed, split in product(
+                datasets, recipes, self.dims or (0,), interests, seeds, self.splits
+            )
         ]
         return floors + [cell for cell in trained if cell.k == 1 or RECIPES[cell.recipe]().model.kind != "two_tower"]
 
@@ -122,9 +130,11 @@ def main(job: Quality) -> None:
     bench = Bench(job.data, job.cache, job.protocol, job.part, job.max_steps, job.max_behaviors)
     cells = job.cells()
     datasets = list(dict.fromkeys(cell.dataset for cell in cells))
-    for dataset in datasets:
-        open_task(bench, dataset)  # prepared here, once, before several processes want it
-    outcomes = measured(bench, cells, job, console.print) | stored(bench, datasets, console.print)
+    for dataset, split in product(datasets, job.splits):
+        open_task(bench, dataset, split)  # prepared here, once, before several processes want it
+    outcomes = measured(bench, cells, job, console.print)
+    if COMIREC_SPLIT in job.splits:
+        outcomes |= stored(bench, datasets, console.print)
     comparisons, twins = compared(outcomes), compared_to_one(outcomes)
     for dataset in datasets:
         console.print(quality_table(dataset, outcomes))
@@ -140,7 +150,8 @@ def measured(bench: Bench, cells: Sequence[Cell], job: Quality, report: Callable
     found: dict[Cell, Outcome] = {}
     for cell, outcome in _finished(bench, cells, job):
         found[cell] = outcome
-        where = f"{cell.dataset} {Variant.of(cell).label} K={cell.k} seed {cell.seed}"
+        split = "" if cell.split == COMIREC_SPLIT else f" split {cell.split}"
+        where = f"{cell.dataset}{split} {Variant.of(cell).label} K={cell.k} seed {cell.seed}"
         stale = "" if outcome.code == code_digest() else ", by other code than today's"
         report(f"{len(found)}/{len(cells)}  {where}: trained in {outcome.rows[0]['train_s']} s{stale}")
     return {cell: found[cell] for cell in cells}

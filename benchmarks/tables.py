@@ -12,7 +12,7 @@ from rich.table import Column, Table
 
 from benchmarks.cells import Outcome
 from benchmarks.significance import paired_bootstrap
-from benchmarks.variants import Outcomes, Variant, by_variant, mean_per_user
+from benchmarks.variants import Outcomes, Variant, by_variant, paired_per_user
 
 _METRICS = ("recall@20", "recall@50", "hit@50", "ndcg@50", "hr@10", "ndcg@10", "hr@50", "hr@200")
 _FIGURES = (
@@ -27,7 +27,7 @@ _SUBJECT = Variant("best", 4)
 
 
 def quality_table(dataset: str, outcomes: Outcomes) -> Table:
-    """Return the metrics of a dataset, means over seeds and their spread; a row for each history setting."""
+    """Return the metrics of a dataset, means over seeds and splits, and their spread; a row for each history setting."""
     grouped = by_variant(outcomes, dataset)
     rows = [row for found in grouped.values() for outcome in found for row in outcome.rows]
     names = [name for name in (*_METRICS, *_FIGURES) if any(name in row for row in rows)]
@@ -83,8 +83,10 @@ def _pairs(
     for history, metrics in grouped[subject][0].per_user.items():
         for metric in _COMPARED:
             if metric in metrics and metric in grouped[other][0].per_user[history]:
-                first, second = (mean_per_user(grouped[each], history, metric) for each in (subject, other))
-                found.append(about | {"history": history, "metric": metric} | asdict(paired_bootstrap(first, second)))
+                first, second = paired_per_user(grouped[subject], grouped[other], history, metric)
+                of_metric = about | {"history": history, "metric": metric, "num_users": len(first)}
+                if len(first):
+                    found.append(of_metric | asdict(paired_bootstrap(first, second)))
     return found
 
 
@@ -92,11 +94,11 @@ def paired_table(dataset: str, comparisons: Sequence[Mapping[str, Any]]) -> Tabl
     """Return the comparisons of a dataset."""
     own = [each for each in comparisons if each["dataset"] == dataset]
     subject = f"{_label(own[0])} K={own[0]['k']}" if own else "nothing trained"
-    columns = ("less", "K", "history", "metric", "difference", "95 % interval", "p")
+    columns = ("less", "K", "history", "metric", "users", "difference", "95 % interval", "p")
     table = Table(*columns, title=f"{dataset}: {subject} against the others, user by user", box=SIMPLE)
     for each in own:
         difference, interval = f"{each['mean']:+.4f}", f"{each['low']:+.4f} … {each['high']:+.4f}"
-        other = (_label(each, "other"), str(each["other_k"]), each["history"], each["metric"])
+        other = (_label(each, "other"), str(each["other_k"]), each["history"], each["metric"], str(each["num_users"]))
         table.add_row(*other, difference, interval, f"{each['p']:.4f}")
     return table
 

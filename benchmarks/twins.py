@@ -13,13 +13,10 @@ from rich.table import Table
 
 from benchmarks.cells import Outcome
 from benchmarks.significance import paired_bootstrap
-from benchmarks.variants import Outcomes, Variant, by_variant, mean_per_user
-
-Values = NDArray[np.float64]
-"""A metric of each user, in the order of user keys; NaN where it is not defined for one."""
+from benchmarks.variants import Outcomes, Values, Variant, by_variant, paired_per_user
 
 Places = NDArray[np.int64]
-"""Users, by where they stand in that order."""
+"""Users, by where they stand in the order of a metric's values."""
 
 _TWIN_METRICS = ("recall@50", "hit@50", "ndcg@50", "recall@200", "recall@500", "category_coverage@50")
 _EQUAL_SIZE_METRICS = ("recall@50", "hit@50")
@@ -81,10 +78,11 @@ def _comparisons(pair: Pair, grouped: Mapping[Variant, Sequence[Outcome]]) -> It
         for metric in _TWIN_METRICS if pair.twins else _EQUAL_SIZE_METRICS:
             if metric not in measured:
                 continue
-            values = [mean_per_user(outcomes, history, metric) for outcomes in (several, one)]
+            values = paired_per_user(several, one, history, metric)
             groups: dict[str, Places] = {"all": np.arange(len(values[0]))}
             if pair.twins and metric == _METRIC_OF_THIRDS and "num_categories" in measured:
-                groups |= zip(_THIRDS, thirds(mean_per_user(one, history, "num_categories")), strict=True)
+                _, num_categories = paired_per_user(several, one, history, "num_categories")
+                groups |= zip(_THIRDS, thirds(num_categories), strict=True)
             for users, places in groups.items():
                 if figures := compare(*(each[places] for each in values)):
                     yield {"history": history, "metric": metric, "users": users} | figures
@@ -94,7 +92,7 @@ def thirds(num_categories: Values) -> list[Places]:
     """Return the places of the users with the fewest categories, of those with more, and of those with the most.
 
     Args:
-        num_categories: Of each user, in the order of user keys, by which equal numbers are told apart.
+        num_categories: Of each user, in an order by which equal numbers are told apart.
 
     >>> [users.tolist() for users in thirds(np.array([5.0, 2.0, 2.0, 9.0, 2.0, 7.0]))]
     [[1, 2], [4, 0], [5, 3]]

@@ -1,4 +1,4 @@
-"""Outcomes → what is one setting of a recipe, over its seeds."""
+"""Outcomes → what is one setting of a recipe, over its seeds and splits."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from mind_dist.recipes import RECIPES
 
 Outcomes = Mapping[Cell, Outcome]
 
+Values = NDArray[np.float64]
+"""A metric of each user; NaN where it is not defined for one."""
+
 
 class Variant(NamedTuple):
-    """What cells of different seeds have in common.
+    """What cells of different seeds and splits have in common.
 
     Attributes:
         recipe: Name of a recipe or floor.
@@ -61,7 +64,24 @@ def by_variant(outcomes: Outcomes, dataset: str) -> dict[Variant, list[Outcome]]
     return grouped
 
 
-def mean_per_user(outcomes: Sequence[Outcome], history: str, metric: str) -> NDArray[np.float64]:
-    """Return each user's mean over seeds, in the order of user keys, so that pairs are of one user."""
-    ordered = [outcome.per_user[history][metric][np.argsort(outcome.users)] for outcome in outcomes]
-    return np.asarray(np.mean(ordered, axis=0))
+def paired_per_user(
+    first: Sequence[Outcome], second: Sequence[Outcome], history: str, metric: str
+) -> tuple[Values, Values]:
+    """Return a metric of two variants, [n] each, pair by pair of one user: means over the seeds of a split.
+
+    Users are those of the splits that both were measured on, one split's after the other's and in the order of their
+    keys; who is a test user of two splits counts in both.
+    """
+    found = [_by_users(outcomes, history, metric) for outcomes in (first, second)]
+    common = sorted(found[0].keys() & found[1].keys())
+    values, others = (np.concatenate([np.empty(0), *(each[users] for users in common)]) for each in found)
+    return values, others
+
+
+def _by_users(outcomes: Sequence[Outcome], history: str, metric: str) -> dict[tuple[int, ...], Values]:
+    """Return the mean over seeds of each user, by the users of a split, in the order of their keys."""
+    seeds: dict[tuple[int, ...], list[Values]] = defaultdict(list)
+    for outcome in outcomes:
+        order = np.argsort(outcome.users)
+        seeds[tuple(sorted(outcome.users))].append(outcome.per_user[history][metric][order])
+    return {users: np.mean(values, axis=0) for users, values in seeds.items()}
