@@ -109,7 +109,9 @@ class Quality:
         interests = self.interests or ((1, 2, 4, 8) if self.full else (4, 1))
         seeds = self.seeds or (tuple(_SEED + number for number in range(3)) if self.full else (_SEED,))
         datasets = self.datasets or self._default_datasets()
-        floors = [Cell(*each[:2], split=each[2]) for each in product(datasets, self.floors, self.splits)]
+        floors = [
+            Cell(dataset, floor, split=split) for dataset, floor, split in product(datasets, self.floors, self.splits)
+        ]
         trained = [
             Cell(dataset, recipe, k, seed, _dim(recipe, width), split)
             for dataset, recipe, width, k, seed, split in product(

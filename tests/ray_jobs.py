@@ -1,7 +1,7 @@
 """Jobs submitted as on a cluster, by the command line tool, and then followed by polling.
 
-`ray job submit` tails a job over a WebSocket, which now and then closes (code 1006) while the job goes on; asking again
-over HTTP has no such end.
+`ray job submit` tails a job over a WebSocket, which has been seen to close (code 1006) before the job had ended, and then
+fails. Asking over HTTP can be repeated: here until a deadline, whatever the dashboard answers meanwhile.
 """
 
 import os
@@ -31,14 +31,22 @@ def run_job(environment: Mapping[str, str], *command: str, options: tuple[str, .
         base_url=environment["RAY_API_SERVER_ADDRESS"], headers={"Authorization": f"Bearer {token}"}, timeout=30
     ) as client:
         deadline_s = time.monotonic() + 300
-        while (status := _ask(client, f"/api/jobs/{job}")["status"]) not in ENDED:
-            assert time.monotonic() < deadline_s, f"{status}\n" + _ask(client, f"/api/jobs/{job}/logs")["logs"]
+        while (status := _ask(client, f"/api/jobs/{job}", deadline_s)["status"]) not in ENDED:
+            assert time.monotonic() < deadline_s, f"job {job} is {status}"
             time.sleep(0.5)
-        return status, _ask(client, f"/api/jobs/{job}/logs")["logs"]
+        return status, _ask(client, f"/api/jobs/{job}/logs", deadline_s)["logs"]
 
 
-def _ask(client: httpx.Client, path: str) -> dict[str, str]:
-    answer = client.get(path)
-    assert answer.is_success, answer.text
-    content: dict[str, str] = answer.json()
-    return content
+def _ask(client: httpx.Client, path: str, deadline_s: float) -> dict[str, str]:
+    """Return the answer of the dashboard, whose modules Ray restarts when they do not respond."""
+    while True:
+        try:
+            answer = client.get(path)
+            answer.raise_for_status()
+        except httpx.HTTPError:
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(0.5)
+        else:
+            content: dict[str, str] = answer.json()
+            return content
