@@ -70,7 +70,7 @@ class Quality:
     """Seeds by which users are split into those trained on, chosen by and reported; what is compared is compared over the
     users of all of them."""
     floors: tuple[str, ...] = tuple(FLOORS)
-    """Opponents to measure; a stored result of SASRec is shown beside them."""
+    """Opponents to measure; a stored result of SASRec, which is of split 1230 alone, is shown beside them."""
     protocol: Protocol = "user-split"
     """ComiRec's split by user, or everybody's last item."""
     part: Part = "test"
