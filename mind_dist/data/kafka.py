@@ -75,6 +75,11 @@ class KafkaSource:
         self._consumer = connect(KafkaConsumer, bootstrap, config.connect_timeout_s, **_settings(config, group))
         if partitions is None:
             self._consumer.subscribe([config.topic])
+            try:
+                self._learn_partitions()
+            except ServiceUnavailable:
+                self.close()
+                raise
         else:
             self._consumer.assign(wanted)
 
@@ -170,6 +175,18 @@ class KafkaSource:
         self._consumer.close(autocommit=False, timeout_ms=_CLOSE_TIMEOUT_MS)
         if self._ends is not None:
             self._ends.close(autocommit=False)
+
+    def _learn_partitions(self) -> None:
+        """Wait until the client knows the topic's partitions: if it leads the group, it is these that it shares out.
+
+        A request for metadata that is under way when it subscribes answers for that topic, too, as far as the client can
+        tell: it would share out nothing, and ask again only after `metadata_max_age_ms`, five minutes.
+        """
+        deadline_s = time.monotonic() + self._timeout_ms / 1000
+        with translated(self._address):
+            while not self._consumer.partitions_for_topic(self._topic):
+                if time.monotonic() > deadline_s:
+                    raise KafkaTimeoutError(f"no partitions of {self._topic}")
 
     def _owned(self, partitions: Iterable[int]) -> set[TopicPartition]:
         owned: set[TopicPartition] = self._consumer.assignment()

@@ -253,6 +253,14 @@ def test_two_members_share_the_partitions_and_a_leaver_gives_its_own_back(log: L
 
 
 @on_brokers
+def test_a_member_knows_the_partitions_it_may_have_to_share_out_before_it_joins(log: Log) -> None:
+    source = log.open()
+    assert isinstance(source, KafkaSource)
+    assert source._consumer._cluster.partitions_for_topic(source._topic) == set(range(NUM_PARTITIONS))
+    assert source.assignment() == frozenset()
+
+
+@on_brokers
 def test_a_pause_outlives_a_rebalance(log: Log) -> None:
     first = log.open()
     wait(lambda: bool(first.poll(0.1) or len(first.assignment()) == NUM_PARTITIONS))
