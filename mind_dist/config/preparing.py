@@ -84,11 +84,27 @@ class MetadataConfig(FilesConfig):
     """Features the model learns from."""
     columns: tuple[str, ...] = ()
     """Further columns kept for display, such as titles (items only)."""
+    keep_cold: bool = True
+    """Keep the rows of items that the log lacks or has too seldom, so that their features can find them (items only)."""
+    available_from: str = ""
+    """Column of the time from which an item may be recommended; empty for none (items only)."""
+    available_until: str = ""
+    """Column of the time from which it may no longer be; empty for none (items only)."""
+    available_unit: Literal["", "s", "ms", "us", "ns", "iso"] = ""
+    """What the values of both are, as in `log.time_unit`; empty when they are as in the log."""
+
+    @property
+    def has_availability(self) -> bool:
+        """Tell whether a column says when items are available."""
+        return bool(self.available_from or self.available_until)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         names = [*(feature.name for feature in self.features), *self.columns]
         check(len(set(names)) == len(names), "features and columns", "of different names")
+        reserved = ("available_from", "available_until", "is_cold")
+        check(bool(self.paths) or not self.has_availability, "available_from", "empty where there are no paths")
+        check(not set(names) & set(reserved), "features and columns", f"of names other than {', '.join(reserved)}")
 
 
 @with_config(STRICT)
@@ -154,3 +170,4 @@ class PrepareConfig:
         check(self.num_buckets >= 1, "num_buckets", "at least 1")
         check(0 <= self.max_rejected_fraction <= 1, "max_rejected_fraction", "between 0 and 1")
         check(all(f.kind != "categories" for f in self.users.features), "users.features", "of one value each")
+        check(not self.users.has_availability, "users.available_from", "empty: only items have availability")

@@ -36,8 +36,17 @@ class Features:
 _KEY = np.dtype([("row", np.int64), ("feature", np.int64), ("key", np.int64)])
 
 
-def read_features(config: MetadataConfig, id_column: str, id_type: IdType, keys: Keys) -> Features:
+def read_features(
+    config: MetadataConfig, id_column: str, id_type: IdType, keys: Keys, fitted: NDArray[np.bool_] | None = None
+) -> Features:
     """Read metadata and align it with `keys`; a key without a row has no features, and of several rows the first counts.
+
+    Args:
+        config: Where the metadata is.
+        id_column: Column of the ids, unless the config names one.
+        id_type: What ids are.
+        keys: What to read, [N].
+        fitted: Whose numbers the buckets are cut by, [N]; None for all.
 
     Raises:
         DatasetError: A file is missing, torn or lacks a column.
@@ -45,9 +54,9 @@ def read_features(config: MetadataConfig, id_column: str, id_type: IdType, keys:
     sources = {feature.name: feature.column or feature.name for feature in config.features}
     sources |= {name: name for name in config.columns}
     table = read_all(config, {"": config.id_column or id_column, **sources})
-    aligned = table.select(list(sources)).take(_rows_of(table[""].combine_chunks(), id_type, keys))
+    aligned = table.select(list(sources)).take(rows_of(table[""].combine_chunks(), id_type, keys))
     columns = {name: plain(aligned[name].combine_chunks()) for name in sources}
-    return _build(config.features, columns)
+    return _build(config.features, columns, np.ones(len(keys), np.bool_) if fitted is None else fitted)
 
 
 def no_features() -> Features:
@@ -69,8 +78,8 @@ def profiles(features: Features, num_rows: int) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(matrix.reshape(-1)))
 
 
-def _rows_of(ids: pa.Array, id_type: IdType, keys: Keys) -> pa.Array:
-    """Return the row of each key, null where no row has it."""
+def rows_of(ids: pa.Array, id_type: IdType, keys: Keys) -> pa.Array:
+    """Return the first row of each key, null where no row has it."""
     parsed = parse_ids(plain(ids), id_type)
     rows = np.flatnonzero(np.asarray(parsed.is_valid()))
     distinct, first = np.unique(keys_of(pa.chunked_array([parsed.drop_null()])), return_index=True)
@@ -80,14 +89,14 @@ def _rows_of(ids: pa.Array, id_type: IdType, keys: Keys) -> pa.Array:
     return pa.array(rows[first[places]], mask=distinct[places] != keys)
 
 
-def _build(configs: Sequence[FeatureConfig], columns: dict[str, pa.Array]) -> Features:
+def _build(configs: Sequence[FeatureConfig], columns: dict[str, pa.Array], fitted: NDArray[np.bool_]) -> Features:
     infos, keys, kept = [], [np.empty(0, _KEY)], dict(columns)
     for place, config in enumerate(configs):
         boundaries: tuple[float, ...] = ()
         values = columns[config.name]
         if config.kind == "buckets":
             kept[config.name] = values = parse_reals(values)
-            boundaries = quantile_boundaries(values, config.num_buckets)
+            boundaries = quantile_boundaries(values.filter(pa.array(fitted)), config.num_buckets)
             values = _buckets(values, boundaries)
         if config.kind == "categories":
             kept[config.name] = values = _split(values, config.separator)

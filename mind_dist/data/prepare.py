@@ -22,19 +22,21 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray.data
+from numpy.typing import NDArray
 from pyarrow import compute as pc
 from ray.exceptions import RayTaskError
 
 from mind_dist.config import MetadataConfig, PrepareConfig, SplitConfig
+from mind_dist.data.catalog import catalog_items, read_availability
 from mind_dist.data.features import Features, bags, no_features, profiles, read_features
-from mind_dist.data.parquet import ITEM_SCHEMA, USER_SCHEMA, DatasetManifest, write_manifest
+from mind_dist.data.parquet import IS_COLD, ITEM_SCHEMA, USER_SCHEMA, DatasetManifest, write_manifest
 from mind_dist.data.raw_log import list_fragments
 from mind_dist.data.staging import READ_SCHEMA, SPLIT_SCHEMA, SPLITS, group_buckets, split_buckets, stage_events
 from mind_dist.errors import ConfigError, DatasetError, MindDistError
 from mind_dist.records import Keys
 from mind_dist.storage import Directory
 
-_PARTS = ("staging", "rejected", "sequences", "items.parquet", "users.parquet")
+_PARTS = ("staging", "rejected", "sequences", "activity", "items.parquet", "users.parquet")
 """What a dataset consists of, or did while it was written, besides its manifest."""
 
 _ROWS_PER_TASK = 1 << 21
@@ -91,7 +93,8 @@ def _prepare(config: PrepareConfig, target: Directory, advance: Advance) -> Data
     items = found.filter(pc.greater_equal(found["count"], config.min_item_events))
     users = _group(config, batches, items["item"].to_numpy(), advance)
     splits, train_counts = _split(config, users, advance)
-    item_features = _write_items(config, target, items, train_counts)
+    catalog = catalog_items(config, items)
+    item_features, num_bad = _write_items(config, target, catalog, train_counts)
     user_features = _write_users(config, target, users)
     return DatasetManifest(
         id_type=config.id_type,
@@ -106,6 +109,8 @@ def _prepare(config: PrepareConfig, target: Directory, advance: Advance) -> Data
         profile_features=user_features.infos,
         split=_describe(config.split),
         num_rejected=_by_reason(batches),
+        num_cold_items=catalog.num_rows - items.num_rows,
+        num_bad_availability=num_bad,
     )
 
 
@@ -178,16 +183,19 @@ def _places(first_seen: Keys, split: SplitConfig) -> Keys:
     return places
 
 
-def _write_items(config: PrepareConfig, target: Directory, items: pa.Table, train_counts: pa.Table) -> Features:
-    keys = items["item"].to_numpy()
-    features = _features(config, config.items, config.log.item_column, keys)
-    ids = items["id"] if config.id_type == "string" else items["item"].cast(pa.string())
-    columns = [items["item"], ids, _aligned(train_counts, keys), bags(features, len(keys))]
-    table = pa.table(columns, schema=ITEM_SCHEMA)
-    for name, column in features.columns.items():
+def _write_items(
+    config: PrepareConfig, target: Directory, items: pa.Table, train_counts: pa.Table
+) -> tuple[Features, int]:
+    """Write the catalog of `catalog_items`; returns its features, and how many items have a bad availability."""
+    keys, is_cold = items["item"].to_numpy(), items[IS_COLD].to_numpy()
+    features = _features(config, config.items, config.log.item_column, keys, ~is_cold)
+    available = read_availability(config, keys)
+    columns = [items["item"], items["id"], _aligned(train_counts, keys), bags(features, len(keys))]
+    table = pa.table(columns, schema=ITEM_SCHEMA).append_column(IS_COLD, items[IS_COLD])
+    for name, column in (features.columns | available.columns).items():
         table = table.append_column(name, column)
     target.write_table("items.parquet", table)
-    return features
+    return features, available.num_bad
 
 
 def _write_users(config: PrepareConfig, target: Directory, users: pa.Table) -> Features:
@@ -201,8 +209,14 @@ def _write_users(config: PrepareConfig, target: Directory, users: pa.Table) -> F
     return features
 
 
-def _features(config: PrepareConfig, metadata: MetadataConfig, id_column: str, keys: Keys) -> Features:
-    return read_features(metadata, id_column, config.id_type, keys) if metadata.paths else no_features()
+def _features(
+    config: PrepareConfig,
+    metadata: MetadataConfig,
+    id_column: str,
+    keys: Keys,
+    fitted: NDArray[np.bool_] | None = None,
+) -> Features:
+    return read_features(metadata, id_column, config.id_type, keys, fitted) if metadata.paths else no_features()
 
 
 def _aligned(counts: pa.Table, keys: Keys) -> Keys:

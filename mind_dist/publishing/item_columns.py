@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from mind_dist.data.codec import IdType
-from mind_dist.data.parquet import ITEM_SCHEMA, ItemCatalog
+from mind_dist.data.parquet import AVAILABILITY_LIMITS, IS_COLD, ITEM_SCHEMA, ItemCatalog
 from mind_dist.index.vector_store import Column
 from mind_dist.records import Keys
 
@@ -27,7 +27,7 @@ def item_columns(catalog: ItemCatalog, item_keys: Keys, id_type: IdType) -> dict
     """Return the values of each raw feature and display column, and the outside ids where these are strings.
 
     Numbers stay numbers, lists become lists of texts, everything else becomes text. An item without a value, or
-    that the catalog does not have, gets "", [], or 0.
+    that the catalog does not have, gets "", [], or 0; when it is available has no bound then.
 
     Args:
         catalog: The items known by their features.
@@ -37,12 +37,12 @@ def item_columns(catalog: ItemCatalog, item_keys: Keys, id_type: IdType) -> dict
     Returns:
         Column → N values.
     """
-    left_out = set(ITEM_SCHEMA.names) - ({"original_id"} if id_type == "string" else set())
+    left_out = {*ITEM_SCHEMA.names, IS_COLD} - ({"original_id"} if id_type == "string" else set())
     at = catalog.rows(item_keys)
     rows = pa.array(at, mask=at < 0)
     fields = [field for field in catalog.table.schema if field.name not in left_out]
-    columns = {Column(field.name, _kind(field.type)): catalog.table[field.name] for field in fields}
-    return {column: _values(column.kind, values.take(rows)) for column, values in columns.items()}
+    columns = {Column(field.name, _kind(field.type)): catalog.table[field.name].take(rows) for field in fields}
+    return {column: _values(column, values) for column, values in columns.items()}
 
 
 def _kind(data_type: pa.DataType) -> str:
@@ -53,9 +53,9 @@ def _kind(data_type: pa.DataType) -> str:
     return "texts" if pa.types.is_list(data_type) or pa.types.is_large_list(data_type) else "text"
 
 
-def _values(kind: str, values: pa.ChunkedArray) -> list[Any]:
-    missing = _MISSING[kind]
-    return [missing if _is_missing(value) else value for value in values.cast(_ARROW[kind]).to_pylist()]
+def _values(column: Column, values: pa.ChunkedArray) -> list[Any]:
+    missing = AVAILABILITY_LIMITS.get(column.name, _MISSING[column.kind])
+    return [missing if _is_missing(value) else value for value in values.cast(_ARROW[column.kind]).to_pylist()]
 
 
 def _is_missing(value: Any) -> bool:
