@@ -57,7 +57,14 @@ def main(job: PrepareJob) -> None:
         manifest = prepare(config, _advancing(progress))
     Console().print(_table(manifest))
     rejected = ", ".join(f"{reason} {count:,}" for reason, count in manifest.num_rejected.items()) or "none"
-    print(f"{manifest.num_items:,} items; rejected rows: {rejected}\n{config.output}")
+    print(f"{manifest.num_items:,} items; rejected rows: {rejected}")
+    if manifest.num_cold_items:
+        print(
+            f"{manifest.num_cold_items:,} more items are known from their metadata alone: their features may find them"
+        )
+    if manifest.num_bad_availability:
+        print(f"{manifest.num_bad_availability:,} items have a time of availability that is no time: taken as no bound")
+    print(config.output)
 
 
 def _advancing(progress: Progress) -> Advance:

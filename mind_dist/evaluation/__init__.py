@@ -12,6 +12,7 @@ protocol      all of it → a report by recommender
 """
 
 from mind_dist.evaluation.availability import Availability, Moments
+from mind_dist.evaluation.chance import chance
 from mind_dist.evaluation.interest_use import interest_use
 from mind_dist.evaluation.protocol import (
     CUTOFFS,
@@ -36,6 +37,7 @@ __all__ = [
     "Recommender",
     "Report",
     "Task",
+    "chance",
     "evaluate_version",
     "held_out",
     "interest_use",
