@@ -108,7 +108,7 @@ class MilvusVectorStore:
             self._call(MilvusClient.drop_collection, name)
         self._infos.pop(model_version, None)
 
-    def _info(self, model_version: str) -> VersionInfo:
+    def version_info(self, model_version: str) -> VersionInfo:
         """Return what a version is; it never changes, so it is asked for once."""
         if model_version not in self._infos:
             self._infos[model_version] = self._described(layout.users_of(model_version))
@@ -175,7 +175,7 @@ class MilvusVectorStore:
 
     def upsert_items(self, model_version: str, rows: ItemRows) -> None:
         """Write items, in as many requests as their size needs."""
-        check_items(self._info(model_version), rows)
+        check_items(self.version_info(model_version), rows)
         self._upsert(layout.items_of(model_version), layout.item_fields(rows))
 
     def settle_items(self, model_version: str) -> None:
@@ -187,7 +187,7 @@ class MilvusVectorStore:
         Raises:
             VectorStoreError: The index was not there within `settle_s`.
         """
-        info, name = self._info(model_version), layout.items_of(model_version)
+        info, name = self.version_info(model_version), layout.items_of(model_version)
         if self._item_index(info)["index_type"] == "FLAT" or not self._config.settle_s:
             return
         self._call(MilvusClient.flush, name)
@@ -223,7 +223,7 @@ class MilvusVectorStore:
 
         Items written in the last seconds may be missing.
         """
-        info, name = self._info(model_version), layout.items_of(model_version)
+        info, name = self.version_info(model_version), layout.items_of(model_version)
         check_search(info, queries, limit, columns)
         wanted = layout.expression(conditions(info, filter))
         ef = min(max(self._config.search_ef, limit) * (_FILTERED_EF if wanted else 1), _MAX_EF)
@@ -246,7 +246,7 @@ class MilvusVectorStore:
 
     def upsert_users(self, model_version: str, rows: Sequence[UserRow]) -> None:
         """Write users, in as many requests as their size needs."""
-        info = self._info(model_version)
+        info = self.version_info(model_version)
         check_users(info, rows)
         self._upsert(layout.users_of(model_version), (layout.user_fields(info, row) for row in rows))
 
@@ -262,7 +262,7 @@ class MilvusVectorStore:
         return {row.user_key: row for rows in found for row in rows}
 
     def _read(self, model_version: str, user_keys: Sequence[int], consistency: str) -> list[UserRow]:
-        info = self._info(model_version)
+        info = self.version_info(model_version)
         found = self._get(layout.users_of(model_version), user_keys, consistency, ["*"])
         return [layout.read_user(info, fields) for fields in found]
 
@@ -278,7 +278,7 @@ class MilvusVectorStore:
     def scan_users(self, model_version: str) -> Iterator[UserRow]:
         """Yield every user in key order, as they were at the start."""
         self.count_users(model_version)  # pymilvus drops an iterator's consistency level: a strong read goes before it
-        info, name = self._info(model_version), layout.users_of(model_version)
+        info, name = self.version_info(model_version), layout.users_of(model_version)
         settings = {"filter": _NOBODY, "output_fields": ["*"]}
         pages = self._call(MilvusClient.query_iterator, name, _MAX_ROWS, **settings)
         while page := self._call(lambda _client, _name, timeout: pages.next(), name):  # noqa: ARG005 - it has its own

@@ -70,6 +70,18 @@ class RetrieveBody(BaseModel):
     filter: dict[str, Scalar | list[Scalar]] = Field(
         default_factory=dict, description="Column → the value, or any of the values.", examples=[{}]
     )
+    available_only: bool = Field(
+        True,
+        description="Leave out items that are not available, where the catalog has `available_from` and "
+        "`available_until` (an item is when from <= moment < until).",
+    )
+    at_ms: int | None = Field(
+        None,
+        ge=0,
+        lt=1 << 63,
+        description="The moment at which they must be available, in milliseconds since the epoch; now where missing.",
+        examples=[None],
+    )
 
 
 class EventBody(BaseModel):
