@@ -10,9 +10,9 @@ from mind_dist.index.vector_store import Filter, VersionInfo
 
 
 def has_availability(info: VersionInfo) -> bool:
-    """Tell whether the items of a version say when they are available."""
+    """Tell whether the items of a version say when they are available, and its index can be asked for ranges."""
     kinds = {column.name: column.kind for column in info.columns}
-    return kinds.get(AVAILABLE_FROM) == kinds.get(AVAILABLE_UNTIL) == "integer"
+    return info.marks_missing and kinds.get(AVAILABLE_FROM) == kinds.get(AVAILABLE_UNTIL) == "integer"
 
 
 def available_at(moment_ms: int, filter: Filter | None = None) -> Filter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from typing import Any
 
@@ -76,6 +77,11 @@ def test_columns_of_that_name_that_are_no_times_mean_nothing(kind: str) -> None:
     assert not has_availability(store.version_info(VERSION))
     assert found(store) == [1, 2, 3, 4]
     assert found(filled(())) == [1, 2, 3, 4]
+
+
+def test_versions_without_ranges_are_searched_as_before(store: InMemoryVectorStore) -> None:
+    info = dataclasses.replace(store.version_info(VERSION), marks_missing=False)
+    assert not has_availability(info)
 
 
 bounds = st.integers(-5, 5)
