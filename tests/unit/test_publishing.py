@@ -193,7 +193,7 @@ def test_items_available_now_are_counted_and_the_index_is_verified_as_it_is_sear
     report = publish_version(store, 1, encoder=Perishable(1))
     assert (report.num_items, report.num_available, report.num_unknown_items) == (NUM_ITEMS, 2, 1)
     assert report.ann_recall == 1.0
-    assert all(filter and filter["available_until"] for filter in store.filters)
+    assert all(wanted and wanted["available_until"] for wanted in store.filters)
     assert "2 items are available now" in _summary(report)
     assert "1 items of the catalog are left out" in _summary(report)
 
