@@ -22,8 +22,8 @@ from mind_dist.data.parquet import PreparedDataset
 from mind_dist.records import Keys
 
 _DAY_MS, _HOUR_MS = 86_400_000, 3_600_000
-_START_MS = 1_767_571_200_000
-"""Monday, 5 January 2026."""
+_START_MS = 1_704_067_200_000
+"""Monday, 1 January 2024."""
 
 _TITLE_WORDS, _TOPIC_WORDS = 6, 4
 _VOCABULARY, _COMMON_WORDS = 30, 300
