@@ -11,19 +11,22 @@ from pyarrow import compute as pc
 from mind_dist.config import PrepareConfig
 from mind_dist.data.cleaning import keys_of, parse_ids, parse_times, plain
 from mind_dist.data.features import rows_of
-from mind_dist.data.parquet import AVAILABILITY_LIMITS, IS_COLD
+from mind_dist.data.parquet import AVAILABILITY_LIMITS, AVAILABLE_FROM, IS_COLD
 from mind_dist.data.raw_log import read_all
 from mind_dist.errors import DatasetError
 from mind_dist.records import Keys
 
+_LATEST_START_MS = 4_102_444_800_000
+"""The year 2100: a start after it is a number in a finer unit than it was read in."""
+
 
 @dataclass(frozen=True)
-class Availability:
+class AvailabilityColumns:
     """When each of N items may be recommended.
 
     Attributes:
         columns: `available_from` and `available_until` in milliseconds, [N] each; none where nothing is known.
-        num_bad: Items with a value that is no time.
+        num_bad: Items with a value that is no time, or a start after the year 2100.
     """
 
     columns: dict[str, pa.Array]
@@ -57,26 +60,35 @@ def _listed_items(config: PrepareConfig) -> pa.Table:
     return pa.table({"item": pa.array(keys, pa.int64()), "id": ids.take(pa.array(first)).cast(pa.string())})
 
 
-def read_availability(config: PrepareConfig, keys: Keys) -> Availability:
+def read_availability(config: PrepareConfig, keys: Keys) -> AvailabilityColumns:
     """Return when each item is available; an item without a row, or a row without a value, has no bound.
 
     Raises:
-        DatasetError: A file is missing, torn or lacks a column; more values than `max_rejected_fraction` are no times.
+        DatasetError: A file is missing, torn or lacks a column; more than `max_rejected_fraction` of the items have a
+            value that is no time, or end before they start.
     """
     sources = {"available_from": config.items.available_from, "available_until": config.items.available_until}
     if not (config.items.paths and config.items.has_availability):
-        return Availability({})
+        return AvailabilityColumns({})
     raw = _read(config, {name: column for name, column in sources.items() if column})
     rows = rows_of(raw["id"], config.id_type, keys)
     columns, bad = {}, np.zeros(len(keys), dtype=np.bool_)
     for name, limit in AVAILABILITY_LIMITS.items():
         values = raw[name].take(rows) if name in raw else pa.nulls(len(keys), pa.string())
         times = parse_times(values, config.items.available_unit or config.log.time_unit)
-        bad_here = _present(values) & np.asarray(pc.less(times, 0).fill_null(True))
+        bad_here = _present(values) & np.asarray(_is_no_bound(name, times))
         _check_times(config, sources[name], values.filter(pa.array(bad_here)), len(keys))
         columns[name] = pc.if_else(pa.array(bad_here), None, times).fill_null(limit)
         bad |= bad_here
-    return Availability(columns, int(bad.sum()))
+    _check_order(config, *columns.values())
+    return AvailabilityColumns(columns, int(bad.sum()))
+
+
+def _is_no_bound(name: str, times: pa.Array) -> pa.Array:
+    wrong = pc.less(times, 0)
+    if name == AVAILABLE_FROM:
+        wrong = pc.or_(wrong, pc.greater(times, _LATEST_START_MS))
+    return wrong.fill_null(True)
 
 
 def _read(config: PrepareConfig, columns: dict[str, str]) -> dict[str, pa.Array]:
@@ -95,5 +107,15 @@ def _present(values: pa.Array) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
 def _check_times(config: PrepareConfig, column: str, bad: pa.Array, num_items: int) -> None:
     if len(bad) > config.max_rejected_fraction * num_items:
         unit = config.items.available_unit or config.log.time_unit
-        problem = f"{len(bad)} of {num_items} values of {column} are no times in the unit {unit}, such as {bad[0]}"
+        problem = f"{len(bad)} of {num_items} values of {column} are no times of that kind in the unit {unit}, such as {bad[0]}"
         raise DatasetError(", ".join(config.items.paths), f"{problem}: set items.available_unit")
+
+
+def _check_order(config: PrepareConfig, from_ms: pa.Array, until_ms: pa.Array) -> None:
+    """Check that not many items end before they start, as all do where the two columns are mixed up."""
+    num_never = pc.sum(pc.less_equal(until_ms, from_ms)).as_py() or 0
+    if num_never > config.max_rejected_fraction * len(from_ms):
+        problem = (
+            f"{num_never} of {len(from_ms)} items are never available, {config.items.available_until} being before"
+        )
+        raise DatasetError(", ".join(config.items.paths), f"{problem} {config.items.available_from}")

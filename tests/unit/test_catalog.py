@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -57,34 +58,38 @@ def test_string_ids_of_cold_items_are_kept_beside_their_keys(tmp_path: Path) -> 
     assert found["item"].to_pylist() == sorted(found["item"].to_pylist())
 
 
-MOMENT_MS = 1_700_000_000_000
+MOMENT_MS, DAY_MS = 1_700_000_000_000, 86_400_000
 MOMENT = datetime.fromtimestamp(MOMENT_MS / 1000, UTC)
 
 
 @pytest.mark.parametrize(
-    ("values", "settings", "log"),
+    ("form", "missing", "settings", "log"),
     [
-        ([MOMENT_MS // 1000, None], {}, {}),
-        ([str(MOMENT_MS // 1000), ""], {}, {}),
-        ([MOMENT_MS * 1000, None], {"available_unit": "us"}, {}),
-        ([MOMENT_MS, None], {}, {"time_unit": "ms"}),
-        ([MOMENT.isoformat(), None], {"available_unit": "iso"}, {}),
-        ([MOMENT.isoformat(), " "], {"available_unit": "iso"}, {}),
-        (pa.array([MOMENT, None], pa.timestamp("us", "UTC")), {}, {"time_unit": "ms"}),
-        (pa.array([MOMENT, None], pa.timestamp("ns")), {}, {}),
+        (lambda moment: int(moment.timestamp()), None, {}, {}),
+        (lambda moment: str(int(moment.timestamp())), "", {}, {}),
+        (lambda moment: float(moment.timestamp()), None, {}, {}),
+        (lambda moment: int(moment.timestamp()) * 1_000_000, None, {"available_unit": "us"}, {}),
+        (lambda moment: int(moment.timestamp()) * 1_000, None, {}, {"time_unit": "ms"}),
+        (lambda moment: moment.isoformat(), None, {"available_unit": "iso"}, {}),
+        (lambda moment: moment.isoformat(), " ", {"available_unit": "iso"}, {}),
+        (lambda moment: moment, None, {}, {"time_unit": "ms"}),
+        (lambda moment: moment.replace(tzinfo=None), None, {}, {}),
     ],
+    ids=["s", "text", "real", "us", "ms of the log", "iso", "iso text", "timestamp", "timestamp without a zone"],
 )
 def test_any_form_of_time_becomes_milliseconds_and_a_missing_one_no_bound(
-    tmp_path: Path, values: Any, settings: dict[str, Any], log: dict[str, Any]
+    tmp_path: Path, form: Callable[[datetime], Any], missing: Any, settings: dict[str, Any], log: dict[str, Any]
 ) -> None:
-    columns = {"item_id": [1, 2], "since": values, "to": values}
+    later = MOMENT + timedelta(days=1)
+    columns = {"item_id": [1, 2], "since": [form(MOMENT), missing], "to": [form(later), missing]}
     settings = {"available_from": "since", "available_until": "to", **settings}
     found = read_availability(config(tmp_path, columns, log=log, **settings), np.array([1, 2, 3]))
     assert {name: column.to_pylist() for name, column in found.columns.items()} == {
         "available_from": [MOMENT_MS, 0, 0],
-        "available_until": [MOMENT_MS, NEVER_ENDS, NEVER_ENDS],
+        "available_until": [MOMENT_MS + DAY_MS, NEVER_ENDS, NEVER_ENDS],
     }
     assert all(column.type == pa.int64() for column in found.columns.values())
+    assert found.num_bad == 0
 
 
 def test_one_bound_may_be_known_and_the_other_not(tmp_path: Path) -> None:
@@ -105,9 +110,18 @@ def test_a_few_values_that_are_no_times_are_counted_and_many_are_refused(tmp_pat
     assert found.columns["available_until"].to_pylist()[6:10] == [6000, NEVER_ENDS, NEVER_ENDS, 9000]
     columns["to"] = ["soon"] * 200
     with pytest.raises(
-        DatasetError, match="200 of 200 values of to are no times in the unit s, such as soon: set items"
+        DatasetError, match="200 of 200 values of to are no times of that kind in the unit s, such as soon: set items"
     ):
         read_availability(config(tmp_path, columns, available_until="to"), np.arange(200))
+
+
+def test_a_unit_that_is_too_coarse_and_mixed_up_columns_are_refused(tmp_path: Path) -> None:
+    columns = {"item_id": [1, 2], "since": [MOMENT_MS] * 2, "to": [MOMENT_MS + DAY_MS] * 2}
+    with pytest.raises(DatasetError, match=f"2 of 2 values of since .* unit s, such as {MOMENT_MS}: set items"):
+        read_availability(config(tmp_path, columns, available_from="since"), np.array([1, 2]))
+    mixed: dict[str, Any] = {"available_from": "to", "available_until": "since", "available_unit": "ms"}
+    with pytest.raises(DatasetError, match="2 of 2 items are never available, since being before to"):
+        read_availability(config(tmp_path, columns, **mixed), np.array([1, 2]))
 
 
 def test_columns_that_are_not_there_are_named(tmp_path: Path) -> None:
