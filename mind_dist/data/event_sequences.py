@@ -43,6 +43,7 @@ class EventExamples:
         dead_letters: Where poison records go.
         gate: Stops when too many are.
         max_behaviors: Longest history L.
+        max_clock_skew_ms: An event further ahead of the time at which the log took it is poison.
         profiles: Profile keys by user; unknown users have none.
         num_profile_features: Profile features P.
         positions: Where to go on; a partition not named begins at its oldest record.
@@ -58,6 +59,7 @@ class EventExamples:
         gate: PoisonGate,
         *,
         max_behaviors: int,
+        max_clock_skew_ms: int,
         profiles: Mapping[int, Keys] | None = None,
         num_profile_features: int = 0,
         positions: Positions | None = None,
@@ -69,6 +71,7 @@ class EventExamples:
         self._dead_letters = dead_letters
         self._gate = gate
         self._max_behaviors = max_behaviors
+        self._max_clock_skew_ms = max_clock_skew_ms
         self._profiles = profiles or {}
         self._no_profile = np.zeros(num_profile_features, dtype=np.int64)
         self._positions = {p: (positions or {}).get(p, oldest) for p, oldest in source.oldest_positions().items()}
@@ -159,7 +162,7 @@ class EventExamples:
         """Put a record into its user's history; return the event with the history before it if it is an example."""
         users = self._users[record.partition]
         try:
-            decoded = decode(record, self._id_type)
+            decoded = decode(record, self._id_type, max_clock_skew_ms=self._max_clock_skew_ms)
         except PoisonEvent as error:
             self._dead_letters.send(record, str(error))
             self._gate.add(poison=True)

@@ -9,7 +9,6 @@ from mind_dist.config import KafkaConfig
 from mind_dist.data.codec import IdType, PoisonGate, decode
 from mind_dist.data.source import DeadLetters
 from mind_dist.errors import PoisonEvent
-from mind_dist.index.checks import FIRST_KEY
 from mind_dist.records import Event, Record, Tombstone
 
 
@@ -27,12 +26,13 @@ class Intake:
     Args:
         id_type: What ids are outside.
         dead_letters: Where records go that cannot be decoded.
-        config: How much poison is too much.
+        config: How far ahead events may lie, and how much poison is too much.
     """
 
     def __init__(self, id_type: IdType, dead_letters: DeadLetters, config: KafkaConfig) -> None:
         self._id_type = id_type
         self._dead_letters = dead_letters
+        self._max_clock_skew_ms = config.max_clock_skew_ms
         self._gate = PoisonGate(config.max_poison_fraction, config.poison_window)
         self._judged: dict[int, int] = {}
 
@@ -47,18 +47,12 @@ class Intake:
         poison: dict[Record, str] = {}
         for record in records:
             try:
-                change = self._decode(record)
+                change = decode(record, self._id_type, max_clock_skew_ms=self._max_clock_skew_ms)
             except PoisonEvent as error:
                 poison[record] = str(error)
             else:
                 deliveries.setdefault(change.user_key, []).append(Delivery(record, change))
         return deliveries, self._judge(records, poison)
-
-    def _decode(self, record: Record) -> Event | Tombstone:
-        change = decode(record, self._id_type)
-        if change.user_key < FIRST_KEY:  # the store refuses it, and one such record must not stop all others
-            raise PoisonEvent(f"user_id: must be at least {FIRST_KEY}")
-        return change
 
     def _judge(self, records: Sequence[Record], poison: Mapping[Record, str]) -> int:
         unjudged = [record for record in records if record.offset >= self._judged.get(record.partition, 0)]
