@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from collections.abc import Collection
 from typing import Any, Literal
 
 import numpy as np
@@ -122,19 +123,22 @@ def decode(record: Record, id_type: IdType, *, max_clock_skew_ms: int) -> Event 
         raise PoisonEvent(f"value: must be a JSON object, not {type(fields).__name__}")
     event = _event(fields, id_type)
     _check_key(record.key, fields["user_id"])
-    check_time(event.timestamp_ms, record.appended_ms, max_clock_skew_ms)
+    try:
+        check_time(event.timestamp_ms, record.appended_ms, max_clock_skew_ms)
+    except PoisonEvent as error:
+        raise PoisonEvent(f"timestamp_ms: {error}") from error
     return event
 
 
-def check_time(timestamp_ms: int, now_ms: int, max_clock_skew_ms: int) -> None:
+def check_time(timestamp_ms: int, arrived_ms: int, max_clock_skew_ms: int) -> None:
     """Refuse an event of the future: it would stay the newest of its user, and later events would count as late.
 
     Raises:
-        PoisonEvent: The event's time is more than `max_clock_skew_ms` ahead of `now_ms`.
+        PoisonEvent: The event's time is more than `max_clock_skew_ms` ahead of its arrival.
     """
-    if timestamp_ms > now_ms + max_clock_skew_ms:
-        problem = f"{timestamp_ms} is more than {max_clock_skew_ms / 1000:g} s (max_clock_skew_s) ahead of {now_ms}"
-        raise PoisonEvent(f"timestamp_ms: {problem}, when the log took the event; times are in milliseconds")
+    if timestamp_ms > arrived_ms + max_clock_skew_ms:
+        limit = f"more than max_clock_skew_s ({max_clock_skew_ms / 1000:g} s)"
+        raise PoisonEvent(f"{timestamp_ms} is {limit} ahead of {arrived_ms}, its arrival, in ms since the epoch")
 
 
 def _event(fields: dict[str, Any], id_type: IdType) -> Event:
@@ -200,6 +204,11 @@ def _int64(value: object) -> int:
     if not -_INT64_MAX - 1 <= value <= _INT64_MAX:
         raise PoisonEvent("must fit 64 bits")
     return value
+
+
+def is_kept(event: Event, event_types: Collection[str]) -> bool:
+    """Tell whether an event is a behavior: of one of these types; where none is named, every event is."""
+    return not event_types or event.event_type in event_types
 
 
 class PoisonGate:

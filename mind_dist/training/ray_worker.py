@@ -125,6 +125,7 @@ def _open_log(
         PoisonGate(kafka.max_poison_fraction, kafka.poison_window),
         max_behaviors=settings.training.max_behaviors,
         max_clock_skew_ms=kafka.max_clock_skew_ms,
+        event_types=dataset.manifest.event_types,
         profiles=dataset.profiles(),
         num_profile_features=len(dataset.manifest.profile_features),
         positions=saved.manifest.positions if saved else None,

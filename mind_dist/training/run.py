@@ -196,6 +196,7 @@ class TrainingRun:
                 "item_features": [dataclasses.asdict(feature) for feature in about.item_features],
                 "item_columns": list(about.item_columns),
                 "profile_features": [dataclasses.asdict(feature) for feature in about.profile_features],
+                "event_types": list(about.event_types),
             },
             id_type=about.id_type,
             step=self.step,
