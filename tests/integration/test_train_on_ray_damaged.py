@@ -66,23 +66,19 @@ def cut(name: str) -> Damage:
     return lambda version: (version / name).write_bytes((version / name).read_bytes()[:-7])
 
 
-@pytest.mark.parametrize(
-    ("name", "damage", "problem", "workers"),
-    [
-        ("torn", cut("dense.safetensors"), "dense.safetensors is torn or altered", 0),
-        ("manifest-cut", cut("manifest.json"), "manifest.json is torn", 0),
-        ("directory-gone", shutil.rmtree, "no manifest.json", 1),
-    ],
-)
+DAMAGES: dict[str, tuple[Damage, str, int]] = {
+    "torn": (cut("dense.safetensors"), "dense.safetensors is torn or altered", 0),
+    "manifest-cut": (cut("manifest.json"), "manifest.json is torn", 0),
+    "directory-gone": (shutil.rmtree, "no manifest.json", 1),
+}
+"""What is done to a version, what is said of it, and how many workers train."""
+
+
+@pytest.mark.parametrize("name", DAMAGES)
 def test_a_run_whose_newest_version_is_damaged_goes_on_from_the_one_before(
-    settings: TrainSettings,
-    uninterrupted: TrainResult,
-    caplog: pytest.LogCaptureFixture,
-    name: str,
-    damage: Damage,
-    problem: str,
-    workers: int,
+    settings: TrainSettings, uninterrupted: TrainResult, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
+    damage, problem, workers = DAMAGES[name]
     run = stopped_run(settings, name, workers=workers)
     damage(run / "checkpoint_00000050")
     logging.getLogger("mind_dist").propagate = True
@@ -106,7 +102,7 @@ def test_a_run_without_a_whole_version_names_all_and_says_what_to_do(settings: T
     run = stopped_run(settings, name, workers=0)
     for step in (40, 50):
         damage(run / f"checkpoint_{step:08d}")
-    with pytest.raises(VersionError, match="checkpoint_00000050.*checkpoint_00000040.*train under another name"):
+    with pytest.raises(VersionError, match=r"checkpoint_00000050.*checkpoint_00000040.*train under another name"):
         train(settings, name, workers=0)
 
 
@@ -122,7 +118,7 @@ def test_workers_that_are_replaced_go_on_from_the_version_before_a_damaged_one(
             (worker,) = list_actors(filters=[("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")])
             assert worker.pid is not None
             os.kill(worker.pid, signal.SIGSTOP)  # or it would save again meanwhile
-            newest = sorted(run.glob("checkpoint_*/manifest.json"))[-1].parent
+            newest = max(run.glob("checkpoint_*/manifest.json")).parent
             damaged.append(newest)
             shutil.rmtree(newest)
             os.kill(worker.pid, signal.SIGKILL)
@@ -146,15 +142,10 @@ def test_a_run_whose_list_of_checkpoints_ray_would_refuse_is_started_all_the_sam
 
 
 def test_a_run_does_not_go_on_with_behaviors_of_other_types(settings: TrainSettings, tmp_path: Path) -> None:
-    stopped_run(settings, "types", workers=0)
-    shutil.copytree(settings.dataset, tmp_path / "dataset")
+    short = dataclasses.replace(LONG, max_steps=2)
+    own = dataclasses.replace(settings, dataset=write_dataset(tmp_path / "dataset"), training=short, workers=0)
+    train(own, "types")
     manifest = tmp_path / "dataset" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"event_types": []', '"event_types": ["buy"]'))
-    shutil.move(settings.dataset, tmp_path / "aside")
-    shutil.copytree(tmp_path / "dataset", settings.dataset)
-    try:
-        with pytest.raises(ConfigError, match=r"saved versions with the dataset's event types \(\), not \('buy',\)"):
-            train(settings, "types", workers=0)
-    finally:
-        shutil.rmtree(settings.dataset)
-        shutil.move(tmp_path / "aside", settings.dataset)
+    with pytest.raises(ConfigError, match=r"saved versions with the dataset's event types \(\), not \('buy',\)"):
+        train(own, "types")
