@@ -16,10 +16,6 @@ from numpy.typing import NDArray
 Keys = NDArray[np.int64]
 """A 1-D array of int64 keys or times."""
 
-FIRST_KEY, LAST_KEY = -(2**63) + 2, 2**63 - 2
-"""Keys a user or an item may have. Milvus cannot parse the lowest int64, the next is taken by each version's marker
-row, and Milvus 2.3 never returns a user's row of the highest."""
-
 Positions = Mapping[int, int]
 """Partition → the position after the last event taken from it; where to go on."""
 

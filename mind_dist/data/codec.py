@@ -18,7 +18,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from mind_dist.errors import PoisonEvent, PoisonLimitExceeded
-from mind_dist.records import FIRST_KEY, LAST_KEY, Event, Keys, Record, Tombstone
+from mind_dist.limits import FIRST_KEY, LAST_KEY
+from mind_dist.records import Event, Keys, Record, Tombstone
 
 IdType = Literal["int64", "string"]
 """What user and item ids are outside; one choice per deployment."""

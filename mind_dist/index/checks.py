@@ -10,7 +10,7 @@ import numpy as np
 
 from mind_dist.errors import InvalidRequest, VectorStoreError
 from mind_dist.index.vector_store import MAX_LIMIT, Column, Filter, ItemRows, Scalar, UserRow, Vectors, VersionInfo
-from mind_dist.records import FIRST_KEY, LAST_KEY
+from mind_dist.limits import FIRST_KEY, LAST_KEY
 
 MAX_PROFILE = 64
 """Most profile feature keys in a user's row."""

@@ -17,7 +17,7 @@ from pymilvus import CollectionSchema, DataType, MilvusClient
 
 from mind_dist.index.checks import MAX_PROFILE, Condition
 from mind_dist.index.vector_store import Column, ItemRows, Scalar, UserRow, VersionInfo
-from mind_dist.records import FIRST_KEY
+from mind_dist.limits import FIRST_KEY
 
 R = TypeVar("R")
 

@@ -22,8 +22,9 @@ from mind_dist.errors import InvalidRequest, ServiceUnavailable, VectorStoreErro
 from mind_dist.index.memory import InMemoryVectorStore
 from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.index.vector_store import MAX_LIMIT, Column, Filter, Hits, ItemRows, UserRow, VectorStore, VersionInfo
+from mind_dist.limits import FIRST_KEY, LAST_KEY
 from mind_dist.local_process import free_ports, listeners
-from mind_dist.records import FIRST_KEY, LAST_KEY, Keys
+from mind_dist.records import Keys
 
 DIM, NUM_INTERESTS, NUM_ITEMS = 8, 3, 1200
 COLUMNS = (Column("title"), Column("year", "integer"), Column("price", "real"), Column("genres", "texts"))

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from mind_dist.data.codec import IdType, PoisonGate, decode, encode_event, encode_key, fingerprint, id_key
 from mind_dist.errors import PoisonEvent, PoisonLimitExceeded
-from mind_dist.records import FIRST_KEY, LAST_KEY, Event, Record, Tombstone
+from mind_dist.limits import FIRST_KEY, LAST_KEY
+from mind_dist.records import Event, Record, Tombstone
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 KEYS = st.integers(FIRST_KEY, LAST_KEY)

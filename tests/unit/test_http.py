@@ -14,9 +14,10 @@ from mind_dist.config import ServingConfig
 from mind_dist.encoder import InterestEncoder
 from mind_dist.errors import ServiceUnavailable
 from mind_dist.index.memory import InMemoryVectorStore
+from mind_dist.limits import FIRST_KEY, LAST_KEY
 from mind_dist.observability import InMemoryMetrics
 from mind_dist.publishing import publish
-from mind_dist.records import FIRST_KEY, LAST_KEY, BehaviorSequence
+from mind_dist.records import BehaviorSequence
 from mind_dist.serving.http import EventBody, build_api
 from mind_dist.serving.recommender import Recommender
 from tests.reference import retrieval_loops
