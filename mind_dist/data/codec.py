@@ -73,7 +73,7 @@ def id_key(value: object, id_type: IdType) -> int:
     7
 
     Raises:
-        PoisonEvent: The id is not of the deployment's type, outside `FIRST_KEY` … `LAST_KEY`, or empty.
+        PoisonEvent: The id is not of the deployment's type, outside `FIRST_KEY` … `LAST_KEY`, empty, or no valid text.
     """
     if id_type == "int64":
         key = _int64(value)
@@ -84,7 +84,20 @@ def id_key(value: object, id_type: IdType) -> int:
         raise PoisonEvent(f"must be a string, not {type(value).__name__}")
     if not value:
         raise PoisonEvent("must not be empty")
+    check_text(value)
     return fingerprint(value)
+
+
+def check_text(text: str) -> None:
+    """Refuse a text that cannot be written as UTF-8; JSON can hold one, as the escape of half a character.
+
+    Raises:
+        PoisonEvent: The text has a lone surrogate.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PoisonEvent(f"must be valid Unicode text: {error.reason} at {error.start}") from error
 
 
 def user_id_key(value: object, id_type: IdType) -> int:

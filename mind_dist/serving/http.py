@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 from starlette.exceptions import HTTPException
 
-from mind_dist.data.codec import check_time, id_key, user_id_key
+from mind_dist.data.codec import check_text, check_time, id_key, user_id_key
 from mind_dist.errors import InvalidRequest, MindDistError, PoisonEvent, UnknownUser
 from mind_dist.index.vector_store import Scalar
 from mind_dist.retrieval import Merging
@@ -189,6 +189,8 @@ def _check_events(events: Sequence[EventBody], recommender: Recommender, max_clo
             id_key(event.item_id, id_type)
             name = "timestamp_ms"
             check_time(event.timestamp_ms, now_ms, max_clock_skew_ms)
+            name = "event_type"
+            check_text(event.event_type)
         except PoisonEvent as error:
             raise InvalidRequest(f"events.{at}.{name}: {error}") from error
 

@@ -22,7 +22,9 @@ from mind_dist.training.run_monitor import TrainProgress
 from mind_dist.training.settings import TrainResult, TrainSettings
 from tests.toy_training import MODEL, TRAINING, write_dataset
 
-LONG = dataclasses.replace(TRAINING, epochs=40, checkpoint_every_steps=20)
+LONG = dataclasses.replace(TRAINING, epochs=40, checkpoint_every_steps=20, lr_decay=False)
+"""Some seconds of steps and saves, which a run that is to end earlier begins in the same way."""
+
 STOPPED_AT = 50
 """A run that ends here has saved at 20, 40 and 50, and kept the last two."""
 
@@ -40,7 +42,7 @@ def connected(ray_cluster: str) -> Iterator[None]:
 def settings(tmp_path_factory: pytest.TempPathFactory) -> TrainSettings:
     path = tmp_path_factory.mktemp("damaged")
     uri = write_dataset(path / "dataset")
-    return TrainSettings(dataset=uri, storage=str(path / "runs"), model=MODEL, training=LONG)
+    return TrainSettings(dataset=uri, storage=str(path / "runs"), model=MODEL, training=LONG, workers=1)
 
 
 def train(settings: TrainSettings, name: str, **changes: object) -> TrainResult:
@@ -59,30 +61,30 @@ def stopped_run(settings: TrainSettings, name: str, **changes: object) -> Path:
 
 @pytest.fixture(scope="module")
 def uninterrupted(settings: TrainSettings) -> TrainResult:
-    return train(settings, "whole", workers=1)
+    return train(settings, "whole")
 
 
 def cut(name: str) -> Damage:
     return lambda version: (version / name).write_bytes((version / name).read_bytes()[:-7])
 
 
-DAMAGES: dict[str, tuple[Damage, str, int]] = {
-    "torn": (cut("dense.safetensors"), "dense.safetensors is torn or altered", 0),
-    "manifest-cut": (cut("manifest.json"), "manifest.json is torn", 0),
-    "directory-gone": (shutil.rmtree, "no manifest.json", 1),
+DAMAGES: dict[str, tuple[Damage, str]] = {
+    "torn": (cut("dense.safetensors"), "dense.safetensors is torn or altered"),
+    "manifest-cut": (cut("manifest.json"), "manifest.json is torn"),
+    "directory-gone": (shutil.rmtree, "no manifest.json"),
 }
-"""What is done to a version, what is said of it, and how many workers train."""
+"""What is done to a version, and what is said of it."""
 
 
 @pytest.mark.parametrize("name", DAMAGES)
 def test_a_run_whose_newest_version_is_damaged_goes_on_from_the_one_before(
     settings: TrainSettings, uninterrupted: TrainResult, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
-    damage, problem, workers = DAMAGES[name]
-    run = stopped_run(settings, name, workers=workers)
+    damage, problem = DAMAGES[name]
+    run = stopped_run(settings, name)
     damage(run / "checkpoint_00000050")
     logging.getLogger("mind_dist").propagate = True
-    result = train(settings, name, workers=workers)
+    result = train(settings, name)
     assert result.fell_back_to == str(run / "checkpoint_00000040")
     assert result.step == uninterrupted.step
     assert result.model_version == uninterrupted.model_version, "named by the digests of all parameters and moments"
@@ -123,7 +125,7 @@ def test_workers_that_are_replaced_go_on_from_the_version_before_a_damaged_one(
             shutil.rmtree(newest)
             os.kill(worker.pid, signal.SIGKILL)
 
-    longer = dataclasses.replace(settings, name="replaced", workers=1)
+    longer = dataclasses.replace(settings, name="replaced")
     result = train_on_ray(longer, Addresses(), on_progress=damage_and_kill)
     assert damaged
     before = int(damaged[0].name.rpartition("_")[2]) - 20
@@ -135,9 +137,9 @@ def test_workers_that_are_replaced_go_on_from_the_version_before_a_damaged_one(
 def test_a_run_whose_list_of_checkpoints_ray_would_refuse_is_started_all_the_same(
     settings: TrainSettings, uninterrupted: TrainResult
 ) -> None:
-    run = stopped_run(settings, "refused", workers=1)
+    run = stopped_run(settings, "refused")
     (run / "checkpoint_manager_snapshot.json").write_text("{torn")
-    result = train(settings, "refused", workers=1)
+    result = train(settings, "refused")
     assert (result.model_version, result.fell_back_to) == (uninterrupted.model_version, "")
 
 

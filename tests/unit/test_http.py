@@ -1,4 +1,5 @@
 import asyncio
+import json
 import time
 from collections.abc import Sequence
 from itertools import cycle, islice
@@ -11,6 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from mind_dist.config import ServingConfig
+from mind_dist.data.codec import IdType
 from mind_dist.encoder import InterestEncoder
 from mind_dist.errors import ServiceUnavailable
 from mind_dist.index.memory import InMemoryVectorStore
@@ -42,10 +44,10 @@ class Client:
 
 
 class Setting:
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, id_type: IdType = "int64") -> None:
         self.sent: list[EventBody] = []
         self.log_is_away = False
-        self.uri = tiny_version(directory)
+        self.uri = tiny_version(directory, id_type=id_type)
         self.store = InMemoryVectorStore()
         self.encoders: dict[str, InterestEncoder] = {}
         recommender = Recommender(self.store, self.encoders, ServingConfig(), InMemoryMetrics())
@@ -169,6 +171,7 @@ def test_events_of_another_id_type_are_refused(setting: Setting, client: Client)
 
 
 HOUR_MS = 3_600_000
+JSON = {"content-type": "application/json"}
 
 
 @pytest.mark.parametrize(
@@ -192,6 +195,26 @@ def test_what_would_be_poison_in_the_log_is_refused(
     assert response.status_code == 422
     assert response.json()["error"].startswith(f"events.1.{reason}")
     assert setting.sent == []
+
+
+def test_half_a_character_is_refused_in_events_and_ids(tmp_path: Path) -> None:
+    setting = Setting(tmp_path, id_type="string")
+    setting.publish()
+    for field in ("user_id", "item_id", "event_type"):
+        event = json.dumps({"user_id": "u", "item_id": "i", field: "\ud800"})
+        response = setting.client.post("/v1/events", content=f'{{"events": [{event}]}}', headers=JSON)
+        assert (response.status_code, field in response.json()["error"]) == (422, True), response.text
+        assert "must be valid Unicode text" in response.json()["error"]
+    assert setting.client.post("/v1/retrieve", content='{"user_id": "\\ud800"}', headers=JSON).status_code == 422
+    assert setting.sent == []
+
+
+def test_a_user_in_json_quotes_is_refused(tmp_path: Path) -> None:
+    setting = Setting(tmp_path, id_type="string")
+    setting.publish()
+    response = setting.client.post("/v1/events", json={"events": [{"user_id": '"u"', "item_id": "i"}]})
+    assert response.status_code == 422
+    assert response.json()["error"].startswith("events.0.user_id: must not be a JSON string in quotes")
 
 
 def test_an_event_slightly_ahead_of_our_clock_is_accepted(setting: Setting, client: Client) -> None:
