@@ -79,6 +79,8 @@ def test_filter_and_split_by_user_equal_the_plain_implementation(tmp_path: Path)
     assert manifest.num_users == {split: len(users) for split, users in expected.items()}
     assert manifest.num_events == {split: sum(map(len, users.values())) for split, users in expected.items()}
     assert all(manifest.num_users.values())
+    assert manifest.num_duplicates == len(rows) - len(set(rows)) > 0
+    assert manifest.event_types == ()
     assert manifest.split["input_fraction"] == 0.8
 
 
@@ -155,9 +157,17 @@ def test_other_event_types_are_left_out(tmp_path: Path) -> None:
     rows = random_rows()
     kinds = ["buy" if place % 3 else "view" for place in range(len(rows))]
     log = {"event_type_column": "kind", "event_types": ("buy",)}
-    prepare(config(tmp_path, as_table(rows, kind=kinds), log=log))
+    manifest = prepare(config(tmp_path, as_table(rows, kind=kinds), log=log))
+    assert manifest.event_types == ("buy",)
     bought = [row for row, kind in zip(rows, kinds, strict=True) if kind == "buy"]
     assert sequences(str(tmp_path / "out")) == prepare_loops.split_by_user(prepare_loops.filtered(bought, 5, 5))
+
+
+def test_duplicates_make_no_item_frequent_and_no_user_long(tmp_path: Path) -> None:
+    rows = [(1, 7, 5)] * 9 + [(2, 8, time) for time in (1, 2, 2, 3, 4, 4, 5)]
+    manifest = prepare(config(tmp_path, as_table(rows), split=EVERYBODY))
+    assert sequences(str(tmp_path / "out"))["train"] == {2: [(time, 8) for time in range(1, 6)]}
+    assert (manifest.num_items, manifest.num_events["train"], manifest.num_duplicates) == (1, 5, 10)
 
 
 def test_rejected_rows_are_counted_and_kept_and_the_rest_is_prepared(tmp_path: Path) -> None:
