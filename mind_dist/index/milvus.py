@@ -19,7 +19,8 @@ from pymilvus.exceptions import MilvusException
 from mind_dist.config import MilvusConfig
 from mind_dist.errors import VectorStoreError
 from mind_dist.index import milvus_schema as layout
-from mind_dist.index.checks import check_items, check_search, check_users, conditions
+from mind_dist.index.checks import check_items, check_search, check_users
+from mind_dist.index.filters import conditions
 from mind_dist.index.milvus_connection import NO_COLLECTION, MilvusConnection
 from mind_dist.index.vector_store import Filter, Hits, ItemRows, UserRow, Vectors, VersionInfo
 
@@ -175,8 +176,9 @@ class MilvusVectorStore:
 
     def upsert_items(self, model_version: str, rows: ItemRows) -> None:
         """Write items, in as many requests as their size needs."""
-        check_items(self._info(model_version), rows)
-        self._upsert(layout.items_of(model_version), layout.item_fields(rows))
+        info = self._info(model_version)
+        check_items(info, rows)
+        self._upsert(layout.items_of(model_version), layout.item_fields(info, rows))
 
     def settle_items(self, model_version: str) -> None:
         """Write the items out, and wait until all are served from the index.
@@ -233,13 +235,13 @@ class MilvusVectorStore:
             "search_params": {"metric_type": "IP", "params": {"ef": ef}},
             # Never the vector: searches that return it fail now and then. The key is asked for by its name, since
             # servers differ in what they call it otherwise.
-            "output_fields": ["item_id", *columns],
+            "output_fields": ["item_id", *columns, *([layout.MISSING] if columns and info.marks_missing else ())],
         }
         hits: list[Hits] = []
         for start in range(0, len(queries), _MAX_QUERIES):
             part = list(queries[start : start + _MAX_QUERIES].astype(np.float32))
             found = self._call(MilvusClient.search, name, part, **settings)
-            hits += [_hits(entities, columns) for entities in found]
+            hits += [_hits(info, entities, columns) for entities in found]
         return hits
 
     # Users
@@ -329,11 +331,12 @@ def _move(client: MilvusClient, alias: str, collection: str, *, timeout: float) 
         client.create_alias(collection, alias, timeout=timeout)
 
 
-def _hits(entities: Sequence[Any], columns: Sequence[str]) -> Hits:
+def _hits(info: VersionInfo, found: Sequence[Any], columns: Sequence[str]) -> Hits:
+    entities = [hit["entity"] for hit in found]
     return Hits(
-        np.array([hit["entity"]["item_id"] for hit in entities], dtype=np.int64),
-        np.array([hit["distance"] for hit in entities], dtype=np.float32),
-        {name: [hit["entity"][name] for hit in entities] for name in columns},
+        np.array([entity["item_id"] for entity in entities], dtype=np.int64),
+        np.array([hit["distance"] for hit in found], dtype=np.float32),
+        layout.read_columns(info, entities, columns),
     )
 
 

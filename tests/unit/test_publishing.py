@@ -1,6 +1,7 @@
 """Publishing over the in-memory store: what readers see, whatever happens."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -136,30 +137,30 @@ def test_a_version_tells_what_it_is() -> None:
     publish_version(store, 1, encoder=PlainEncoder(1, {"recall@50": 0.25}))
     [info] = store.versions()
     columns = (
-        Column("original_id"),
-        Column("title"),
-        Column("year", "integer"),
-        Column("price", "real"),
+        Column("original_id", nullable=True),
+        Column("title", nullable=True),
+        Column("year", "integer", nullable=True),
+        Column("price", "real", nullable=True),
         Column("genres", "texts"),
-        Column("adult"),
+        Column("adult", nullable=True),
     )
     expected = VersionInfo(name_of(1), DIM, 2, "cosine", "file:///v", 3, "string", 1, 9, {"recall@50": 0.25}, columns)
     expected = dataclasses.replace(expected, num_items=NUM_ITEMS)
     assert dataclasses.replace(info, published_ms=0) == expected
 
 
-def test_items_without_a_value_have_an_empty_one() -> None:
-    values = {
-        column.name: found for column, found in item_columns(make_catalog(), np.array([2, 3, 4, 6]), "string").items()
-    }
-    assert values == {
-        "original_id": ["i2", "", "i4", "i6"],
-        "title": ["item 2", "", "", "item 6"],
-        "year": [1992, 0, 0, 1996],
-        "price": [1.0, 0.0, 0.0, 0.0],
+def test_items_without_a_value_lack_it() -> None:
+    found = item_columns(make_catalog(), np.array([2, 3, 4, 6]), "string")
+    assert {column.name: values for column, values in found.items()} == {
+        "original_id": ["i2", None, "i4", "i6"],
+        "title": ["item 2", None, None, "item 6"],
+        "year": [1992, None, None, 1996],
+        "price": [1.0, None, None, None],
         "genres": [["a", "b"], [], [], []],
-        "adult": ["true", "", "", "false"],
+        "adult": ["true", None, None, "false"],
     }
+    assert {column.name for column in found if column.nullable} == {column.name for column in found} - {"genres"}
+    assert not any(column.nullable for column in item_columns(make_catalog(), np.array([2, 8]), "string"))
     assert "original_id" not in {column.name for column in item_columns(make_catalog(), np.array([2]), "int64")}
 
 
@@ -269,6 +270,13 @@ def test_a_version_of_too_low_recall_is_not_published(
         with pytest.raises(PublishError, match="recall@50"):
             publish_version(store, 2, encoder=PlainEncoder(2, metrics), config=config)
         assert_untouched(store)
+
+
+@pytest.mark.parametrize("name", ["vector", "missing_columns", "Like", "in", "Preis (EUR)", "2nd", "ü", ""])
+def test_a_column_that_no_filter_can_name_is_refused(name: str) -> None:
+    catalog = ItemCatalog(make_catalog().table.append_column(name, pa.array(range(15))))
+    with pytest.raises(PublishError, match=re.escape(f"an index cannot have an item column {name!r}: use letters")):
+        item_columns(catalog, np.arange(3), "string")
 
 
 class Blind(InMemoryVectorStore):
