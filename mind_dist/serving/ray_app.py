@@ -18,7 +18,7 @@ from fastapi import FastAPI
 from ray import serve
 from ray.util import metrics as ray_metrics
 
-from mind_dist.config import Addresses, ServingConfig, dump, parse
+from mind_dist.config import Addresses, ServingConfig, dump, parse, prefixed
 from mind_dist.data.kafka import EventProducer, KafkaDeadLetters, KafkaSource
 from mind_dist.encoder import InterestEncoder
 from mind_dist.index.milvus import MilvusVectorStore
@@ -31,7 +31,7 @@ from mind_dist.serving.updater import UserVectorUpdater
 from mind_dist.serving.version_follower import VersionFollower
 
 APPLICATION = "mind_dist"
-"""Name of the Serve application."""
+"""Name of the Serve application of the deployment without a name."""
 
 UPDATER = "UserVectorUpdater"
 RECOMMENDER = "Recommender"
@@ -44,11 +44,17 @@ _MAX_REQUESTS = 64
 """Requests one replica works on at once; they mostly wait for the store."""
 
 
+def application_name(deployment: str) -> str:
+    """Return the name of a deployment's Serve application, by which Ray's dashboard shows it."""
+    return prefixed(deployment, APPLICATION)
+
+
 def build_app(config: ServingConfig, addresses: Addresses) -> serve.Application:
     """Return the application to give to `serve.run`.
 
     Addresses travel as arguments, for replicas on other machines have another environment.
     """
+    config = dataclasses.replace(config, kafka=config.kafka.of_deployment(addresses.deployment))
     arguments = (dump(config), dataclasses.asdict(addresses))
     options: dict[str, Any] = {"ray_actor_options": {"num_cpus": config.cpus_per_replica}, "health_check_period_s": 2}
     updater: Any = serve.deployment(
@@ -111,7 +117,7 @@ class _Replica:
 
     def store(self, retry_s: float) -> MilvusVectorStore:
         milvus = dataclasses.replace(self.config.milvus, retry_s=min(retry_s, self.config.milvus.retry_s))
-        return MilvusVectorStore(self.addresses.milvus, milvus, self.addresses.milvus_token)
+        return MilvusVectorStore.at(self.addresses, milvus)
 
 
 class UpdaterReplica(_Replica):
