@@ -10,7 +10,7 @@ What a version is stands in its collections' descriptions; Milvus Lite drops the
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -132,11 +132,25 @@ def read_info(described: Mapping[str, Any]) -> VersionInfo:
 
 def item_fields(info: VersionInfo, rows: ItemRows) -> Iterator[dict[str, Any]]:
     """Yield items as Milvus takes them: placeholders for missing values, and the names of their columns."""
-    for i, (key, vector) in enumerate(zip(rows.keys.tolist(), rows.vectors.astype(np.float32), strict=True)):
-        values = {column: rows.columns[column.name][i] for column in info.columns}
-        fields = {c.name: PLACEHOLDERS[c.kind] if value is None else value for c, value in values.items()}
-        missing = {MISSING: [c.name for c, value in values.items() if value is None]} if info.marks_missing else {}
-        yield {"item_id": key, "vector": vector, **fields, **missing}
+    fields: dict[str, Iterable[Any]] = {"item_id": rows.keys.tolist(), "vector": rows.vectors.astype(np.float32)}
+    fields |= {column.name: _filled(column, rows.columns[column.name]) for column in info.columns}
+    if info.marks_missing:
+        fields[MISSING] = _missing_columns(info, rows)
+    return (dict(zip(fields, values, strict=True)) for values in zip(*fields.values(), strict=True))
+
+
+def _filled(column: Column, values: Sequence[Any]) -> Sequence[Any]:
+    return [PLACEHOLDERS[column.kind] if value is None else value for value in values] if column.nullable else values
+
+
+def _missing_columns(info: VersionInfo, rows: ItemRows) -> list[list[str]]:
+    """Return for each item the names of the columns in which it has no value."""
+    found: list[list[str]] = [[] for _ in rows.keys]
+    for name in (column.name for column in info.columns if column.nullable):
+        for missing, value in zip(found, rows.columns[name], strict=True):
+            if value is None:
+                missing.append(name)
+    return found
 
 
 def read_columns(

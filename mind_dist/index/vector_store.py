@@ -34,6 +34,9 @@ So `{"price": {"gt": 0, "lt": 20}, "genre": ["drama", "war"], "brand": {"null": 
 less than 20, is of either genre, and has a brand.
 """
 
+MAX_COLUMNS = 61
+"""Most filter columns of a version: Milvus has 64 fields a collection, three of which are its own here."""
+
 RESERVED_COLUMNS = frozenset({"item_id", "vector", "missing_columns"})
 """Names that no filter column may have: what an index stores of an item beside its columns."""
 

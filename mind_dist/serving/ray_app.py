@@ -54,7 +54,6 @@ def build_app(config: ServingConfig, addresses: Addresses) -> serve.Application:
 
     Addresses travel as arguments, for replicas on other machines have another environment.
     """
-    config = dataclasses.replace(config, kafka=config.kafka.of_deployment(addresses.deployment))
     arguments = (dump(config), dataclasses.asdict(addresses))
     options: dict[str, Any] = {"ray_actor_options": {"num_cpus": config.cpus_per_replica}, "health_check_period_s": 2}
     updater: Any = serve.deployment(
@@ -111,8 +110,9 @@ class _Replica:
     def __init__(self, config: dict[str, Any], addresses: dict[str, Any]) -> None:
         configure_logging()
         torch.set_num_threads(1)
-        self.config = parse(ServingConfig, config, where="serving")
         self.addresses = parse(Addresses, addresses, where="addresses")
+        given = parse(ServingConfig, config, where="serving")
+        self.config = dataclasses.replace(given, kafka=given.kafka.of_deployment(self.addresses.deployment))
         self.metrics = RayMetrics()
 
     def store(self, retry_s: float) -> MilvusVectorStore:

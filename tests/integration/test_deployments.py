@@ -6,6 +6,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
+import ray
 
 from jobs.cli import run
 from jobs.publish import PublishJob, main
@@ -18,7 +19,10 @@ from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.observability import InMemoryMetrics
 from mind_dist.serving.ray_app import application_name
 from mind_dist.serving.updater import UserVectorUpdater
+from mind_dist.training.ray_trainer import train_on_ray
+from mind_dist.training.settings import TrainSettings
 from tests.services import BROKERS
+from tests.toy_training import MODEL, TRAINING, write_dataset
 from tests.versions import original_id, tiny_version
 
 PARTITIONS = 2
@@ -154,6 +158,26 @@ def test_ids_of_another_type_are_refused_until_they_have_a_deployment_of_their_o
     assert [info.id_type for info in nobody.store.versions()] == ["int64"]
     shop.publish("--version-uri", texts)
     assert [info.id_type for info in shop.store.versions()] == ["string"]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_training_of_a_deployment_shows_its_positions_in_a_group_of_its_own(tmp_path: Path, tansu_broker: str) -> None:
+    kafka = KafkaConfig("events-to-train-on", "events-to-train-on-dead")
+    ensure_topics(tansu_broker, {kafka.topic: PARTITIONS, kafka.dead_letter_topic: 1})
+    with closing(EventProducer(tansu_broker, kafka)) as producer:
+        for at in range(40):
+            producer.send(at % 4, at % 7, 1_700_000_000_000 + at)
+    dataset, storage = write_dataset(tmp_path / "dataset"), str(tmp_path / "runs")
+    settings = TrainSettings(dataset, storage, "toy", "kafka", workers=1, model=MODEL, training=TRAINING, kafka=kafka)
+    ray.init(log_to_driver=False)
+    try:
+        train_on_ray(settings, Addresses(tansu_broker, deployment="shop"))
+    finally:
+        ray.shutdown()
+    for deployment, trained in (("shop", 40), ("", 0)):
+        group = dataclasses.replace(settings, kafka=kafka.of_deployment(deployment)).group
+        with closing(KafkaSource(tansu_broker, kafka, group, partitions=range(PARTITIONS))) as source:
+            assert sum(source.committed().values()) == trained
 
 
 def test_applications_of_two_deployments_can_be_told_apart() -> None:

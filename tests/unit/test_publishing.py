@@ -16,7 +16,7 @@ from mind_dist.data.parquet import DatasetManifest, ItemCatalog, PreparedDataset
 from mind_dist.encoder import UserInterests
 from mind_dist.errors import PublishError, ServiceUnavailable
 from mind_dist.index.memory import InMemoryVectorStore
-from mind_dist.index.vector_store import Column, UserRow, VectorStore, VersionInfo
+from mind_dist.index.vector_store import MAX_COLUMNS, Column, UserRow, VectorStore, VersionInfo
 from mind_dist.publishing import PublishReport, check_id_type, dataset_users, publish, rollback
 from mind_dist.publishing.item_columns import item_columns
 from mind_dist.publishing.verification import InterestSample
@@ -343,6 +343,21 @@ def test_a_column_that_no_filter_can_name_is_refused(name: str) -> None:
     catalog = ItemCatalog(make_catalog().table.append_column(name, pa.array(range(15))))
     with pytest.raises(PublishError, match=re.escape(f"an index cannot have an item column {name!r}: use letters")):
         item_columns(catalog, np.arange(3), "string")
+
+
+def test_more_columns_than_an_index_has_are_refused() -> None:
+    table = make_catalog().table
+    for at in range(MAX_COLUMNS):
+        table = table.append_column(f"more{at}", pa.array(range(15)))
+    with pytest.raises(PublishError, match="at most 61 item columns, the catalog 67: prepare fewer"):
+        item_columns(ItemCatalog(table), np.arange(3), "string")
+
+
+def test_a_list_keeps_the_texts_it_has() -> None:
+    lists = pa.array([["a", None], [None], [], None, *([["b"]] * 11)], pa.list_(pa.string()))
+    catalog = ItemCatalog(make_catalog().table.append_column("tags", lists))
+    found = {column.name: values for column, values in item_columns(catalog, np.arange(0, 10, 2), "int64").items()}
+    assert found["tags"] == [["a"], [], [], [], ["b"]]
 
 
 class Blind(InMemoryVectorStore):
