@@ -12,7 +12,8 @@ import pyarrow as pa
 from mind_dist.data.codec import IdType
 from mind_dist.data.parquet import ITEM_SCHEMA, ItemCatalog
 from mind_dist.errors import PublishError
-from mind_dist.index.vector_store import FILTER_WORDS, MAX_COLUMNS, RESERVED_COLUMNS, Column
+from mind_dist.index.vector_store import Column
+from mind_dist.limits import FILTER_WORDS, MAX_COLUMNS, RESERVED_COLUMNS
 from mind_dist.records import Keys
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")

@@ -16,7 +16,8 @@ from mind_dist.errors import InvalidRequest, VectorStoreError
 from mind_dist.index.filters import MAX_FILTER_BYTES, MAX_FILTER_VALUES
 from mind_dist.index.memory import InMemoryVectorStore
 from mind_dist.index.milvus import MilvusVectorStore
-from mind_dist.index.vector_store import MAX_COLUMNS, Column, Filter, ItemRows, VectorStore, VersionInfo
+from mind_dist.index.vector_store import Column, Filter, ItemRows, VectorStore, VersionInfo
+from mind_dist.limits import MAX_COLUMNS
 
 DIM, NUM_ITEMS = 4, 240
 COLUMNS = (

@@ -16,7 +16,8 @@ from mind_dist.data.parquet import DatasetManifest, ItemCatalog, PreparedDataset
 from mind_dist.encoder import UserInterests
 from mind_dist.errors import PublishError, ServiceUnavailable
 from mind_dist.index.memory import InMemoryVectorStore
-from mind_dist.index.vector_store import MAX_COLUMNS, Column, UserRow, VectorStore, VersionInfo
+from mind_dist.index.vector_store import Column, UserRow, VectorStore, VersionInfo
+from mind_dist.limits import MAX_COLUMNS
 from mind_dist.publishing import PublishReport, check_id_type, dataset_users, publish, rollback
 from mind_dist.publishing.item_columns import item_columns
 from mind_dist.publishing.verification import InterestSample
