@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mind_dist.errors import VectorStoreError
-from mind_dist.index.checks import Condition, check_items, check_search, check_users, conditions
+from mind_dist.index.checks import check_items, check_search, check_users
+from mind_dist.index.filters import Condition, conditions
 from mind_dist.index.vector_store import Filter, Hits, ItemRows, UserRow, Vectors, VersionInfo
 from mind_dist.records import Keys
 
@@ -188,15 +189,9 @@ def _merged(old: ItemRows, new: ItemRows) -> ItemRows:
 
 
 def _agrees(items: ItemRows, wanted: Sequence[Condition]) -> NDArray[np.bool_]:
-    """Tell which items agree with all conditions, [N]."""
+    """Tell which items meet all conditions, [N]."""
     mask = np.ones(len(items.keys), dtype=np.bool_)
     for condition in wanted:
         values = items.columns[condition.column.name]
-        mask &= np.fromiter((_has_any(value, condition) for value in values), np.bool_, len(mask))
+        mask &= np.fromiter((condition.meets(value) for value in values), np.bool_, len(mask))
     return mask
-
-
-def _has_any(value: Any, condition: Condition) -> bool:
-    if condition.column.kind == "texts":
-        return any(text in condition.values for text in value)
-    return value in condition.values

@@ -83,7 +83,9 @@ def _diversified(
 
 
 def _several(value: Any) -> Iterable[Any]:
-    """Return an item's categories: the values of a list, or the one value there is."""
+    """Return an item's categories: the values of a list, or the one value there is, if any."""
+    if value is None:
+        return ()
     return value if isinstance(value, list | tuple) else (value,)
 
 

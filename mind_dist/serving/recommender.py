@@ -44,7 +44,7 @@ class RetrieveRequest:
             as its share of the behaviors says; `round_robin` for one of each interest in turn.
         diversity_weight: 0 for the best scores alone; the larger, the more categories are mixed. With `max` only.
         exclude_seen: Leave out the items in the user's history or in `behaviors`.
-        filter: Column → the value, or any of the values, that candidates must have.
+        filter: Column → what candidates must hold there: a value, any of several, or operators (ranges and others).
     """
 
     user_id: Id | None = None
