@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 import numpy as np
 from pymilvus import CollectionSchema, DataType, MilvusClient
 
-from mind_dist.index.checks import FIRST_KEY, MAX_PROFILE, Condition
+from mind_dist.index.checks import Condition
 from mind_dist.index.vector_store import Column, ItemRows, Scalar, UserRow, VersionInfo
+from mind_dist.limits import FIRST_KEY, MAX_PROFILE, MAX_TEXT_BYTES, MAX_TEXTS
 
 R = TypeVar("R")
 
@@ -28,8 +29,6 @@ MARKER_KEY = FIRST_KEY - 1
 
 INFO_PROPERTY = "mind_dist.version"
 
-_MAX_TEXT_BYTES = 65_535
-_MAX_TEXTS = 4096
 _MAX_NAME = 256
 
 
@@ -67,9 +66,9 @@ def _add_column(schema: CollectionSchema, column: Column) -> None:
         case "real":
             schema.add_field(column.name, DataType.DOUBLE)
         case "text":
-            schema.add_field(column.name, DataType.VARCHAR, max_length=_MAX_TEXT_BYTES)
+            schema.add_field(column.name, DataType.VARCHAR, max_length=MAX_TEXT_BYTES)
         case _:
-            _add_array(schema, column.name, DataType.VARCHAR, _MAX_TEXTS, max_length=_MAX_TEXT_BYTES)
+            _add_array(schema, column.name, DataType.VARCHAR, MAX_TEXTS, max_length=MAX_TEXT_BYTES)
 
 
 def users_schema(info: VersionInfo) -> CollectionSchema:

@@ -9,7 +9,7 @@ from mind_dist.config import KafkaConfig
 from mind_dist.data.codec import IdType, PoisonGate, decode
 from mind_dist.data.source import DeadLetters
 from mind_dist.errors import PoisonEvent
-from mind_dist.index.checks import FIRST_KEY
+from mind_dist.limits import FIRST_KEY
 from mind_dist.records import Event, Record, Tombstone
 
 
