@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,13 +12,17 @@ from pyarrow import fs
 
 from mind_dist.errors import ConfigError
 
+_PLAIN = "/=@:+,"
+"""Characters that may stand in a URI's path as they are."""
+
 
 @dataclass(frozen=True)
 class Directory:
     """A directory somewhere, reachable from any machine that can reach its URI.
 
     Attributes:
-        uri: As it was given, absolute if local; what messages and manifests name.
+        uri: As it was given, absolute if local; `Directory.at` opens it again. Settings of the filesystem such as
+            `?endpoint_override=…` stay at its end.
         filesystem: Where it is.
         path: Its path there.
     """
@@ -41,10 +46,15 @@ class Directory:
             filesystem, path = fs.FileSystem.from_uri(text)
         except (pa.ArrowInvalid, OSError) as error:
             raise ConfigError(text, f"not a directory URI (local path, file://, s3://, gs://): {error}") from error
-        return cls(text.rstrip("/"), filesystem, path.rstrip("/"))
+        head, mark, settings = text.partition("?")
+        return cls(head.rstrip("/") + mark + settings, filesystem, path.rstrip("/"))
 
     def __truediv__(self, name: str) -> Directory:
-        return Directory(f"{self.uri}/{name}", self.filesystem, f"{self.path}/{name}")
+        path = f"{self.path}/{name}"
+        if "://" not in self.uri:
+            return Directory(path, self.filesystem, path)
+        head, mark, settings = self.uri.partition("?")
+        return Directory(f"{head}/{quote(name, safe=_PLAIN)}{mark}{settings}", self.filesystem, path)
 
     def exists(self, name: str = "") -> bool:
         """Tell whether a file or directory is there."""
@@ -82,10 +92,10 @@ class Directory:
         with self.filesystem.open_input_file(self._join(name)) as stream:
             return pq.read_table(stream, columns=columns)
 
-    def write_table(self, name: str, table: pa.Table) -> None:
-        """Write a Parquet file."""
+    def write_table(self, name: str, table: pa.Table, *, dictionaries: bool = True) -> None:
+        """Write a Parquet file; without dictionaries, four times as fast where values seldom repeat."""
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink)
+        pq.write_table(table, sink, use_dictionary=dictionaries)
         self.write_bytes(name, sink.getvalue().to_pybytes())
 
     def delete(self) -> None:
