@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from pydantic import ConfigDict, with_config
 from rich.console import Console
 from rich.table import Table
 
-from jobs.cli import run
+from jobs.cli import check_output, run, write_output
 from mind_dist.config import dump
 from mind_dist.data.parquet import PreparedDataset
 from mind_dist.encoder import InterestEncoder
+from mind_dist.errors import without_secrets
 from mind_dist.evaluation import EvaluationReport, Report, evaluate_version
 
 _SHOWN = (
@@ -46,7 +46,7 @@ class EvaluateJob:
     version_uri: str
     """URI of the model version."""
     output: str = ""
-    """JSON file to write all metrics to; empty for none."""
+    """JSON file to write all metrics to, by path or URI; empty for none."""
     split: Literal["valid", "test"] = "test"
     """Whose users: valid to choose by, test to report."""
     category: str = ""
@@ -54,15 +54,24 @@ class EvaluateJob:
 
 
 def main(job: EvaluateJob) -> None:
-    """Evaluate, show a table, write the report."""
+    """Evaluate, show a table, write the report.
+
+    Raises:
+        ConfigError: The path to write to is relative, and this is a submitted job.
+    """
+    check_output("output", job.output)
     dataset = PreparedDataset.open(job.dataset)
     encoder = InterestEncoder.load(job.version_uri)
     metrics = evaluate_version(dataset, encoder, job.split, job.category)
-    Console().print(metrics_table(metrics, title=f"{encoder.model_version} on {job.split} of {job.dataset}"))
+    Console().print(metrics_table(metrics, title=_title(job, encoder)))
     if job.output:
         uri, num_items = dataset.directory.uri, dataset.manifest.num_items
         report = EvaluationReport(uri, encoder.model_version, job.split, num_items, metrics)
-        Path(job.output).write_text(json.dumps(dump(report), indent=2) + "\n")
+        write_output(job.output, json.dumps(dump(report), indent=2) + "\n")
+
+
+def _title(job: EvaluateJob, encoder: InterestEncoder) -> str:
+    return f"{encoder.model_version} on {job.split} of {without_secrets(job.dataset)}"
 
 
 def metrics_table(report: Report, title: str) -> Table:

@@ -23,7 +23,7 @@ from jobs.cli import interactive, run
 from mind_dist.config import Addresses, KafkaConfig, MilvusConfig, PublishConfig, load
 from mind_dist.data.parquet import PreparedDataset
 from mind_dist.encoder import InterestEncoder
-from mind_dist.errors import ConfigError
+from mind_dist.errors import ConfigError, without_secrets
 from mind_dist.evaluation import EvaluationReport
 from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.index.vector_store import VectorStore
@@ -148,7 +148,7 @@ def versions_table(store: VectorStore) -> Table:
             "" if recall is None else f"{recall:.4f}",
             f"{store.count_items(info.model_version):,}",
             f"{store.count_users(info.model_version):,}",
-            info.uri,
+            without_secrets(info.uri),
         )
     return table
 
