@@ -68,6 +68,50 @@ class FeatureInfo:
 
 
 @dataclass(frozen=True)
+class FilterStep:
+    """What was left of the log after a step of preparing.
+
+    Attributes:
+        name: What is left after it.
+        setting: The setting that decides about it, with its value.
+        num_events: Events left; rows as long as they are not yet known to be events.
+        num_users: Users left; None before they are known.
+        num_items: Items left; None before they are known.
+    """
+
+    name: str
+    setting: str
+    num_events: int
+    num_users: int | None = None
+    num_items: int | None = None
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How much of a metadata column reached the kept items or users of the log.
+
+    Attributes:
+        name: The feature or column; of ids, the column of the files.
+        kind: `id` for the ids, `column` for all others.
+        num_matched: Items or users with a value; of ids, those the metadata has.
+        num_missing: Those without.
+        num_unusable: Those whose value cannot be used; of ids, rows whose id cannot be.
+        num_distinct: Distinct values.
+        num_cut: Values that were too long for Milvus, and are cut.
+        example: A value that cannot be used.
+    """
+
+    name: str
+    kind: Literal["id", "column"]
+    num_matched: int
+    num_missing: int
+    num_unusable: int
+    num_distinct: int
+    num_cut: int = 0
+    example: str = ""
+
+
+@dataclass(frozen=True)
 class DatasetManifest:
     """What a prepared dataset holds.
 
@@ -84,6 +128,12 @@ class DatasetManifest:
         profile_features: Profile features of users, in the order of `profile_keys`.
         split: How users were split, in words and numbers.
         num_rejected: Rows left out by reason.
+        rejected_examples: A value of a row left out, by reason; none where the value is missing.
+        num_cut_users: Users of whom only the newest `max_user_events` events are kept.
+        time_unit: `ms` where times are milliseconds since the epoch, `order` where they are positions and no times.
+        steps: What was left of the log after each step, in their order.
+        item_coverage: How many kept items have a value in each column of the metadata.
+        user_coverage: The same of users and their profiles.
         format_version: Version of this layout.
     """
 
@@ -99,6 +149,12 @@ class DatasetManifest:
     profile_features: tuple[FeatureInfo, ...] = ()
     split: dict[str, Any] = field(default_factory=dict)
     num_rejected: dict[str, int] = field(default_factory=dict)
+    rejected_examples: dict[str, str] = field(default_factory=dict)
+    num_cut_users: int = 0
+    time_unit: Literal["ms", "order"] = "ms"
+    steps: tuple[FilterStep, ...] = ()
+    item_coverage: tuple[Coverage, ...] = ()
+    user_coverage: tuple[Coverage, ...] = ()
     format_version: int = FORMAT_VERSION
 
     def num_inputs(self, sequence: BehaviorSequence, split: Split) -> int:
