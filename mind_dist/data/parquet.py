@@ -73,7 +73,7 @@ class FilterStep:
 
     Attributes:
         name: What is left after it.
-        setting: The setting that decides about it, with its value.
+        setting: The setting that decides about it, with its value; "" where none does.
         num_events: Events left; rows as long as they are not yet known to be events.
         num_users: Users left; None before they are known.
         num_items: Items left; None before they are known.
@@ -134,6 +134,8 @@ class DatasetManifest:
         steps: What was left of the log after each step, in their order.
         item_coverage: How many kept items have a value in each column of the metadata.
         user_coverage: The same of users and their profiles.
+        event_types: Types of the events that count as behaviors; empty where events of every type do.
+        num_duplicates: Events left out because one of the same user, item and time came before in the log.
         format_version: Version of this layout.
     """
 
@@ -155,6 +157,8 @@ class DatasetManifest:
     steps: tuple[FilterStep, ...] = ()
     item_coverage: tuple[Coverage, ...] = ()
     user_coverage: tuple[Coverage, ...] = ()
+    event_types: tuple[str, ...] = ()
+    num_duplicates: int = 0
     format_version: int = FORMAT_VERSION
 
     def num_inputs(self, sequence: BehaviorSequence, split: Split) -> int:

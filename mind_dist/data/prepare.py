@@ -1,12 +1,13 @@
 """Raw logs → prepared dataset, with Ray Data; the log may be larger than the memory of any machine.
 
     1 read       each part of the log: clean, reject, count items, stage the events by user bucket
-    2 group      each bucket: sort each user's events by time, keep the newest, stage the users
+    2 group      each bucket: sort each user's events by time, drop duplicates, keep the newest, stage the users
     3 filter     each bucket: drop rare items and then short users, stage the sequences
     4 split      each bucket: write train, valid and test
     5 describe   items.parquet, users.parquet, and at last manifest.json
 
-Items are counted after users are cut to their newest events (2), so that a bot with 50,000 events makes no item frequent.
+Items are counted after duplicates are dropped and users are cut to their newest events (2), so that neither a log that
+was written twice nor a bot with 50,000 events makes an item frequent.
 
 The shuffle by user goes through files under the output (`mind_dist.data.staging`), not through Ray's object store: no
 event stays in memory for longer than its batch, a lost task just writes its file again, and a small log does not wait
@@ -65,7 +66,9 @@ def prepare(config: PrepareConfig, advance: Advance = _silent) -> DatasetManifes
     which the ones from `train_before_ms` on are to be found; a test user all events, of which the ones from
     `valid_before_ms` on are to be found. A user is in valid or test only with events on both sides of the cut.
 
-    Item counts, and so every popularity, come from train alone. Behaviors of equal time stay in the log's order.
+    Of events with the same user, item and time the first stays, before anything is counted: `min_item_events` and
+    `min_user_events` count distinct events. Item counts, and so every popularity, come from train alone. Behaviors of
+    equal time stay in the log's order.
 
     Args:
         config: What to prepare, and how.
@@ -135,6 +138,8 @@ def _prepare(
         num_cut_users=total(grouped["num_cut_users"]),
         time_unit="order" if times.are_positions else "ms",
         steps=steps,
+        event_types=config.log.event_types,
+        num_duplicates=total(batches["num_events"]) - total(grouped["num_distinct"]),
         item_coverage=item_features.coverage,
         user_coverage=user_features.coverage,
     )

@@ -87,37 +87,31 @@ def filter_steps(
     """
     num_events, num_users = total(batches["num_events"]), total(grouped["num_users"])
     num_rejected = sum(count for count, _ in rejections(batches).values())
+    num_cut = total(grouped["num_cut_users"])
+    num_read, num_counted, num_kept = num_items
     types = ",".join(config.log.event_types) or "all"
-    kept = len(pc.list_flatten(users["users"]))
-    items = FilterStep("on frequent items", f"min_item_events={config.min_item_events}", total(users["num_events"]))
+    users_left = len(pc.list_flatten(users["users"]))
+    frequent, few = f"min_item_events={config.min_item_events}", f"min_user_events={config.min_user_events}"
+    rejected, newest = (
+        f"max_rejected_fraction={config.max_rejected_fraction}",
+        f"newest of each user ({num_cut:,} users cut)",
+    )
+    longest = f"max_user_events={config.max_user_events}"
     return (
         FilterStep("read", "log.paths", total(batches["num_rows"])),
         FilterStep("of the kept event types", f"log.event_types={types}", num_events + num_rejected),
-        FilterStep(
-            "usable", f"max_rejected_fraction={config.max_rejected_fraction}", num_events, num_users, num_items[0]
-        ),
-        FilterStep(
-            f"newest of each user ({total(grouped['num_cut_users']):,} users cut)",
-            f"max_user_events={config.max_user_events}",
-            total(grouped["num_events"]),
-            num_users,
-            num_items[1],
-        ),
-        FilterStep(items.name, items.setting, items.num_events, total(users["num_users"]), num_items[2]),
-        FilterStep(
-            "of users with enough of them",
-            f"min_user_events={config.min_user_events}",
-            total(users["num_kept_events"]),
-            kept,
-            num_items[2],
-        ),
+        FilterStep("usable", rejected, num_events, num_users, num_read),
+        FilterStep("without duplicates", "", total(grouped["num_distinct"]), num_users, num_read),
+        FilterStep(newest, longest, total(grouped["num_events"]), num_users, num_counted),
+        FilterStep("on frequent items", frequent, total(users["num_events"]), total(users["num_users"]), num_kept),
+        FilterStep("of users with enough of them", few, total(users["num_kept_events"]), users_left, num_kept),
     )
 
 
 def nothing_left(config: PrepareConfig, steps: tuple[FilterStep, ...]) -> DatasetError:
     """Return the error that no user is left, with the steps that took them."""
     read, *later = steps
-    shown = "; ".join(f"{step.setting} leaves {step.num_events:,} of {_users(step)}" for step in later)
+    shown = "; ".join(f"{step.setting or step.name} leaves {step.num_events:,} of {_users(step)}" for step in later)
     return DatasetError(
         ", ".join(config.log.paths), f"nothing is left of {read.num_events:,} events after filtering: {shown}"
     )

@@ -52,14 +52,15 @@ GROUPED_SCHEMA = pa.schema(
     [
         ("part", pa.int64()),
         ("num_users", pa.int64()),
+        ("num_distinct", pa.int64()),
         ("num_events", pa.int64()),
         ("num_cut_users", pa.int64()),
         ("items", _KEY_LIST),
         ("counts", _KEY_LIST),
     ]
 )
-"""A bucket's users, their events that are kept, the users whose oldest were cut, and the distinct items of those cut
-with minus their counts."""
+"""A bucket's users, their distinct events, those that are kept, the users whose oldest were cut, and the distinct items of
+the events that are not kept with minus their counts."""
 
 FILTERED_SCHEMA = pa.schema(
     [
@@ -138,17 +139,21 @@ def _write_by_bucket(target: Directory, name: str, events: pa.Table, num_buckets
     with pq.ParquetWriter(sink, events.schema, use_dictionary=["user_id"]) as writer:
         for start, size in zip(np.cumsum(sizes) - sizes, sizes, strict=True):
             writer.write_table(ordered.slice(start, size), row_group_size=max(1, size))
-    target.write_bytes(name, sink.getvalue().to_pybytes())
+    target.write_bytes(name, sink.getvalue().to_pybytes(), durable=False)
 
 
 def group_buckets(buckets: pa.Table, config: PrepareConfig, files: Sequence[str]) -> Iterator[pa.Table]:
-    """Stage each bucket's (`part`) users with their newest events; yields `GROUPED_SCHEMA`."""
+    """Stage each bucket's (`part`) users with their newest distinct events; yields `GROUPED_SCHEMA`.
+
+    Of events with the same user, item and time the first of the log stays. That and the bound need all events of a user
+    in one place, so they are done by bucket, and before items and users are counted.
+    """
     target = Directory.at(config.output)
     for bucket in buckets["part"].to_pylist():
         events = pa.concat_tables([_read_bucket(target, file, bucket) for file in files])
         events = events.sort_by([("user", "ascending"), ("timestamp_ms", "ascending"), ("order", "ascending")])
         users, *found = _group_bucket(events, config.max_user_events)
-        target.write_table(_users_file(bucket), users, dictionaries=False)
+        target.write_table(_users_file(bucket), users, scratch=True)
         yield _row(GROUPED_SCHEMA, bucket, users.num_rows, *found)
 
 
@@ -162,28 +167,44 @@ def _read_bucket(target: Directory, file: str, bucket: int) -> pa.Table:
         return pq.ParquetFile(stream).read_row_group(bucket)
 
 
-def _group_bucket(events: pa.Table, max_events: int) -> tuple[pa.Table, int, int, Keys, Keys]:
-    """Group events in the order of user, then time, then the log, and keep each user's newest.
+def _group_bucket(events: pa.Table, max_events: int) -> tuple[pa.Table, int, int, int, Keys, Keys]:
+    """Group events in the order of user, then time, then the log; drop duplicates, and keep each user's newest.
 
     Returns:
-        A row per user, how many events are kept, how many users are cut, the distinct items of the events that are not
-        kept, and minus how often each is among them.
+        A row per user, how many events are distinct, how many are kept, how many users are cut, the distinct items of
+        the events that are not kept, and minus how often each is among them.
     """
     users, starts = np.unique(events["user"].to_numpy(), return_index=True)
-    lengths = np.diff(starts, append=events.num_rows)
     first_seen = _minima(events["order"].to_numpy(), starts)
     ids = events["user_id"].take(pa.array(starts)) if "user_id" in events.column_names else None
+    kept = ~_duplicates(events)
+    lengths = _sums(kept, starts)
     num_kept = np.minimum(lengths, max_events) if max_events else lengths
-    cut = lengths > num_kept
-    items, counts = np.empty(0, np.int64), np.empty(0, np.int64)
-    if cut.any():
-        kept = _newest(lengths, num_kept)
-        items, counts = np.unique(events["item"].to_numpy()[~kept], return_counts=True)
-        events = events.filter(pa.array(kept))
-    table = _sequences(users, num_kept, events["item"], events["timestamp_ms"])
+    kept[kept] = _newest(lengths, num_kept)
+    items, counts = np.unique(events["item"].to_numpy()[~kept], return_counts=True)
+    remaining = events.select(["item", "timestamp_ms"]).filter(pa.array(kept))
+    table = _sequences(users, num_kept, remaining["item"], remaining["timestamp_ms"])
     table = table.append_column("first_seen", pa.array(first_seen, pa.int64()))
     table = table.append_column("original_id", ids if ids is not None else pa.nulls(len(users), pa.string()))
-    return table.cast(_USER_SCHEMA), events.num_rows, int(cut.sum()), items, -counts
+    num_cut = int((lengths > num_kept).sum())
+    return table.cast(_USER_SCHEMA), int(lengths.sum()), int(num_kept.sum()), num_cut, items, -counts
+
+
+def _duplicates(events: pa.Table) -> NDArray[np.bool_]:
+    """Tell which events, sorted by user and time and then the log, repeat an earlier one with their item."""
+    users, times, items = (events[name].to_numpy() for name in ("user", "timestamp_ms", "item"))
+    same_moment = (users[1:] == users[:-1]) & (times[1:] == times[:-1])
+    tied = np.zeros(len(users), dtype=np.bool_)
+    tied[1:] |= same_moment
+    tied[:-1] |= same_moment
+    rows = np.flatnonzero(tied)
+    moment = np.zeros(len(users), dtype=np.int64)
+    moment[1:] = np.cumsum(~same_moment)
+    rows = rows[np.lexsort((items[rows], moment[rows]))]  # stable: of equal events the first of the log comes first
+    repeats = (moment[rows][1:] == moment[rows][:-1]) & (items[rows][1:] == items[rows][:-1])
+    duplicate = np.zeros(len(users), dtype=np.bool_)
+    duplicate[rows[1:][repeats]] = True
+    return duplicate
 
 
 def _newest(lengths: Keys, num_kept: Keys) -> NDArray[np.bool_]:
@@ -210,7 +231,7 @@ def _filter_bucket(target: Directory, bucket: int, users: pa.Table, items: Keys,
     times, remaining = flat_times.filter(rows), users.filter(pa.array(frequent))
     keys, first_seen = remaining["user_id"].to_numpy(), remaining["first_seen"].to_numpy()
     sequences = _sequences(keys, num_kept[frequent], flat_items.filter(rows), times)
-    target.write_table(f"staging/sequences/bucket-{bucket:05d}.parquet", sequences, dictionaries=False)
+    target.write_table(f"staging/sequences/bucket-{bucket:05d}.parquet", sequences, scratch=True)
     ids = remaining["original_id"].drop_null().to_pylist()
     numbers = (int((num_kept > 0).sum()), int(kept.sum()), len(times))
     span = (pc.min(times).as_py(), pc.max(times).as_py())

@@ -36,6 +36,7 @@ class LoopStatus:
         num_partitions: Partitions it owns now.
         num_applied: Events applied.
         num_poison: Records dead-lettered.
+        num_ignored: Events of types that the version does not take as behaviors.
         num_upserts: Rows written.
         freshness_ms: `p50` and `p99` over the last events applied; empty before the first.
         problem: Why it is not getting on now; empty when it is.
@@ -45,6 +46,7 @@ class LoopStatus:
     num_partitions: int
     num_applied: int
     num_poison: int
+    num_ignored: int
     num_upserts: int
     freshness_ms: dict[str, float]
     problem: str
@@ -83,7 +85,7 @@ class UpdateLoop:
         self._backoff_s = _FIRST_BACKOFF_S
         self._died_of: BaseException | None = None
         self._lag_due = clock()
-        self._num_partitions = self._num_applied = self._num_poison = self._num_upserts = 0
+        self._num_partitions = self._num_applied = self._num_poison = self._num_ignored = self._num_upserts = 0
         self._freshness_s: deque[float] = deque(maxlen=_FRESHNESS_KEPT)
 
     def start(self) -> None:
@@ -120,6 +122,7 @@ class UpdateLoop:
             self._num_partitions,
             self._num_applied,
             self._num_poison,
+            self._num_ignored,
             self._num_upserts,
             quantiles,
             str(problem or ""),
@@ -156,6 +159,7 @@ class UpdateLoop:
         self._num_partitions = updater.num_partitions
         self._num_applied += report.num_applied
         self._num_poison += report.num_poison
+        self._num_ignored += report.num_ignored
         self._num_upserts += report.num_upserts
         self._freshness_s.extend(report.freshness_s)
         if self._clock() >= self._lag_due:

@@ -80,6 +80,8 @@ def test_filter_and_split_by_user_equal_the_plain_implementation(tmp_path: Path)
     assert manifest.num_users == {split: len(users) for split, users in expected.items()}
     assert manifest.num_events == {split: sum(map(len, users.values())) for split, users in expected.items()}
     assert all(manifest.num_users.values())
+    assert manifest.num_duplicates == len(rows) - len(set(rows)) > 0
+    assert manifest.event_types == ()
     assert manifest.split["input_fraction"] == 0.8
 
 
@@ -157,9 +159,17 @@ def test_other_event_types_are_left_out(tmp_path: Path) -> None:
     rows = random_rows()
     kinds = ["buy" if place % 3 else "view" for place in range(len(rows))]
     log = {"event_type_column": "kind", "event_types": ("buy",)}
-    prepare(config(tmp_path, as_table(rows, kind=kinds), log=log))
+    manifest = prepare(config(tmp_path, as_table(rows, kind=kinds), log=log))
+    assert manifest.event_types == ("buy",)
     bought = [row for row, kind in zip(rows, kinds, strict=True) if kind == "buy"]
     assert sequences(str(tmp_path / "out")) == prepare_loops.split_by_user(prepare_loops.filtered(bought, 5, 5))
+
+
+def test_duplicates_make_no_item_frequent_and_no_user_long(tmp_path: Path) -> None:
+    rows = [(1, 7, 5)] * 9 + [(2, 8, time) for time in (1, 2, 2, 3, 4, 4, 5)]
+    manifest = prepare(config(tmp_path, as_table(rows), split=EVERYBODY))
+    assert sequences(str(tmp_path / "out"))["train"] == {2: [(time, 8) for time in range(1, 6)]}
+    assert (manifest.num_items, manifest.num_events["train"], manifest.num_duplicates) == (1, 5, 10)
 
 
 def test_rejected_rows_are_counted_and_kept_and_the_rest_is_prepared(tmp_path: Path) -> None:
@@ -294,6 +304,7 @@ def test_a_bot_is_cut_to_its_newest_events_before_items_are_counted(tmp_path: Pa
         ("log.paths", 50_060, None, None),
         ("log.event_types=all", 50_060, None, None),
         ("max_rejected_fraction=0.01", 50_060, 13, 25),
+        ("", 50_060, 13, 25),
         ("max_user_events=10", 70, 13, 15),
         ("min_item_events=5", 60, 12, 5),
         ("min_user_events=5", 60, 12, 5),
@@ -328,11 +339,16 @@ def test_what_was_dropped_is_said_with_the_settings_and_stays_in_the_manifest(
     out = capsys.readouterr().out
     steps = PreparedDataset.open(settings.output).manifest.steps
     for step in steps:
-        row = next(line for line in out.splitlines() if step.setting in line)
+        row = next(line for line in out.splitlines() if step.name in line and step.setting in line)
         assert f"{step.num_events:,}" in row
         assert step.num_users is None or f"{step.num_users:,}" in row
     bought = [row for row, kind in zip(rows, kinds, strict=True) if kind == "buy"]
     kept = prepare_loops.filtered(bought, 5, 5)
+    assert [step.setting.partition("=")[0] for step in steps] == [
+        *("log.paths", "log.event_types", "max_rejected_fraction", ""),
+        *("max_user_events", "min_item_events", "min_user_events"),
+    ]
+    assert steps[3].num_events == len(set(bought))
     assert (steps[0].num_events, steps[1].num_events) == (3_000, 2_000)
     assert (steps[-1].num_users, steps[-1].num_events) == (len(kept), sum(map(len, kept.values())))
     assert steps[2].num_users == len({user for user, _, _ in bought})

@@ -26,6 +26,7 @@ def newest(rows: Sequence[Row], max_user_events: int) -> list[Row]:
 def filtered(rows: Sequence[Row], min_item_events: int, min_user_events: int, max_user_events: int = 0) -> Users:
     """Return the histories of kept users, in the order in which the log first names them."""
     users = dict.fromkeys(user for user, _, _ in rows)
+    rows = list(dict.fromkeys(rows))  # of duplicates the first stays
     rows = newest(rows, max_user_events)
     item_counts = Counter(item for _, item, _ in rows)
     histories: Users = {user: [] for user in users}

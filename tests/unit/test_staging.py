@@ -49,14 +49,23 @@ def staged(settings: PrepareConfig) -> pa.Table:
     return pa.concat_tables(stage_events(parts, settings, Times("order", 0)))
 
 
+def users_of(settings: PrepareConfig, found: pa.Table) -> list[dict[str, Any]]:
+    """Stage the users, and return what is told of each bucket."""
+    buckets = pa.table({"part": range(NUM_BUCKETS)})
+    groups: list[dict[str, Any]] = pa.concat_tables(
+        group_buckets(buckets, settings, found["file"].to_pylist())
+    ).to_pylist()
+    return groups
+
+
 def grouped(settings: PrepareConfig, found: pa.Table, items: list[int]) -> pa.Table:
     buckets = pa.table({"part": range(NUM_BUCKETS)})
-    list(group_buckets(buckets, settings, found["file"].to_pylist()))
+    users_of(settings, found)
     return pa.concat_tables(filter_buckets(buckets, settings, np.array(items, np.int64)))
 
 
 def frequent_items(rows: list[Row], minimum: int) -> list[int]:
-    items = [item for _, item, _ in rows]
+    items = [item for _, item, _ in set(rows)]
     return sorted({item for item in items if items.count(item) >= minimum})
 
 
@@ -90,12 +99,11 @@ def test_only_the_newest_events_of_a_user_are_kept_and_counted(
 ) -> None:
     path = tmp_path_factory.mktemp("log")
     settings = config(path, as_table(rows), max_user_events=max_user_events)
-    found = staged(settings)
-    buckets = pa.table({"part": range(NUM_BUCKETS)})
-    groups = pa.concat_tables(group_buckets(buckets, settings, found["file"].to_pylist())).to_pylist()
-    kept = prepare_loops.newest(rows, max_user_events)
+    groups = users_of(settings, staged(settings))
+    distinct = list(dict.fromkeys(rows))
+    kept = prepare_loops.newest(distinct, max_user_events)
     assert sum(bucket["num_events"] for bucket in groups) == len(kept)
-    users = [user for user, _, _ in rows]
+    users = [user for user, _, _ in distinct]
     assert sum(bucket["num_users"] for bucket in groups) == len(set(users))
     assert sum(bucket["num_cut_users"] for bucket in groups) == sum(
         users.count(u) > max_user_events for u in set(users)
@@ -105,8 +113,28 @@ def test_only_the_newest_events_of_a_user_are_kept_and_counted(
         counts.update(dict(zip(bucket["items"], bucket["counts"], strict=True)))
     assert +counts == Counter(item for _, item, _ in kept)
     items = frequent_items(kept, 2)
-    list(filter_buckets(buckets, settings, np.array(items, np.int64)))
+    list(filter_buckets(pa.table({"part": range(NUM_BUCKETS)}), settings, np.array(items, np.int64)))
     assert read(path / "out/staging/sequences") == prepare_loops.filtered(rows, 2, 3, max_user_events)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=80))
+def test_of_duplicates_the_first_of_the_log_stays_and_the_others_are_taken_off_the_counts(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[Row]
+) -> None:
+    settings = config(tmp_path_factory.mktemp("log"), as_table(rows))
+    groups = users_of(settings, staged(settings))
+    distinct = list(dict.fromkeys(rows))
+    expected: dict[int, list[tuple[int, int]]] = {}
+    for user, item, time in sorted(distinct, key=lambda row: row[2]):
+        expected.setdefault(user, []).append((item, time))
+    users = pq.read_table(Path(settings.output) / "staging/users").to_pylist()
+    found = {row["user_id"]: list(zip(row["item_ids"], row["timestamps_ms"], strict=True)) for row in users}
+    assert found == expected
+    assert sum(row["num_distinct"] for row in groups) == len(distinct)
+    taken_off: Counter[int] = Counter()
+    for row in groups:
+        taken_off.update({item: -count for item, count in zip(row["items"], row["counts"], strict=True)})
+    assert taken_off == Counter(item for _, item, _ in rows) - Counter(item for _, item, _ in distinct)
 
 
 def test_a_user_is_in_the_bucket_of_its_key(tmp_path: Path) -> None:
