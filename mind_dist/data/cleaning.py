@@ -9,7 +9,7 @@ import pyarrow as pa
 from pyarrow import compute as pc
 
 from mind_dist.config import LogConfig
-from mind_dist.data.codec import IdType, fingerprint
+from mind_dist.data.codec import IdType, fingerprint, is_json_string
 from mind_dist.data.numbers import parse_integers
 from mind_dist.data.raw_log import RawBatch, plain
 from mind_dist.data.times import FIRST_MS, Times, parse_times
@@ -102,6 +102,8 @@ def _reasons(raw: dict[str, pa.Array], parsed: dict[str, pa.Array], times: Times
         conditions |= {f"{name}_null": pc.is_null(raw[name]), f"{name}_type": pc.is_null(values)}
         if name != "timestamp" and pa.types.is_integer(values.type):
             conditions[f"{name}_reserved"] = _outside(values, FIRST_KEY, LAST_KEY)
+        elif name == "user":
+            conditions["user_reserved"] = _in_json_quotes(values)
     conditions |= _time_bounds(parsed["timestamp"], times)
     struct = pc.make_struct(*conditions.values(), field_names=list(conditions))
     return pc.case_when(struct, *(pa.scalar(name) for name in conditions))
@@ -109,6 +111,15 @@ def _reasons(raw: dict[str, pa.Array], parsed: dict[str, pa.Array], times: Times
 
 def _outside(values: pa.Array, first: int, last: int) -> pa.Array:
     return pc.or_(pc.less(values, first), pc.greater(values, last)).fill_null(False)
+
+
+def _in_json_quotes(texts: pa.Array) -> pa.Array:
+    """Tell which texts are JSON strings: no event of a user with such an id would be taken from Kafka."""
+    quoted = pc.and_(pc.starts_with(texts, '"'), pc.ends_with(texts, '"')).fill_null(False)
+    if not pc.any(quoted).as_py():
+        return quoted
+    found = [is_json_string(text) for text in texts.filter(quoted).to_pylist()]
+    return pc.replace_with_mask(quoted, quoted, pa.array(found, pa.bool_()))
 
 
 def _time_bounds(values: pa.Array, times: Times) -> dict[str, pa.Array]:

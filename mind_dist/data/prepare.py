@@ -35,7 +35,7 @@ from mind_dist.config import MetadataConfig, PrepareConfig, SplitConfig
 from mind_dist.data.features import Features, bags, no_features, profiles, read_features
 from mind_dist.data.item_counts import ItemCounts
 from mind_dist.data.parquet import ITEM_SCHEMA, USER_SCHEMA, DatasetManifest, write_manifest
-from mind_dist.data.prepare_report import check_rejected, filter_steps, nothing_left, total
+from mind_dist.data.prepare_report import check_rejected, filter_steps, no_events, nothing_left, total
 from mind_dist.data.raw_log import Fragment, list_fragments
 from mind_dist.data.staging import READ_SCHEMA, SPLITS, filter_buckets, group_buckets, split_buckets, stage_events
 from mind_dist.data.times import Times, times_of
@@ -110,6 +110,8 @@ def _prepare(
     batches = _read(config, fragments, times, counts, advance)
     rejected = check_rejected(config, batches)
     num_read = counts.total().num_rows
+    if not num_read:
+        raise no_events(config, batches)
     grouped = _group(config, batches, counts, advance)
     counted = counts.total()
     counted = counted.filter(pc.greater(counted["count"], 0))

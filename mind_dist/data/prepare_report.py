@@ -108,6 +108,13 @@ def filter_steps(
     )
 
 
+def no_events(config: PrepareConfig, batches: pa.Table) -> DatasetError:
+    """Return the error that the log has no event at all."""
+    why = "no row is usable and of log.event_types" if config.log.event_types else "no row is usable"
+    problem = f"nothing is left of {total(batches['num_rows']):,} events after filtering: {why}"
+    return DatasetError(", ".join(config.log.paths), problem)
+
+
 def nothing_left(config: PrepareConfig, steps: tuple[FilterStep, ...]) -> DatasetError:
     """Return the error that no user is left, with the steps that took them."""
     read, *later = steps

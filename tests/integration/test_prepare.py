@@ -229,6 +229,11 @@ def test_a_log_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         prepare(PrepareConfig(output=str(tmp_path / "out")))
     with pytest.raises(DatasetError, match=r"log\.parquet: nothing is left of 3 events"):
         prepare(config(tmp_path, as_table([(1, 1, 1)] * 3)))
+    with pytest.raises(DatasetError, match="min_item_events=5 leaves 0 of 0 users; min_user_events=5 leaves 0 of 0"):
+        prepare(config(tmp_path, as_table([(1, 1, 1)] * 3)))
+    typed = {"event_type_column": "kind", "event_types": ("buy",)}
+    with pytest.raises(DatasetError, match=r"nothing is left of 3 .*: no row is usable and of log\.event_types$"):
+        prepare(config(tmp_path, as_table([(1, 1, 1)] * 3, kind=["view"] * 3), log=typed))
     with pytest.raises(DatasetError, match=r"log\.parquet: nothing is left of 0 events"):
         prepare(config(tmp_path, as_table([(1, 1, 1)]).slice(1)))
     with pytest.raises(DatasetError) as stopped:

@@ -85,6 +85,14 @@ def test_ids_that_no_user_may_have_are_rejected_and_their_neighbors_are_not() ->
     assert by_reason(rejected) == {"user_reserved": (3, str(-(2**63)))}
 
 
+def test_string_ids_in_json_quotes_are_rejected_for_users_as_they_are_in_kafka() -> None:
+    users = ['"v-1"', '"torn\\"', '"', "v-1", '"a"b"']
+    raw = table(user=users, item=['"sku"'] * 5, timestamp=[1_700_000_000] * 5)
+    events, rejected = clean(raw, LogConfig(), "string", SECONDS, "log")
+    assert events["user"].to_pylist() == users[1:]
+    assert by_reason(rejected) == {"user_reserved": (1, '"v-1"')}
+
+
 def test_ids_above_int64_are_rejected_with_a_value() -> None:
     raw = table(user=pa.array([2**63 + 5, 7], pa.uint64()), item=[1, 1], timestamp=[1_700_000_000] * 2)
     events, rejected = clean(raw, LogConfig(), "int64", SECONDS, "log")
