@@ -98,14 +98,14 @@ def log_of(name: str, data: str) -> LogConfig:
 
 
 def metadata_of(name: str, data: str) -> MetadataConfig:
-    """Return what is known of a dataset's items."""
+    """Return what is known of a dataset's items; only those of the log, which ComiRec's protocol ranks."""
     if name == MOVIELENS_100K:
-        return movielens_100k("").items
+        return dataclasses.replace(movielens_100k("").items, keep_cold=False)
     info = DATASETS[name]
     listed = ((info.category, info.separator), (info.text, " "))
     features = tuple(FeatureConfig(column, "categories", separator=between) for column, between in listed if column)
     path = (Path(data) / f"{name}.items.parquet").absolute()
-    return MetadataConfig((str(path),), features=features, columns=info.columns)
+    return MetadataConfig((str(path),), features=features, columns=info.columns, keep_cold=False)
 
 
 def prepared(directory: Path, config: Callable[[str], PrepareConfig]) -> PreparedDataset:
@@ -158,6 +158,7 @@ def _user(row: Mapping[str, Any]) -> BehaviorSequence:
 def _user_split(name: str, data: str, output: str, split: int) -> PrepareConfig:
     if name == MOVIELENS_100K:
         config = movielens_100k(output)
+        config = dataclasses.replace(config, items=metadata_of(name, data))
     else:
         config = PrepareConfig(output, log_of(name, data), metadata_of(name, data))
     return dataclasses.replace(config, split=SplitConfig(seed=split), max_user_events=0)

@@ -1,5 +1,8 @@
 """Model version × prepared dataset → metrics, beside popularity and transitions.
 
+Of a dataset split by time each user is asked about the items that were available at that moment, and recent popularity and
+chance stand beside the model.
+
 python -m jobs.evaluate --dataset data/ml-100k --version-uri versions/v00000400_1a2b3c4d --output report.json
 """
 
@@ -33,6 +36,8 @@ _SHOWN = (
     "least_interest_share@50",
     "largest_interest_share@50",
     "interest_cosine",
+    "candidates",
+    "window_h",
 )
 
 
@@ -62,16 +67,30 @@ def main(job: EvaluateJob) -> None:
     check_output("output", job.output)
     dataset = PreparedDataset.open(job.dataset)
     encoder = InterestEncoder.load(job.version_uri)
-    metrics = evaluate_version(dataset, encoder, job.split, job.category)
-    Console().print(metrics_table(metrics, title=_title(job, encoder)))
+    report = evaluate_version(dataset, encoder, job.split, job.category)
+    Console().print(metrics_table(report.metrics, title=_title(job, encoder)))
+    print(_about(report, encoder))
     if job.output:
-        uri, num_items = dataset.directory.uri, dataset.manifest.num_items
-        report = EvaluationReport(uri, encoder.model_version, job.split, num_items, metrics)
         write_output(job.output, json.dumps(dump(report), indent=2) + "\n")
 
 
 def _title(job: EvaluateJob, encoder: InterestEncoder) -> str:
     return f"{encoder.model_version} on {job.split} of {without_secrets(job.dataset)}"
+
+
+def _about(report: EvaluationReport, encoder: InterestEncoder) -> str:
+    """Return whom the metrics are of, and what was left out."""
+    lines = [f"{report.num_users:,} users with {report.num_targets:,} events to be found"]
+    if report.num_unavailable_targets:
+        left_out = (
+            f"{report.num_unavailable_targets:,} events, and {report.num_unavailable_users:,} users with no other"
+        )
+        lines.append(f"left out: {left_out}, on items that were not available at the user's first event after the cut")
+    if encoder.num_unknown_items:
+        lines.append(
+            f"{encoder.num_unknown_items:,} items have no vector: neither they nor their features were trained"
+        )
+    return "\n".join(lines)
 
 
 def metrics_table(report: Report, title: str) -> Table:

@@ -94,6 +94,12 @@ def show(manifest: DatasetManifest) -> None:
         reason: (count, manifest.rejected_examples.get(reason, "")) for reason, count in manifest.num_rejected.items()
     }
     print(f"{manifest.num_items:,} items; rejected rows: {rejections_text(rejected) or 'none'}")
+    if manifest.num_cold_items:
+        print(
+            f"{manifest.num_cold_items:,} more items are known from their metadata alone: their features may find them"
+        )
+    if manifest.num_bad_availability:
+        print(f"{manifest.num_bad_availability:,} items have a time of availability that is no time: taken as no bound")
     print(_time_range(manifest))
     for line in (*_warnings("items", manifest.item_coverage), *_warnings("users", manifest.user_coverage)):
         print(f"warning: {line}")

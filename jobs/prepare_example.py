@@ -32,6 +32,10 @@ format = "csv"
 id_column = "sku"
 decimal = ","                   # numbers in texts are written 1,50; "." for 1.50
 columns = ["title", "price_text=Preis (EUR)"]   # kept for display and filters; name=column gives another name
+available_from = "on_sale"      # an item is recommended from this time on; leave the line out if it always may be
+available_until = "off_sale"    # and no longer from this one on; an empty value is no bound
+available_unit = "iso"          # what the values of both are; as in the log where the line is left out
+#keep_cold = true               # keep items that the log lacks: their features may find them
 
 [[items.features]]              # features the model learns from
 name = "brand"

@@ -127,6 +127,11 @@ def _summary(report: PublishReport) -> str:
         f"index finds {report.ann_recall:.1%} of the best items"
         + (f", recall@50 {report.recall:.4f}" if report.recall is not None else ""),
     ]
+    if report.num_available < report.num_items:
+        lines.append(f"{report.num_available:,} items are available now: retrieval leaves out the others by default")
+    if report.num_unknown_items:
+        unknown = f"{report.num_unknown_items:,} items of the catalog are left out"
+        lines.append(f"{unknown}: training has seen neither them nor their features")
     if report.retired:
         lines.append(f"dropped: {', '.join(report.retired)}")
     return "\n".join(lines)

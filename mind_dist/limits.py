@@ -23,7 +23,12 @@ MAX_PROFILE = 64
 MAX_NAME = 255
 """Longest name of a column."""
 
-ITEM_FIELDS = frozenset({"item_id", "original_id", "count", "feature_keys", "vector"})
+ITEM_FIELDS = frozenset(
+    {
+        *("item_id", "original_id", "count", "feature_keys", "is_cold", "available_from", "available_until"),
+        *("vector", "missing_columns"),
+    }
+)
 """Columns that every item catalog or collection of items has already."""
 
 USER_FIELDS = frozenset({"user_id", "original_id", "profile_keys"})

@@ -95,16 +95,31 @@ class MetadataConfig(FilesConfig):
     decimal: Literal[".", ","] = "."
     """Before the fraction of a number that stands as text: `,` reads `1,50` and `1.234,50`."""
 
+    keep_cold: bool = True
+    """Keep the rows of items that the log lacks or has too seldom, so that their features can find them (items only)."""
+    available_from: str = ""
+    """Column of the time from which an item may be recommended; empty for none (items only)."""
+    available_until: str = ""
+    """Column of the time from which it may no longer be; empty for none (items only)."""
+    available_unit: Literal["", "s", "ms", "us", "ns", "iso", "order"] = ""
+    """What the values of both are, as in `log.time_unit`; empty when they are as in the log."""
+
     @property
     def display_columns(self) -> dict[str, str]:
         """Name of each column kept for display → the column of the files."""
         parts = [column.partition("=") for column in self.columns]
         return {name: column or name for name, _, column in parts}
 
+    @property
+    def has_availability(self) -> bool:
+        """Tell whether a column says when items are available."""
+        return bool(self.available_from or self.available_until)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         names = [*(feature.name for feature in self.features), *(each.partition("=")[0] for each in self.columns)]
         check(len(set(names)) == len(names), "features and columns", "of different names")
+        check(bool(self.paths) or not self.has_availability, "available_from", "empty where there are no paths")
 
 
 @with_config(STRICT)
@@ -176,6 +191,7 @@ class PrepareConfig:
         check(0 <= self.max_rejected_fraction <= 1, "max_rejected_fraction", "between 0 and 1")
         check(all(f.kind != "categories" for f in self.users.features), "users.features", "of one value each")
         check(len(self.users.features) <= MAX_PROFILE, "users.features", f"at most {MAX_PROFILE}")
+        check(not self.users.has_availability, "users.available_from", "empty: only items have availability")
         self._check_names()
 
     def _check_names(self) -> None:

@@ -28,13 +28,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray.data
+from numpy.typing import NDArray
 from pyarrow import compute as pc
 from ray.exceptions import RayTaskError
 
 from mind_dist.config import MetadataConfig, PrepareConfig, SplitConfig
+from mind_dist.data.catalog import catalog_items, read_availability
 from mind_dist.data.features import Features, bags, no_features, profiles, read_features
 from mind_dist.data.item_counts import ItemCounts
-from mind_dist.data.parquet import ITEM_SCHEMA, USER_SCHEMA, DatasetManifest, write_manifest
+from mind_dist.data.parquet import IS_COLD, ITEM_SCHEMA, USER_SCHEMA, DatasetManifest, write_manifest
 from mind_dist.data.prepare_report import check_rejected, filter_steps, no_events, nothing_left, total
 from mind_dist.data.raw_log import Fragment, list_fragments
 from mind_dist.data.staging import READ_SCHEMA, SPLITS, filter_buckets, group_buckets, split_buckets, stage_events
@@ -43,7 +45,7 @@ from mind_dist.errors import ConfigError, DatasetError, MindDistError
 from mind_dist.records import Keys
 from mind_dist.storage import Directory
 
-_PARTS = ("staging", "rejected", "sequences", "items.parquet", "users.parquet")
+_PARTS = ("staging", "rejected", "sequences", "activity", "items.parquet", "users.parquet")
 """What a dataset consists of, or did while it was written, besides its manifest."""
 
 _ROWS_PER_TASK = 1 << 21
@@ -121,7 +123,8 @@ def _prepare(
     if not len(pc.list_flatten(users["users"])):
         raise nothing_left(config, steps)
     splits, train_counts = _split(config, users, advance)
-    item_features = _write_items(config, target, items, train_counts)
+    catalog = catalog_items(config, items)
+    item_features, num_bad = _write_items(config, target, catalog, train_counts)
     user_features = _write_users(config, target, users)
     return DatasetManifest(
         id_type=config.id_type,
@@ -144,6 +147,8 @@ def _prepare(
         num_duplicates=total(batches["num_events"]) - total(grouped["num_distinct"]),
         item_coverage=item_features.coverage,
         user_coverage=user_features.coverage,
+        num_cold_items=catalog.num_rows - items.num_rows,
+        num_bad_availability=num_bad,
     )
 
 
@@ -205,16 +210,19 @@ def _places(first_seen: Keys, split: SplitConfig) -> Keys:
     return places
 
 
-def _write_items(config: PrepareConfig, target: Directory, items: pa.Table, train_counts: pa.Table) -> Features:
-    keys = items["item"].to_numpy()
-    ids = items["id"] if config.id_type == "string" else items["item"].cast(pa.string())
-    features = _features(config, config.items, config.log.item_column, keys, ids)
-    columns = [items["item"], ids, _aligned(train_counts, keys), bags(features, len(keys))]
-    table = pa.table(columns, schema=ITEM_SCHEMA)
-    for name, column in features.columns.items():
+def _write_items(
+    config: PrepareConfig, target: Directory, items: pa.Table, train_counts: pa.Table
+) -> tuple[Features, int]:
+    """Write the catalog of `catalog_items`; returns its features, and how many items have a bad availability."""
+    keys, is_cold = items["item"].to_numpy(), items[IS_COLD].to_numpy()
+    features = _features(config, config.items, config.log.item_column, keys, items["id"], fitted=~is_cold)
+    available = read_availability(config, keys)
+    columns = [items["item"], items["id"], _aligned(train_counts, keys), bags(features, len(keys))]
+    table = pa.table(columns, schema=ITEM_SCHEMA).append_column(IS_COLD, items[IS_COLD])
+    for name, column in (features.columns | available.columns).items():
         table = table.append_column(name, column)
     target.write_table("items.parquet", table)
-    return features
+    return features, available.num_bad
 
 
 def _write_users(config: PrepareConfig, target: Directory, users: pa.Table) -> Features:
@@ -229,11 +237,19 @@ def _write_users(config: PrepareConfig, target: Directory, users: pa.Table) -> F
 
 
 def _features(
-    config: PrepareConfig, metadata: MetadataConfig, id_column: str, keys: Keys, ids: pa.ChunkedArray
+    config: PrepareConfig,
+    metadata: MetadataConfig,
+    id_column: str,
+    keys: Keys,
+    ids: pa.ChunkedArray,
+    *,
+    fitted: NDArray[np.bool_] | None = None,
 ) -> Features:
     if not metadata.paths:
         return no_features()
-    return read_features(metadata, id_column, config.id_type, keys, log_id=ids[0].as_py() if len(ids) else "")
+    of_log = ids if fitted is None else ids.filter(pa.array(fitted))
+    log_id = of_log[0].as_py() if len(of_log) else ""
+    return read_features(metadata, id_column, config.id_type, keys, fitted, log_id=log_id)
 
 
 def _aligned(counts: pa.Table, keys: Keys) -> Keys:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pyarrow import compute as pc
 
 from mind_dist.config import PrepareConfig, SplitConfig
+from mind_dist.data.activity import ACTIVITY, activity_of
 from mind_dist.data.cleaning import by_reason, clean, keys_of
 from mind_dist.data.codec import partition_of
 from mind_dist.data.parquet import SEQUENCE_SCHEMA, Split
@@ -261,7 +262,7 @@ def _sequences(users: Keys, lengths: Keys, items: pa.ChunkedArray, times: pa.Chu
 
 
 def split_buckets(buckets: pa.Table, config: PrepareConfig) -> Iterator[pa.Table]:
-    """Write each bucket's (`part`) train, valid and test users; yields `SPLIT_SCHEMA`.
+    """Write each bucket's (`part`) train, valid and test users, and by time its activity; yields `SPLIT_SCHEMA`.
 
     `places` has the split of each of the bucket's users by user, as an index into `SPLITS`.
     """
@@ -273,6 +274,8 @@ def split_buckets(buckets: pa.Table, config: PrepareConfig) -> Iterator[pa.Table
         tables = split_by_user(sequences, row["places"]) if by_user else split_by_time(sequences, config.split)
         for split, table in zip(SPLITS, tables, strict=True):
             target.write_table(f"sequences/{split}/{name}", table)
+        if not by_user:
+            target.write_table(f"{ACTIVITY}/{name}", activity_of(sequences))
         num_events = [len(pc.list_flatten(table["item_ids"])) for table in tables]
         items, counts = np.unique(pc.list_flatten(tables[0]["item_ids"]).to_numpy(), return_counts=True)
         yield _row(SPLIT_SCHEMA, row["part"], [table.num_rows for table in tables], num_events, items, counts)

@@ -19,7 +19,8 @@ from pymilvus.exceptions import MilvusException
 from mind_dist.config import MilvusConfig
 from mind_dist.errors import VectorStoreError
 from mind_dist.index import milvus_schema as layout
-from mind_dist.index.checks import check_items, check_search, check_users, conditions
+from mind_dist.index.checks import check_items, check_search, check_users
+from mind_dist.index.filters import conditions
 from mind_dist.index.milvus_connection import NO_COLLECTION, MilvusConnection
 from mind_dist.index.vector_store import Filter, Hits, ItemRows, UserRow, Vectors, VersionInfo
 
@@ -108,7 +109,7 @@ class MilvusVectorStore:
             self._call(MilvusClient.drop_collection, name)
         self._infos.pop(model_version, None)
 
-    def _info(self, model_version: str) -> VersionInfo:
+    def version_info(self, model_version: str) -> VersionInfo:
         """Return what a version is; it never changes, so it is asked for once."""
         if model_version not in self._infos:
             self._infos[model_version] = self._described(layout.users_of(model_version))
@@ -175,8 +176,9 @@ class MilvusVectorStore:
 
     def upsert_items(self, model_version: str, rows: ItemRows) -> None:
         """Write items, in as many requests as their size needs."""
-        check_items(self._info(model_version), rows)
-        self._upsert(layout.items_of(model_version), layout.item_fields(rows))
+        info = self.version_info(model_version)
+        check_items(info, rows)
+        self._upsert(layout.items_of(model_version), layout.item_fields(info, rows))
 
     def settle_items(self, model_version: str) -> None:
         """Write the items out, and wait until all are served from the index.
@@ -187,7 +189,7 @@ class MilvusVectorStore:
         Raises:
             VectorStoreError: The index was not there within `settle_s`.
         """
-        info, name = self._info(model_version), layout.items_of(model_version)
+        info, name = self.version_info(model_version), layout.items_of(model_version)
         if self._item_index(info)["index_type"] == "FLAT" or not self._config.settle_s:
             return
         self._call(MilvusClient.flush, name)
@@ -223,7 +225,7 @@ class MilvusVectorStore:
 
         Items written in the last seconds may be missing.
         """
-        info, name = self._info(model_version), layout.items_of(model_version)
+        info, name = self.version_info(model_version), layout.items_of(model_version)
         check_search(info, queries, limit, columns)
         wanted = layout.expression(conditions(info, filter))
         ef = min(max(self._config.search_ef, limit) * (_FILTERED_EF if wanted else 1), _MAX_EF)
@@ -233,20 +235,20 @@ class MilvusVectorStore:
             "search_params": {"metric_type": "IP", "params": {"ef": ef}},
             # Never the vector: searches that return it fail now and then. The key is asked for by its name, since
             # servers differ in what they call it otherwise.
-            "output_fields": ["item_id", *columns],
+            "output_fields": ["item_id", *columns, *([layout.MISSING] if columns and info.marks_missing else ())],
         }
         hits: list[Hits] = []
         for start in range(0, len(queries), _MAX_QUERIES):
             part = list(queries[start : start + _MAX_QUERIES].astype(np.float32))
             found = self._call(MilvusClient.search, name, part, **settings)
-            hits += [_hits(entities, columns) for entities in found]
+            hits += [_hits(info, entities, columns) for entities in found]
         return hits
 
     # Users
 
     def upsert_users(self, model_version: str, rows: Sequence[UserRow]) -> None:
         """Write users, in as many requests as their size needs."""
-        info = self._info(model_version)
+        info = self.version_info(model_version)
         check_users(info, rows)
         self._upsert(layout.users_of(model_version), (layout.user_fields(info, row) for row in rows))
 
@@ -262,7 +264,7 @@ class MilvusVectorStore:
         return {row.user_key: row for rows in found for row in rows}
 
     def _read(self, model_version: str, user_keys: Sequence[int], consistency: str) -> list[UserRow]:
-        info = self._info(model_version)
+        info = self.version_info(model_version)
         found = self._get(layout.users_of(model_version), user_keys, consistency, ["*"])
         return [layout.read_user(info, fields) for fields in found]
 
@@ -278,7 +280,7 @@ class MilvusVectorStore:
     def scan_users(self, model_version: str) -> Iterator[UserRow]:
         """Yield every user in key order, as they were at the start."""
         self.count_users(model_version)  # pymilvus drops an iterator's consistency level: a strong read goes before it
-        info, name = self._info(model_version), layout.users_of(model_version)
+        info, name = self.version_info(model_version), layout.users_of(model_version)
         settings = {"filter": _NOBODY, "output_fields": ["*"]}
         pages = self._call(MilvusClient.query_iterator, name, _MAX_ROWS, **settings)
         while page := self._call(lambda _client, _name, timeout: pages.next(), name):  # noqa: ARG005 - it has its own
@@ -329,11 +331,12 @@ def _move(client: MilvusClient, alias: str, collection: str, *, timeout: float) 
         client.create_alias(collection, alias, timeout=timeout)
 
 
-def _hits(entities: Sequence[Any], columns: Sequence[str]) -> Hits:
+def _hits(info: VersionInfo, found: Sequence[Any], columns: Sequence[str]) -> Hits:
+    entities = [hit["entity"] for hit in found]
     return Hits(
-        np.array([hit["entity"]["item_id"] for hit in entities], dtype=np.int64),
-        np.array([hit["distance"] for hit in entities], dtype=np.float32),
-        {name: [hit["entity"][name] for hit in entities] for name in columns},
+        np.array([entity["item_id"] for entity in entities], dtype=np.int64),
+        np.array([hit["distance"] for hit in found], dtype=np.float32),
+        layout.read_columns(info, entities, columns),
     )
 
 

@@ -19,9 +19,10 @@ from benchmarks.datasets import log_of, metadata_of
 from jobs.cli import connect_ray
 from jobs.prepare import PrepareJob, main
 from mind_dist.config import FeatureConfig, LogConfig, MetadataConfig, PrepareConfig, SplitConfig
+from mind_dist.data.activity import read_activity
 from mind_dist.data.codec import feature_key, fingerprint
 from mind_dist.data.movielens import movielens_100k
-from mind_dist.data.parquet import PreparedDataset, Split
+from mind_dist.data.parquet import AVAILABILITY_LIMITS, PreparedDataset, Split
 from mind_dist.data.prepare import prepare
 from mind_dist.errors import ConfigError, DatasetError
 from tests.reference import prepare_loops
@@ -264,6 +265,47 @@ def test_features_and_profiles_are_joined(tmp_path: Path) -> None:
     assert profiles[3] == [0]
 
 
+def test_items_without_events_stay_in_the_catalog_and_cut_no_buckets(tmp_path: Path) -> None:
+    columns = {"item_id": [1, 2, 3, 8, 9], "year": [1990, 1991, 1992, 2050, None], "to": [5, 6, None, 7, 8]}
+    pq.write_table(pa.table(columns), tmp_path / "items.parquet")
+    rows = [(user, item, time) for user in range(12) for time, item in enumerate([1, 2, 3, 1, 2])] + [(1, 8, 9)]
+    year = FeatureConfig("year", "buckets", num_buckets=3)
+    items = MetadataConfig((str(tmp_path / "items.parquet"),), features=(year,), available_until="to")
+    manifest = prepare(config(tmp_path, as_table(rows), items=items))
+    catalog = PreparedDataset.open(str(tmp_path / "out")).catalog()
+    assert catalog.keys.tolist() == [1, 2, 3, 8, 9]
+    assert catalog.is_cold.tolist() == [False, False, False, True, True]  # 8 has one event, too few
+    assert (manifest.num_items, manifest.num_cold_items) == (3, 2)
+    assert catalog.counts[3:].tolist() == [0, 0]
+    assert catalog.table["available_until"].to_pylist() == [
+        5000,
+        6000,
+        AVAILABILITY_LIMITS["available_until"],
+        7000,
+        8000,
+    ]
+    keys = catalog.table["feature_keys"].to_pylist()
+    assert keys == [[feature_key("year", bucket)] for bucket in (0, 1, 2)] + [[feature_key("year", 2)], []]
+    without = dataclasses.replace(items, keep_cold=False)
+    prepare(dataclasses.replace(config(tmp_path, as_table(rows), items=without), output=str(tmp_path / "warm")))
+    warm = PreparedDataset.open(str(tmp_path / "warm"))
+    assert warm.catalog().table.equals(catalog.without_cold().table)
+    assert warm.manifest.item_features == manifest.item_features
+
+
+def test_split_by_time_tells_when_each_item_had_events_of_all_users(tmp_path: Path) -> None:
+    rows = random_rows()
+    split = SplitConfig("time", train_before_ms=(START_S + 250) * 1000, valid_before_ms=(START_S + 330) * 1000)
+    prepare(config(tmp_path, as_table(rows), split=split))
+    activity = read_activity(PreparedDataset.open(str(tmp_path / "out")))
+    kept = [event for history in prepare_loops.filtered(rows, 5, 5).values() for event in history]
+    assert activity.counts.sum() == len(kept)
+    first = {item: min(time for time, other in kept if other == item) for _, item in kept}
+    assert activity.first_seen_ms(np.array(list(first))).tolist() == [
+        (START_S + time) * 1000 for time in first.values()
+    ]
+
+
 def test_benchmark_items_have_the_words_of_their_titles(tmp_path: Path) -> None:
     pq.write_table(as_table([(1, 1, 0), (1, 2, 1), (2, 3, 0)]), tmp_path / "online_retail_ii.parquet")
     titles = ["RED  MUG", "RED PLATE ", None]
@@ -281,7 +323,9 @@ def test_benchmark_items_have_the_words_of_their_titles(tmp_path: Path) -> None:
 
 def test_the_job_prepares_movielens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(PrepareJob(str(tmp_path), run="movielens_100k"))
-    assert "1,349 items; rejected rows: none" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "1,349 items; rejected rows: none" in shown
+    assert "333 more items are known from their metadata alone" in shown
     dataset = PreparedDataset.open(str(tmp_path))
     assert dataset.manifest.num_users == {"train": 754, "valid": 94, "test": 95}
     assert [feature.name for feature in dataset.manifest.profile_features] == ["age", "gender", "occupation"]
@@ -422,7 +466,7 @@ def test_coverage_is_reported_and_low_coverage_warned_of(tmp_path: Path, capsys:
     dataset = PreparedDataset.open(settings.output)
     assert [dataclasses.astuple(each) for each in dataset.manifest.item_coverage] == [
         ("item_id", "id", 3, 5, 0, 4, 0, ""),
-        ("price", "column", 2, 5, 1, 2, 0, "gratis"),
+        ("price", "column", 2, 5, 1, 3, 0, "gratis"),
         ("note", "column", 2, 6, 0, 2, 1, ""),
     ]
     out = capsys.readouterr().out

@@ -1,6 +1,7 @@
 """Publishing over the in-memory store: what readers see, whatever happens."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -9,13 +10,22 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from jobs.publish import _summary
 from mind_dist.checkpoint import FORMAT_VERSION, Manifest
 from mind_dist.config import ModelConfig, PublishConfig
-from mind_dist.data.parquet import DatasetManifest, ItemCatalog, PreparedDataset, sequences_table, write_manifest
+from mind_dist.data.parquet import (
+    AVAILABILITY_LIMITS,
+    ITEM_SCHEMA,
+    DatasetManifest,
+    ItemCatalog,
+    PreparedDataset,
+    sequences_table,
+    write_manifest,
+)
 from mind_dist.encoder import UserInterests
 from mind_dist.errors import PublishError, ServiceUnavailable
 from mind_dist.index.memory import InMemoryVectorStore
-from mind_dist.index.vector_store import Column, UserRow, VectorStore, VersionInfo
+from mind_dist.index.vector_store import Column, Hits, UserRow, VectorStore, VersionInfo
 from mind_dist.publishing import PublishReport, dataset_users, publish, rollback
 from mind_dist.publishing.item_columns import item_columns
 from mind_dist.publishing.verification import InterestSample
@@ -136,31 +146,85 @@ def test_a_version_tells_what_it_is() -> None:
     publish_version(store, 1, encoder=PlainEncoder(1, {"recall@50": 0.25}))
     [info] = store.versions()
     columns = (
-        Column("original_id"),
-        Column("title"),
-        Column("year", "integer"),
-        Column("price", "real"),
+        Column("original_id", nullable=True),
+        Column("title", nullable=True),
+        Column("year", "integer", nullable=True),
+        Column("price", "real", nullable=True),
         Column("genres", "texts"),
-        Column("adult"),
+        Column("adult", nullable=True),
     )
     expected = VersionInfo(name_of(1), DIM, 2, "cosine", "file:///v", 3, "string", 1, 9, {"recall@50": 0.25}, columns)
     expected = dataclasses.replace(expected, num_items=NUM_ITEMS)
     assert dataclasses.replace(info, published_ms=0) == expected
 
 
-def test_items_without_a_value_have_an_empty_one() -> None:
-    values = {
-        column.name: found for column, found in item_columns(make_catalog(), np.array([2, 3, 4, 6]), "string").items()
-    }
-    assert values == {
-        "original_id": ["i2", "", "i4", "i6"],
-        "title": ["item 2", "", "", "item 6"],
-        "year": [1992, 0, 0, 1996],
-        "price": [1.0, 0.0, 0.0, 0.0],
+def test_items_without_a_value_lack_it() -> None:
+    found = item_columns(make_catalog(), np.array([2, 3, 4, 6]), "string")
+    assert {column.name: values for column, values in found.items()} == {
+        "original_id": ["i2", None, "i4", "i6"],
+        "title": ["item 2", None, None, "item 6"],
+        "year": [1992, None, None, 1996],
+        "price": [1.0, None, None, None],
         "genres": [["a", "b"], [], [], []],
-        "adult": ["true", "", "", "false"],
+        "adult": ["true", None, None, "false"],
     }
+    assert {column.name for column in found if column.nullable} == {column.name for column in found} - {"genres"}
+    assert not any(column.nullable for column in item_columns(make_catalog(), np.array([2, 8]), "string"))
     assert "original_id" not in {column.name for column in item_columns(make_catalog(), np.array([2]), "int64")}
+
+
+@dataclass(frozen=True)
+class Perishable(PlainEncoder):
+    """Items that are gone, but for some; the catalog has them all, and one that the version does not know."""
+
+    kept: tuple[int, ...] = (2, 4)
+
+    @property
+    def catalog(self) -> ItemCatalog:
+        keys = [*range(NUM_ITEMS), 5_000]
+        table = pa.table([keys, [str(key) for key in keys], [1] * len(keys), [[]] * len(keys)], schema=ITEM_SCHEMA)
+        until = [AVAILABILITY_LIMITS["available_until"] if key in self.kept else 1 for key in keys]
+        table = table.append_column("available_from", pa.array([0] * len(keys)))
+        return ItemCatalog(table.append_column("available_until", pa.array(until)))
+
+
+def test_items_available_now_are_counted_and_the_index_is_verified_as_it_is_searched() -> None:
+    store = Counting()
+    report = publish_version(store, 1, encoder=Perishable(1))
+    assert (report.num_items, report.num_available, report.num_unknown_items) == (NUM_ITEMS, 2, 1)
+    assert report.ann_recall == 1.0
+    assert all(wanted and wanted["available_until"] for wanted in store.filters)
+    assert "2 items are available now" in _summary(report)
+    assert "1 items of the catalog are left out" in _summary(report)
+
+
+def test_a_version_whose_items_are_all_gone_is_verified_over_all_and_says_so() -> None:
+    store = Counting()
+    report = publish_version(store, 1, encoder=Perishable(1, kept=()))
+    assert (report.num_available, report.ann_recall) == (0, 1.0)
+    assert store.filters
+    assert not any(store.filters)
+    assert "0 items are available now" in _summary(report)
+
+
+class Counting(InMemoryVectorStore):
+    """Keeps the filters it was searched with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.filters: list[Any] = []
+
+    def search_items(self, *args: Any, **settings: Any) -> Sequence[Hits]:
+        self.filters.append(settings.get("filter"))
+        return super().search_items(*args, **settings)
+
+
+def test_items_that_the_catalog_lacks_are_always_available() -> None:
+    values = {
+        column.name: found
+        for column, found in item_columns(Perishable(1).catalog, np.array([0, 9999]), "int64").items()
+    }
+    assert values == {"available_from": [0, 0], "available_until": [1, AVAILABILITY_LIMITS["available_until"]]}
 
 
 def test_the_next_version_takes_users_from_the_one_before() -> None:
@@ -269,6 +333,13 @@ def test_a_version_of_too_low_recall_is_not_published(
         with pytest.raises(PublishError, match="recall@50"):
             publish_version(store, 2, encoder=PlainEncoder(2, metrics), config=config)
         assert_untouched(store)
+
+
+@pytest.mark.parametrize("name", ["vector", "missing_columns", "Like", "in", "Preis (EUR)", "2nd", "ü", ""])
+def test_a_column_that_no_filter_can_name_is_refused(name: str) -> None:
+    catalog = ItemCatalog(make_catalog().table.append_column(name, pa.array(range(15))))
+    with pytest.raises(PublishError, match=re.escape(f"an index cannot have an item column {name!r}: use letters")):
+        item_columns(catalog, np.arange(3), "string")
 
 
 class Blind(InMemoryVectorStore):
