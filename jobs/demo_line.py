@@ -98,7 +98,12 @@ class _Line:
         with self._step("train"):
             output, storage = self.job.directory / "train.json", str(self.job.directory / "runs")
             job = train.Train(
-                self.dataset_uri, storage, "demo", output=output, workers=self.job.workers, training=self.job.training
+                self.dataset_uri,
+                storage,
+                "demo",
+                output=str(output),
+                workers=self.job.workers,
+                training=self.job.training,
             )
             train.main(job)
         return str(json.loads(output.read_text())["version_uri"])

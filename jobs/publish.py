@@ -23,7 +23,7 @@ from jobs.cli import interactive, run
 from mind_dist.config import Addresses, KafkaConfig, MilvusConfig, PublishConfig, load
 from mind_dist.data.parquet import PreparedDataset
 from mind_dist.encoder import InterestEncoder
-from mind_dist.errors import ConfigError
+from mind_dist.errors import ConfigError, without_secrets
 from mind_dist.evaluation import EvaluationReport
 from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.index.vector_store import VectorStore
@@ -131,6 +131,11 @@ def _summary(report: PublishReport) -> str:
         f"index finds {report.ann_recall:.1%} of the best items"
         + (f", recall@50 {report.recall:.4f}" if report.recall is not None else ""),
     ]
+    if report.num_available < report.num_items:
+        lines.append(f"{report.num_available:,} items are available now: retrieval leaves out the others by default")
+    if report.num_unknown_items:
+        unknown = f"{report.num_unknown_items:,} items of the catalog are left out"
+        lines.append(f"{unknown}: training has seen neither them nor their features")
     if report.retired:
         lines.append(f"dropped: {', '.join(report.retired)}")
     return "\n".join(lines)
@@ -152,7 +157,7 @@ def versions_table(store: VectorStore) -> Table:
             "" if recall is None else f"{recall:.4f}",
             f"{store.count_items(info.model_version):,}",
             f"{store.count_users(info.model_version):,}",
-            info.uri,
+            without_secrets(info.uri),
         )
     return table
 

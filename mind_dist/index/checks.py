@@ -8,10 +8,7 @@ import numpy as np
 
 from mind_dist.errors import InvalidRequest, VectorStoreError
 from mind_dist.index.vector_store import MAX_LIMIT, ItemRows, UserRow, Vectors, VersionInfo
-from mind_dist.limits import FIRST_KEY, LAST_KEY
-
-MAX_PROFILE = 64
-"""Most profile feature keys in a user's row."""
+from mind_dist.limits import FIRST_KEY, LAST_KEY, MAX_PROFILE
 
 
 def check_search(info: VersionInfo, queries: Vectors, limit: int, columns: Sequence[str]) -> None:

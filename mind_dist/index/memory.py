@@ -53,6 +53,10 @@ class InMemoryVectorStore:
             infos = [version.info for version in self._versions.values()]
         return sorted(infos, key=lambda info: (info.step, info.model_version))
 
+    def version_info(self, model_version: str) -> VersionInfo:
+        """Return what a version is."""
+        return self._of(model_version).info
+
     def drop_version(self, model_version: str) -> None:
         """Remove a version that is neither active nor staged."""
         with self._lock:

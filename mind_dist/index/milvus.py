@@ -126,7 +126,7 @@ class MilvusVectorStore:
             self._call(MilvusClient.drop_collection, name)
         self._infos.pop(model_version, None)
 
-    def _info(self, model_version: str) -> VersionInfo:
+    def version_info(self, model_version: str) -> VersionInfo:
         """Return what a version is; it never changes, so it is asked for once."""
         if model_version not in self._infos:
             self._infos[model_version] = self._described(self._names.users_of(model_version))
@@ -195,7 +195,7 @@ class MilvusVectorStore:
 
     def upsert_items(self, model_version: str, rows: ItemRows) -> None:
         """Write items, in as many requests as their size needs."""
-        info = self._info(model_version)
+        info = self.version_info(model_version)
         check_items(info, rows)
         self._upsert(self._names.items_of(model_version), layout.item_fields(info, rows))
 
@@ -208,7 +208,7 @@ class MilvusVectorStore:
         Raises:
             VectorStoreError: The index was not there within `settle_s`.
         """
-        info, name = self._info(model_version), self._names.items_of(model_version)
+        info, name = self.version_info(model_version), self._names.items_of(model_version)
         if self._item_index(info)["index_type"] == "FLAT" or not self._config.settle_s:
             return
         self._call(MilvusClient.flush, name)
@@ -244,7 +244,7 @@ class MilvusVectorStore:
 
         Items written in the last seconds may be missing.
         """
-        info, name = self._info(model_version), self._names.items_of(model_version)
+        info, name = self.version_info(model_version), self._names.items_of(model_version)
         check_search(info, queries, limit, columns)
         wanted = layout.expression(conditions(info, filter))
         ef = min(max(self._config.search_ef, limit) * (_FILTERED_EF if wanted else 1), _MAX_EF)
@@ -267,7 +267,7 @@ class MilvusVectorStore:
 
     def upsert_users(self, model_version: str, rows: Sequence[UserRow]) -> None:
         """Write users, in as many requests as their size needs."""
-        info = self._info(model_version)
+        info = self.version_info(model_version)
         check_users(info, rows)
         self._upsert(self._names.users_of(model_version), (layout.user_fields(info, row) for row in rows))
 
@@ -283,7 +283,7 @@ class MilvusVectorStore:
         return {row.user_key: row for rows in found for row in rows}
 
     def _read(self, model_version: str, user_keys: Sequence[int], consistency: str) -> list[UserRow]:
-        info = self._info(model_version)
+        info = self.version_info(model_version)
         found = self._get(self._names.users_of(model_version), user_keys, consistency, ["*"])
         return [layout.read_user(info, fields) for fields in found]
 
@@ -299,7 +299,7 @@ class MilvusVectorStore:
     def scan_users(self, model_version: str) -> Iterator[UserRow]:
         """Yield every user in key order, as they were at the start."""
         self.count_users(model_version)  # pymilvus drops an iterator's consistency level: a strong read goes before it
-        info, name = self._info(model_version), self._names.users_of(model_version)
+        info, name = self.version_info(model_version), self._names.users_of(model_version)
         settings = {"filter": _NOBODY, "output_fields": ["*"]}
         pages = self._call(MilvusClient.query_iterator, name, _MAX_ROWS, **settings)
         while page := self._call(lambda _client, _name, timeout: pages.next(), name):  # noqa: ARG005 - it has its own

@@ -17,10 +17,9 @@ import numpy as np
 from pymilvus import CollectionSchema, DataType, MilvusClient
 
 from mind_dist.config import prefixed
-from mind_dist.index.checks import MAX_PROFILE
 from mind_dist.index.filters import PLACEHOLDERS, Condition
 from mind_dist.index.vector_store import Column, ItemRows, Scalar, UserRow, VersionInfo
-from mind_dist.limits import FIRST_KEY
+from mind_dist.limits import FIRST_KEY, MAX_PROFILE, MAX_TEXT_BYTES, MAX_TEXTS
 
 R = TypeVar("R")
 
@@ -32,8 +31,6 @@ INFO_PROPERTY = "mind_dist.version"
 MISSING = "missing_columns"
 """Names of the columns in which an item has no value, and holds the placeholder of the kind instead."""
 
-_MAX_TEXT_BYTES = 65_535
-_MAX_TEXTS = 4096
 _MAX_NAME = 256
 
 
@@ -90,9 +87,9 @@ def _add_column(schema: CollectionSchema, column: Column) -> None:
         case "real":
             schema.add_field(column.name, DataType.DOUBLE)
         case "text":
-            schema.add_field(column.name, DataType.VARCHAR, max_length=_MAX_TEXT_BYTES)
+            schema.add_field(column.name, DataType.VARCHAR, max_length=MAX_TEXT_BYTES)
         case _:
-            _add_array(schema, column.name, DataType.VARCHAR, _MAX_TEXTS, max_length=_MAX_TEXT_BYTES)
+            _add_array(schema, column.name, DataType.VARCHAR, MAX_TEXTS, max_length=MAX_TEXT_BYTES)
 
 
 def users_schema(info: VersionInfo) -> CollectionSchema:

@@ -175,6 +175,14 @@ class VectorStore(Protocol):
         """Return all versions, by step then name."""
         ...
 
+    def version_info(self, model_version: str) -> VersionInfo:
+        """Return what a version is, without asking the server each time: it never changes.
+
+        Raises:
+            VectorStoreError: There is no such version.
+        """
+        ...
+
     def drop_version(self, model_version: str) -> None:
         """Remove a version's items and users.
 

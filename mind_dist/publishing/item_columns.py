@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from mind_dist.data.codec import IdType
-from mind_dist.data.parquet import ITEM_SCHEMA, ItemCatalog
+from mind_dist.data.parquet import AVAILABILITY_LIMITS, IS_COLD, ITEM_SCHEMA, ItemCatalog
 from mind_dist.errors import PublishError
 from mind_dist.index.vector_store import Column
 from mind_dist.limits import FILTER_WORDS, MAX_COLUMNS, RESERVED_COLUMNS
@@ -31,6 +31,7 @@ def item_columns(catalog: ItemCatalog, item_keys: Keys, id_type: IdType) -> dict
 
     Numbers stay numbers, lists become lists of texts, everything else becomes text. An item without a value (null or
     NaN), or that the catalog does not have, gets None, or [] in a column of lists.
+    When an item is available has no bound then.
 
     Args:
         catalog: The items known by their features.
@@ -43,7 +44,7 @@ def item_columns(catalog: ItemCatalog, item_keys: Keys, id_type: IdType) -> dict
     Raises:
         PublishError: A column's name is one that an index keeps for itself, or cannot store.
     """
-    left_out = set(ITEM_SCHEMA.names) - ({"original_id"} if id_type == "string" else set())
+    left_out = {*ITEM_SCHEMA.names, IS_COLD} - ({"original_id"} if id_type == "string" else set())
     at = catalog.rows(item_keys)
     rows = pa.array(at, mask=at < 0)
     fields = [field for field in catalog.table.schema if field.name not in left_out]
@@ -71,11 +72,12 @@ def _kind(data_type: pa.DataType) -> str:
 
 
 def _column(name: str, kind: str, values: pa.ChunkedArray) -> tuple[Column, list[Any]]:
-    plain = [None if _is_nan(value) else value for value in values.cast(_ARROW[kind]).to_pylist()]
+    missing = AVAILABILITY_LIMITS.get(name) if kind == "integer" else None
+    plain: list[Any] = [missing if _is_missing(value) else value for value in values.cast(_ARROW[kind]).to_pylist()]
     if kind == "texts":
         return Column(name, kind), [[text for text in value or () if text is not None] for value in plain]
     return Column(name, kind, nullable=None in plain), plain
 
 
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))

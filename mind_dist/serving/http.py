@@ -75,6 +75,18 @@ class RetrieveBody(BaseModel):
         f"`not_in`. At most {MAX_FILTER_VALUES:,} values in all.",
         examples=[{}, {"price": {"lt": 20}, "genre": ["drama", "war"], "brand": {"null": False}}],
     )
+    available_only: bool = Field(
+        True,
+        description="Leave out items that are not available, where the catalog has `available_from` and "
+        "`available_until` (an item is when from <= moment < until).",
+    )
+    at_ms: int | None = Field(
+        None,
+        ge=0,
+        lt=1 << 63,
+        description="The moment at which they must be available, in milliseconds since the epoch; now where missing.",
+        examples=[None],
+    )
 
 
 _RETRIEVE_EXAMPLES: dict[str, Any] = {

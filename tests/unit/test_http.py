@@ -1,7 +1,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -45,10 +45,12 @@ class Client:
 
 
 class Setting:
-    def __init__(self, directory: Path, id_type: IdType = "int64") -> None:
+    def __init__(
+        self, directory: Path, available: Mapping[int, tuple[int, int]] | None = None, id_type: IdType = "int64"
+    ) -> None:
         self.sent: list[EventBody] = []
         self.log_is_away = False
-        self.uri = tiny_version(directory, id_type=id_type)
+        self.uri = tiny_version(directory, available=available, id_type=id_type)
         self.store = InMemoryVectorStore()
         self.encoders: dict[str, InterestEncoder] = {}
         recommender = Recommender(self.store, self.encoders, ServingConfig(), InMemoryMetrics())
@@ -276,3 +278,24 @@ def test_the_interface_is_documented_with_examples(client: Client) -> None:
     for example in examples.values():
         RetrieveBody.model_validate(example["value"])
     assert client.get("/docs").status_code == 200
+
+
+def test_items_that_are_gone_or_still_to_come_are_left_out_unless_asked_for(tmp_path: Path) -> None:
+    now_ms, hour_ms = time.time_ns() // 1_000_000, 3_600_000
+    gone, to_come = dict.fromkeys(range(10, 20), (0, now_ms)), {20: (now_ms + hour_ms, now_ms + 2 * hour_ms)}
+    setting = Setting(tmp_path, gone | to_come)
+    setting.publish()
+
+    def found(**body: Any) -> set[int]:
+        response = setting.client.post("/v1/retrieve", json={"user_id": 7, "limit": 60, **body})
+        assert response.status_code == 200, response.text
+        return {candidate["item_id"] for candidate in response.json()["candidates"]}
+
+    everything = set(range(60)) - {1, 2, 3}
+    assert found() == everything - set(gone) - set(to_come)
+    assert found(available_only=False) == everything
+    assert found(at_ms=now_ms + hour_ms) == everything - set(gone)
+    assert found(at_ms=0) == everything - set(to_come)
+    assert found(filter={"genre": "war"}) == {item for item in everything - set(gone) - {20} if item % 3 == 2}
+    refused = setting.client.post("/v1/retrieve", json={"user_id": 7, "at_ms": -1})
+    assert (refused.status_code, refused.json()["error"].split(":")[0]) == (422, "at_ms")

@@ -10,13 +10,22 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from jobs.publish import _summary
 from mind_dist.checkpoint import FORMAT_VERSION, Manifest
 from mind_dist.config import ModelConfig, PublishConfig
-from mind_dist.data.parquet import DatasetManifest, ItemCatalog, PreparedDataset, sequences_table, write_manifest
+from mind_dist.data.parquet import (
+    AVAILABILITY_LIMITS,
+    ITEM_SCHEMA,
+    DatasetManifest,
+    ItemCatalog,
+    PreparedDataset,
+    sequences_table,
+    write_manifest,
+)
 from mind_dist.encoder import UserInterests
 from mind_dist.errors import PublishError, ServiceUnavailable
 from mind_dist.index.memory import InMemoryVectorStore
-from mind_dist.index.vector_store import Column, UserRow, VectorStore, VersionInfo
+from mind_dist.index.vector_store import Column, Hits, UserRow, VectorStore, VersionInfo
 from mind_dist.limits import MAX_COLUMNS
 from mind_dist.publishing import PublishReport, check_id_type, dataset_users, publish, rollback
 from mind_dist.publishing.item_columns import item_columns
@@ -168,6 +177,53 @@ def test_items_without_a_value_lack_it() -> None:
     assert {column.name for column in found if column.nullable} == {column.name for column in found} - {"genres"}
     assert not any(column.nullable for column in item_columns(make_catalog(), np.array([2, 8]), "string"))
     assert "original_id" not in {column.name for column in item_columns(make_catalog(), np.array([2]), "int64")}
+
+
+def perishable(*kept: int) -> ItemCatalog:
+    """Return items that are gone, but for some; one of them the version does not know."""
+    keys = [*range(NUM_ITEMS), 5_000]
+    table = pa.table([keys, [str(key) for key in keys], [1] * len(keys), [[]] * len(keys)], schema=ITEM_SCHEMA)
+    until = [AVAILABILITY_LIMITS["available_until"] if key in kept else 1 for key in keys]
+    table = table.append_column("available_from", pa.array([0] * len(keys)))
+    return ItemCatalog(table.append_column("available_until", pa.array(until)))
+
+
+def test_items_available_now_are_counted_and_the_index_is_verified_as_it_is_searched() -> None:
+    store = Counting()
+    report = publish_version(store, 1, encoder=PlainEncoder(1, catalog=perishable(2, 4)))
+    assert (report.num_items, report.num_available, report.num_unknown_items) == (NUM_ITEMS, 2, 1)
+    assert report.ann_recall == 1.0
+    assert all(wanted and wanted["available_until"] for wanted in store.filters)
+    assert "2 items are available now" in _summary(report)
+    assert "1 items of the catalog are left out" in _summary(report)
+
+
+def test_a_version_whose_items_are_all_gone_is_verified_over_all_and_says_so() -> None:
+    store = Counting()
+    report = publish_version(store, 1, encoder=PlainEncoder(1, catalog=perishable()))
+    assert (report.num_available, report.ann_recall) == (0, 1.0)
+    assert store.filters
+    assert not any(store.filters)
+    assert "0 items are available now" in _summary(report)
+
+
+class Counting(InMemoryVectorStore):
+    """Keeps the filters it was searched with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.filters: list[Any] = []
+
+    def search_items(self, *args: Any, **settings: Any) -> Sequence[Hits]:
+        self.filters.append(settings.get("filter"))
+        return super().search_items(*args, **settings)
+
+
+def test_items_that_the_catalog_lacks_are_always_available() -> None:
+    values = {
+        column.name: found for column, found in item_columns(perishable(2, 4), np.array([0, 9999]), "int64").items()
+    }
+    assert values == {"available_from": [0, 0], "available_until": [1, AVAILABILITY_LIMITS["available_until"]]}
 
 
 def test_the_next_version_takes_users_from_the_one_before() -> None:

@@ -46,7 +46,7 @@ def test_a_job_is_its_settings_and_where_the_result_goes() -> None:
     job = read_settings(
         Train, [*NEEDED, "--training.epochs", "3", "--source", "kafka", "--follow", "--output", "r.json"]
     )
-    assert (job.training.epochs, job.follow, job.output) == (3, True, Path("r.json"))
+    assert (job.training.epochs, job.follow, job.output) == (3, True, "r.json")
     assert source_name(job) == "kafka://behavior-events"
     assert job.group == "mind-dist-training-mind"
     shop = dataclasses.replace(job, kafka=job.kafka.of_deployment("shop"))
