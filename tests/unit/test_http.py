@@ -1,8 +1,10 @@
 import asyncio
+import re
 from collections.abc import Sequence
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import numpy as np
@@ -10,16 +12,18 @@ import pytest
 from fastapi import FastAPI
 
 from mind_dist.config import ServingConfig
+from mind_dist.data.codec import IdType, id_key
 from mind_dist.encoder import InterestEncoder
 from mind_dist.errors import ServiceUnavailable
 from mind_dist.index.memory import InMemoryVectorStore
 from mind_dist.observability import InMemoryMetrics
 from mind_dist.publishing import publish
 from mind_dist.records import BehaviorSequence
+from mind_dist.serving.health import Problem
 from mind_dist.serving.http import EventBody, build_api
 from mind_dist.serving.recommender import Recommender
 from tests.reference import retrieval_loops
-from tests.versions import tiny_version
+from tests.versions import original_id, tiny_version
 
 
 class Client:
@@ -40,14 +44,15 @@ class Client:
 
 
 class Setting:
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, id_type: IdType = "int64") -> None:
         self.sent: list[EventBody] = []
         self.log_is_away = False
-        self.uri = tiny_version(directory)
+        self.uri = tiny_version(directory, id_type=id_type)
         self.store = InMemoryVectorStore()
         self.encoders: dict[str, InterestEncoder] = {}
         recommender = Recommender(self.store, self.encoders, ServingConfig(), InMemoryMetrics())
-        self.client = Client(build_api(recommender, self.send))
+        self.problems: list[Problem] = []
+        self.client = Client(build_api(recommender, self.send, lambda: self.problems))
 
     def publish(self) -> str:
         encoder = InterestEncoder.load(self.uri)
@@ -77,11 +82,22 @@ def client(setting: Setting) -> Client:
 def test_readiness_follows_the_active_version(setting: Setting) -> None:
     assert setting.client.get("/healthz").json()["status"] == "ok"
     waiting = setting.client.get("/readyz")
-    assert (waiting.status_code, waiting.json()) == (503, {"error": "no model version is active: publish one"})
+    expected = {"error": "no model version is active: publish one", "warnings": []}
+    assert (waiting.status_code, waiting.json()) == (503, expected)
     assert setting.client.post("/v1/retrieve", json={"user_id": 7}).status_code == 503
     version = setting.publish()
     ready = setting.client.get("/readyz")
-    assert (ready.status_code, ready.json()["model_version"]) == (200, version)
+    assert (ready.status_code, ready.json()) == (200, {"status": "ready", "model_version": version, "warnings": []})
+
+
+def test_readiness_tells_what_is_wrong_whether_requests_are_answered_or_not(setting: Setting) -> None:
+    setting.problems = [Problem("active_version_not_loaded", "recommender", "v7 is torn")]
+    warnings = [{"name": "active_version_not_loaded", "source": "recommender", "message": "v7 is torn"}]
+    unready = setting.client.get("/readyz")
+    assert (unready.status_code, unready.json()["warnings"]) == (503, warnings)
+    setting.publish()
+    ready = setting.client.get("/readyz")
+    assert (ready.status_code, ready.json()["warnings"]) == (200, warnings)
 
 
 def test_interests_of_a_user(client: Client) -> None:
@@ -144,6 +160,21 @@ def test_bad_paths_say_why(client: Client) -> None:
     assert client.get("/v1/nothing").json() == {"error": "Not Found"}
 
 
+@pytest.mark.parametrize("user_id", ["shop/7", "a/b/interests", "/", "7?x=1#y", "ü %2F"])
+def test_a_user_is_reached_by_any_id(tmp_path: Path, user_id: str) -> None:
+    setting = Setting(tmp_path, id_type="string")
+    encoder = InterestEncoder.load(setting.uri)
+    items = np.array([id_key(original_id(item, "string"), "string") for item in (1, 2)])
+    user = BehaviorSequence(id_key(user_id, "string"), items, np.array([10, 20]))
+    publish(setting.store, encoder, setting.uri, sequences=[user])
+    setting.encoders[encoder.model_version] = encoder
+    view = setting.client.get(f"/v1/users/{quote(user_id, safe='')}/interests")
+    assert (view.status_code, view.json()["user_id"]) == (200, user_id)
+    assert view.json()["behaviors"] == ["item-1", "item-2"]
+    if "?" not in user_id and "%" not in user_id:
+        assert setting.client.get(f"/v1/users/{user_id}/interests").json() == view.json()
+
+
 def test_events_are_accepted_when_the_log_has_them(setting: Setting, client: Client) -> None:
     events = [{"user_id": 7, "item_id": 4, "timestamp_ms": 0}, {"user_id": 7, "item_id": 5, "event_type": "buy"}]
     response = client.post("/v1/events", json={"events": events})
@@ -173,4 +204,17 @@ def test_the_interface_is_documented_with_examples(client: Client) -> None:
     ].keys()
     assert schema["components"]["schemas"]["RetrieveBody"]["properties"]["limit"]["examples"] == [10]
     assert set(schema["paths"]["/v1/retrieve"]["post"]["responses"]) >= {"200", "404", "422", "503"}
-    assert client.get("/docs").status_code == 200
+
+
+def test_the_documentation_loads_nothing_from_elsewhere(client: Client) -> None:
+    home = client.get("/")
+    assert (home.status_code, home.headers["location"]) == (307, "docs")
+    page = client.get("/docs")
+    assert page.status_code == 200
+    addresses = re.findall(r"""(?:src|href)=["']([^"']+)["']""", page.text)
+    assert len(addresses) >= 3
+    for address in addresses:
+        assert address.startswith("/")
+        assert client.get(address).status_code == 200, address
+    assert "http://" not in page.text
+    assert "https://" not in page.text
