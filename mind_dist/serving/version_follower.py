@@ -50,6 +50,7 @@ class VersionFollower(Generic[P]):
         self._poll_s = poll_s
         self._problems = problems or health.Problems()
         self._source = source
+        self._is_one_active = True
         self._staged_problem = ""
         self._clock = clock
         self._stopping = threading.Event()
@@ -90,6 +91,7 @@ class VersionFollower(Generic[P]):
         """
         staged = self._store.staged_version()  # first: a version activated in between is then seen at least once
         active = self._store.active_version()
+        self._is_one_active = active is not None
         if active is not None:
             self._keep(active)
         self._staged_problem = "" if staged is None else self._try_to_keep(staged)
@@ -131,6 +133,8 @@ class VersionFollower(Generic[P]):
             found[health.ACTIVE_VERSION_NOT_LOADED] = f"the active version cannot be followed: {self._problem}"
         elif self._problem is not None:
             found[health.VERSIONS_UNKNOWN] = f"it cannot be told which versions are wanted: {self._problem}"
+        elif not self._is_one_active:
+            found[health.NO_ACTIVE_VERSION] = "no model version is active: publish one"
         if self._staged_problem:
             found[health.STAGED_VERSION_NOT_LOADED] = self._staged_problem
         self._problems.report(self._source, found)

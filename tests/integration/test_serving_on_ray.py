@@ -31,7 +31,7 @@ from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.local_process import LocalProcess, free_ports
 from mind_dist.publishing import publish
 from mind_dist.records import BehaviorSequence
-from mind_dist.serving.health import UPDATE_FAILING, UPDATERS_MISSING
+from mind_dist.serving.health import NO_ACTIVE_VERSION, UPDATE_FAILING, UPDATERS_MISSING
 from mind_dist.serving.ray_app import APPLICATION, UPDATER, RecommenderReplica, UpdaterReplica
 from tests.versions import tiny_version
 
@@ -120,6 +120,8 @@ def test_without_a_version_it_is_up_but_not_ready(service: Service) -> None:
     response = service.client.get("/readyz")
     assert response.status_code == 503
     assert "version" in response.json()["error"]
+    sources = {each["source"] for each in response.json()["warnings"] if each["name"] == NO_ACTIVE_VERSION}
+    assert "recommender" in sources
     assert service.client.get("/healthz").status_code == 200
     assert service.client.get("/", follow_redirects=True).url.path == "/docs"
     assert service.client.get("/static-offline-docs/swagger-ui-bundle.js").status_code == 200

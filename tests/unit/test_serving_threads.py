@@ -15,6 +15,7 @@ from mind_dist.index.vector_store import UserRow, VersionInfo
 from mind_dist.serving.health import (
     ACTIVE_VERSION_NOT_LOADED,
     LAG_GROWING,
+    NO_ACTIVE_VERSION,
     NO_PARTITIONS,
     SKIPPING_EVERYTHING,
     STAGED_VERSION_NOT_LOADED,
@@ -324,9 +325,10 @@ def test_following_that_fails_is_unhealthy_after_the_bound_and_recovers(followed
 
 def test_versions_that_do_not_load_are_problems_until_they_do(followed: Followed) -> None:
     followed.broken |= {"v1", "v2"}
+    followed.follower.start()
+    eventually(lambda: followed.found() == {NO_ACTIVE_VERSION: "no model version is active: publish one"})
     followed.store.activate("v1")
     followed.store.stage("v2")
-    followed.follower.start()
     eventually(lambda: ACTIVE_VERSION_NOT_LOADED in followed.found())
     assert "torn" in followed.found()[ACTIVE_VERSION_NOT_LOADED]
     followed.broken.remove("v1")
