@@ -57,11 +57,12 @@ def main(job: PrepareJob) -> None:
         manifest = prepare(config, _advancing(progress))
     Console().print(_table(manifest))
     rejected = ", ".join(f"{reason} {count:,}" for reason, count in manifest.num_rejected.items()) or "none"
-    print(f"{manifest.num_items:,} items; rejected rows: {rejected}\n{config.output}")
+    print(f"{manifest.num_items:,} items; rejected rows: {rejected}; duplicates dropped: {manifest.num_duplicates:,}")
+    print(config.output)
 
 
 def _advancing(progress: Progress) -> Advance:
-    stages = {stage: progress.add_task(stage, total=None) for stage in ("read", "group", "split")}
+    stages = {stage: progress.add_task(stage, total=None) for stage in ("read", "deduplicate", "group", "split")}
 
     def advance(stage: str, begun: int, total: int) -> None:
         progress.update(stages[stage], completed=begun, total=total)

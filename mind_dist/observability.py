@@ -37,6 +37,9 @@ _BY_VERSION = ("model_version",)
 
 METRICS: dict[str, Metric] = {
     "mind_dist_events_applied": Metric("counter", "Events applied to user rows.", tags=_BY_VERSION),
+    "mind_dist_events_ignored": Metric(
+        "counter", "Events of types that the model version does not take as behaviors.", tags=_BY_VERSION
+    ),
     "mind_dist_events_skipped": Metric(
         "counter", "Events below a row's next_offset, delivered again.", tags=_BY_VERSION
     ),

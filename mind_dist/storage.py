@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,16 +68,22 @@ class Directory:
         return self.filesystem.open_input_stream(self._join(name))
 
     def write_bytes(self, name: str, content: bytes) -> None:
-        """Write a file, whole or not at all where the filesystem is local."""
+        """Write a file, whole or not at all; when this returns, it outlives a crash of the machine.
+
+        An object store promises that by itself. On a local filesystem the content reaches the disk before the file gets
+        its name, or a crash could leave the name of an empty file.
+        """
         path = self._join(name)
-        self.filesystem.create_dir(path.rpartition("/")[0], recursive=True)
-        if not isinstance(self.filesystem, fs.LocalFileSystem):
-            with self.filesystem.open_output_stream(path) as stream:
-                stream.write(content)
+        if isinstance(self.filesystem, fs.LocalFileSystem):
+            _write_durably(Path(path), content)
             return
-        with self.filesystem.open_output_stream(f"{path}.part") as stream:
+        self.filesystem.create_dir(path.rpartition("/")[0], recursive=True)
+        with self.filesystem.open_output_stream(path) as stream:
             stream.write(content)
-        self.filesystem.move(f"{path}.part", path)
+
+    def rename(self, name: str, new_name: str) -> None:
+        """Give a file another name."""
+        self.filesystem.move(self._join(name), self._join(new_name))
 
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """Return a Parquet file; FileNotFoundError when it is missing, ArrowInvalid when it is torn."""
@@ -98,3 +106,28 @@ class Directory:
 
     def _join(self, name: str) -> str:
         return f"{self.path}/{name}" if name else self.path
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    fresh = [directory for directory in path.parents if not directory.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    with part.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    part.replace(path)
+    for directory in (path.parent, *(directory.parent for directory in fresh)):
+        _sync_directory(directory)
+
+
+def _sync_directory(directory: Path) -> None:
+    """Let the names in a directory reach the disk."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # what a filesystem answers that has no such call
+            raise
+    finally:
+        os.close(descriptor)

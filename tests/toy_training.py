@@ -130,6 +130,7 @@ def event_examples(
         options.pop("dead_letters", InMemoryDeadLetters()),
         options.pop("gate", PoisonGate(0.5, 1000)),
         max_behaviors=options.pop("max_behaviors", TRAINING.max_behaviors),
+        max_clock_skew_ms=options.pop("max_clock_skew_ms", 3_600_000),
         profiles=dataset.profiles() if dataset else None,
         num_profile_features=1 if dataset else 0,
         **options,

@@ -45,7 +45,8 @@ class Manifest:
         format_version: Version of this layout.
         model_version: Its name; the same content has the same name.
         created_ms: When it was sealed.
-        config: Plain JSON values: `model`, `training`, `item_features`, `item_columns`, `profile_features`.
+        config: Plain JSON values: `model`, `training`, `item_features`, `item_columns`, `profile_features`,
+            `event_types`.
         id_type: What ids are outside.
         step: Training step.
         watermark_ms: Time of the newest event trained on.
@@ -66,6 +67,11 @@ class Manifest:
     metrics: dict[str, float]
     source: str
     files: dict[str, FileEntry]
+
+    @property
+    def event_types(self) -> tuple[str, ...]:
+        """Types of the events that the version takes as behaviors; empty where it takes events of every type."""
+        return tuple(self.config.get("event_types", ()))
 
 
 def seal(

@@ -26,6 +26,9 @@ class KafkaConfig:
     """Stop when more than this share of a window's records is poison."""
     poison_window: int = 1000
     """Records in that window; no judgement before it is full."""
+    max_clock_skew_s: float = 3600.0
+    """An event whose time lies further ahead of the time at which the log took it is poison: it would stay its user's
+    newest behavior, and what the user does until then would count as too old."""
     max_poll_records: int = 500
     """Most records of one poll, and so of one micro-batch."""
     connect_timeout_s: float = 30.0
@@ -38,10 +41,16 @@ class KafkaConfig:
     def __post_init__(self) -> None:
         check(0 <= self.max_poison_fraction <= 1, "max_poison_fraction", "between 0 and 1")
         check(self.poison_window >= 1, "poison_window", "at least 1")
+        check(self.max_clock_skew_s >= 0, "max_clock_skew_s", "0 or more")
         check(self.max_poll_records >= 1, "max_poll_records", "at least 1")
         check(self.connect_timeout_s > 0, "connect_timeout_s", "above 0")
         check(self.session_timeout_s >= 6, "session_timeout_s", "at least 6, the brokers' own limit")  # noqa: PLR2004
         check(self.max_poll_interval_s >= 1, "max_poll_interval_s", "at least 1")
+
+    @property
+    def max_clock_skew_ms(self) -> int:
+        """`max_clock_skew_s` in milliseconds."""
+        return int(self.max_clock_skew_s * 1000)
 
     def group(self, model_version: str) -> str:
         """Return the consumer group that keeps a version's users fresh: each version has its own positions."""

@@ -7,12 +7,12 @@ of a checkpoint; together with the positions they fix every example to come, how
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from mind_dist.data.codec import IdType, PoisonGate, decode
+from mind_dist.data.codec import IdType, PoisonGate, decode, is_kept
 from mind_dist.data.sequences import Examples
 from mind_dist.data.source import DeadLetters, EventSource
 from mind_dist.errors import PoisonEvent
@@ -43,11 +43,16 @@ class EventExamples:
         dead_letters: Where poison records go.
         gate: Stops when too many are.
         max_behaviors: Longest history L.
+        max_clock_skew_ms: An event further ahead of the time at which the log took it is poison.
+        event_types: Types of the events that are behaviors; empty where events of every type are.
         profiles: Profile keys by user; unknown users have none.
         num_profile_features: Profile features P.
         positions: Where to go on; a partition not named begins at its oldest record.
         histories: Histories as of these positions, by partition.
         follow: Wait for further events for ever, instead of ending where the log ends now.
+
+    Attributes:
+        num_ignored: Events of other types read so far; they are no examples and in no history.
     """
 
     def __init__(
@@ -58,6 +63,8 @@ class EventExamples:
         gate: PoisonGate,
         *,
         max_behaviors: int,
+        max_clock_skew_ms: int,
+        event_types: Collection[str] = (),
         profiles: Mapping[int, Keys] | None = None,
         num_profile_features: int = 0,
         positions: Positions | None = None,
@@ -69,6 +76,9 @@ class EventExamples:
         self._dead_letters = dead_letters
         self._gate = gate
         self._max_behaviors = max_behaviors
+        self._max_clock_skew_ms = max_clock_skew_ms
+        self._event_types = frozenset(event_types)
+        self.num_ignored = 0
         self._profiles = profiles or {}
         self._no_profile = np.zeros(num_profile_features, dtype=np.int64)
         self._positions = {p: (positions or {}).get(p, oldest) for p, oldest in source.oldest_positions().items()}
@@ -159,7 +169,7 @@ class EventExamples:
         """Put a record into its user's history; return the event with the history before it if it is an example."""
         users = self._users[record.partition]
         try:
-            decoded = decode(record, self._id_type)
+            decoded = decode(record, self._id_type, max_clock_skew_ms=self._max_clock_skew_ms)
         except PoisonEvent as error:
             self._dead_letters.send(record, str(error))
             self._gate.add(poison=True)
@@ -167,6 +177,9 @@ class EventExamples:
         self._gate.add(poison=False)
         if isinstance(decoded, Tombstone):
             users.pop(decoded.user_key, None)
+            return None
+        if not is_kept(decoded, self._event_types):
+            self.num_ignored += 1
             return None
         return self._apply_event(users, decoded)
 

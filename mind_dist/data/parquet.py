@@ -84,6 +84,8 @@ class DatasetManifest:
         profile_features: Profile features of users, in the order of `profile_keys`.
         split: How users were split, in words and numbers.
         num_rejected: Rows left out by reason.
+        event_types: Types of the events that count as behaviors; empty where events of every type do.
+        num_duplicates: Events left out because one of the same user, item and time came before in the log.
         format_version: Version of this layout.
     """
 
@@ -99,6 +101,8 @@ class DatasetManifest:
     profile_features: tuple[FeatureInfo, ...] = ()
     split: dict[str, Any] = field(default_factory=dict)
     num_rejected: dict[str, int] = field(default_factory=dict)
+    event_types: tuple[str, ...] = ()
+    num_duplicates: int = 0
     format_version: int = FORMAT_VERSION
 
     def num_inputs(self, sequence: BehaviorSequence, split: Split) -> int:

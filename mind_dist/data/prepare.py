@@ -1,9 +1,10 @@
 """Raw logs → prepared dataset, with Ray Data; the log may be larger than the memory of any machine.
 
-    1 read       each part of the log: clean, reject, count items, stage the events by user bucket
-    2 group      each bucket: drop rare items and then short users, sort by time, stage the sequences
-    3 split      each bucket: write train, valid and test
-    4 describe   items.parquet, users.parquet, and at last manifest.json
+    1 read         each part of the log: clean, reject, count items, stage the events by user bucket
+    2 deduplicate  each bucket: drop exact duplicates, sort by time, stage the distinct events
+    3 group        each bucket: drop rare items and then short users, stage the sequences
+    4 split        each bucket: write train, valid and test
+    5 describe     items.parquet, users.parquet, and at last manifest.json
 
 The shuffle by user goes through files under the output (`mind_dist.data.staging`), not through Ray's object store: no
 event stays in memory for longer than its batch, a lost task just writes its file again, and a small log does not wait
@@ -29,7 +30,15 @@ from mind_dist.config import MetadataConfig, PrepareConfig, SplitConfig
 from mind_dist.data.features import Features, bags, no_features, profiles, read_features
 from mind_dist.data.parquet import ITEM_SCHEMA, USER_SCHEMA, DatasetManifest, write_manifest
 from mind_dist.data.raw_log import list_fragments
-from mind_dist.data.staging import READ_SCHEMA, SPLIT_SCHEMA, SPLITS, group_buckets, split_buckets, stage_events
+from mind_dist.data.staging import (
+    READ_SCHEMA,
+    SPLIT_SCHEMA,
+    SPLITS,
+    deduplicate_buckets,
+    group_buckets,
+    split_buckets,
+    stage_events,
+)
 from mind_dist.errors import ConfigError, DatasetError, MindDistError
 from mind_dist.records import Keys
 from mind_dist.storage import Directory
@@ -58,7 +67,9 @@ def prepare(config: PrepareConfig, advance: Advance = _silent) -> DatasetManifes
     which the ones from `train_before_ms` on are to be found; a test user all events, of which the ones from
     `valid_before_ms` on are to be found. A user is in valid or test only with events on both sides of the cut.
 
-    Item counts, and so every popularity, come from train alone. Behaviors of equal time stay in the log's order.
+    Of events with the same user, item and time the first stays, before anything is counted: `min_item_events` and
+    `min_user_events` count distinct events. Item counts, and so every popularity, come from train alone. Behaviors of
+    equal time stay in the log's order.
 
     Raises:
         ConfigError: No log is named.
@@ -88,6 +99,7 @@ def _clear(target: Directory, *, overwrite: bool) -> None:
 
 def _prepare(config: PrepareConfig, target: Directory, advance: Advance) -> DatasetManifest:
     batches, found = _read(config, advance)
+    found, num_duplicates = _deduplicate(config, batches, found, advance)
     items = found.filter(pc.greater_equal(found["count"], config.min_item_events))
     users = _group(config, batches, items["item"].to_numpy(), advance)
     splits, train_counts = _split(config, users, advance)
@@ -106,6 +118,8 @@ def _prepare(config: PrepareConfig, target: Directory, advance: Advance) -> Data
         profile_features=user_features.infos,
         split=_describe(config.split),
         num_rejected=_by_reason(batches),
+        event_types=config.log.event_types,
+        num_duplicates=num_duplicates,
     )
 
 
@@ -124,7 +138,7 @@ def _read(config: PrepareConfig, advance: Advance) -> tuple[pa.Table, pa.Table]:
 def _check_rejected(config: PrepareConfig, batches: pa.Table) -> None:
     reasons = _by_reason(batches)
     num_rejected = sum(reasons.values())
-    num_rows = num_rejected + (pc.sum(batches["num_events"]).as_py() or 0)
+    num_rows = num_rejected + _num_rows(batches)
     if num_rejected > config.max_rejected_fraction * num_rows:
         detail = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
         limit = f"{config.max_rejected_fraction:.2%}"
@@ -137,19 +151,43 @@ def _by_reason(batches: pa.Table) -> dict[str, int]:
     return {row["values"]: row["counts"] for row in sorted(counted, key=lambda row: row["values"])}
 
 
+def _deduplicate(config: PrepareConfig, batches: pa.Table, found: pa.Table, advance: Advance) -> tuple[pa.Table, int]:
+    """Stage the distinct events; returns the items with the counts of those, and how many events were duplicates."""
+    num_rows = _num_rows(batches)
+    if not num_rows:
+        raise _nothing_left(config, num_rows)
+    buckets = pa.table({"part": np.arange(config.num_buckets)})
+    options = {"config": config, "files": batches["file"].to_pylist()}
+    dropped, num_duplicates = _Counts(), 0
+    for row in _each(buckets, deduplicate_buckets, "deduplicate", _num_tasks(num_rows), advance, **options):
+        dropped.add(row)
+        num_duplicates += pc.sum(row["num_duplicates"]).as_py()
+    distinct = found["count"].to_numpy() - _aligned(dropped.total(), found["item"].to_numpy())
+    return found.set_column(found.column_names.index("count"), "count", pa.array(distinct)), num_duplicates
+
+
 def _group(config: PrepareConfig, batches: pa.Table, items: Keys, advance: Advance) -> pa.Table:
     """Stage the sequences; returns a row per bucket, in order."""
-    num_rows = pc.sum(batches["num_events"]).as_py() or 0
-    nothing_left = DatasetError(", ".join(config.log.paths), f"nothing is left of {num_rows} events after filtering")
-    if not num_rows:
-        raise nothing_left
+    num_rows = _num_rows(batches)
     buckets = pa.table({"part": np.arange(config.num_buckets)})
-    options = {"config": config, "files": batches["file"].to_pylist(), "items": items}
-    found = _each(buckets, group_buckets, "group", 1 + num_rows // _ROWS_PER_TASK, advance, **options)
+    found = _each(buckets, group_buckets, "group", _num_tasks(num_rows), advance, config=config, items=items)
     users = pa.concat_tables(found).sort_by("part")
     if not len(pc.list_flatten(users["users"])):
-        raise nothing_left
+        raise _nothing_left(config, num_rows)
     return users
+
+
+def _num_rows(batches: pa.Table) -> int:
+    """Return how many events were read."""
+    return int(pc.sum(batches["num_events"]).as_py() or 0)
+
+
+def _num_tasks(num_rows: int) -> int:
+    return 1 + num_rows // _ROWS_PER_TASK
+
+
+def _nothing_left(config: PrepareConfig, num_rows: int) -> DatasetError:
+    return DatasetError(", ".join(config.log.paths), f"nothing is left of {num_rows} events after filtering")
 
 
 def _split(config: PrepareConfig, users: pa.Table, advance: Advance) -> tuple[pa.Table, pa.Table]:
@@ -159,7 +197,7 @@ def _split(config: PrepareConfig, users: pa.Table, advance: Advance) -> tuple[pa
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
     buckets = pa.table({"part": users["part"], "places": pa.ListArray.from_arrays(offsets, pa.array(places))})
     counts, splits = _Counts(), []
-    num_tasks = 1 + len(places) * config.min_user_events // _ROWS_PER_TASK
+    num_tasks = _num_tasks(len(places) * config.min_user_events)
     for found in _each(buckets, split_buckets, "split", num_tasks, advance, config=config):
         counts.add(found)
         splits.append(found)

@@ -77,6 +77,11 @@ class ExampleSource(Protocol):
         """Examples left in all owned partitions together; None when that cannot be known."""
         ...
 
+    @property
+    def num_ignored(self) -> int:
+        """Events of types that are no behaviors, passed over since the source was opened."""
+        ...
+
     def take(self, partition: int, count: int) -> Examples:
         """Return the next `count` examples; fewer where the partition ends, or none came in time to a live one.
 
@@ -163,6 +168,11 @@ class ParquetExamples:
     def num_examples(self) -> int:
         """Examples left, over all epochs."""
         return sum(max(0, self._end(p) - position) for p, position in self._positions.items())
+
+    @property
+    def num_ignored(self) -> int:
+        """Return 0: the dataset has events of the right types only."""
+        return 0
 
     def take(self, partition: int, count: int) -> Examples:
         """Return the next `count` examples of a bucket; fewer only at its end."""

@@ -2,7 +2,8 @@
 
 Each function takes a table with one row a part (of the log, or a bucket) and yields small tables of what it found;
 events travel through files: `staging/events/*.parquet`, one row group a bucket, then
-`staging/sequences/bucket-*.parquet`. A task that runs twice writes the same files again.
+`staging/distinct/bucket-*.parquet` and `staging/sequences/bucket-*.parquet`. A task that runs twice writes the same files
+again.
 """
 
 from __future__ import annotations
@@ -42,6 +43,11 @@ READ_SCHEMA = pa.schema(
     ]
 )
 """A batch of the log: the staged file, one reason per rejected row, its distinct items with counts and outside ids."""
+
+DISTINCT_SCHEMA = pa.schema(
+    [("part", pa.int64()), ("num_duplicates", pa.int64()), ("items", _KEY_LIST), ("counts", _KEY_LIST)]
+)
+"""A bucket's dropped duplicates: how many, and how many of each item."""
 
 GROUPED_SCHEMA = pa.schema(
     [
@@ -118,12 +124,49 @@ def _write_by_bucket(target: Directory, name: str, events: pa.Table, num_buckets
     target.write_bytes(name, sink.getvalue().to_pybytes())
 
 
-def group_buckets(buckets: pa.Table, config: PrepareConfig, files: Sequence[str], items: Keys) -> Iterator[pa.Table]:
-    """Stage each bucket's (`part`) sequences: kept users, on kept `items` (ascending); yields `GROUPED_SCHEMA`."""
+def deduplicate_buckets(buckets: pa.Table, config: PrepareConfig, files: Sequence[str]) -> Iterator[pa.Table]:
+    """Stage each bucket's (`part`) distinct events by user, time and place in the log; yields `DISTINCT_SCHEMA`.
+
+    Of events with the same user, item and time the first of the log stays. That needs all events of a user in one
+    place, so it is done by bucket, and before `group_buckets`, so that rare items and short users are judged by distinct
+    events.
+    """
     target = Directory.at(config.output)
     for bucket in buckets["part"].to_pylist():
         events = pa.concat_tables([_read_bucket(target, file, bucket) for file in files])
         events = events.sort_by([("user", "ascending"), ("timestamp_ms", "ascending"), ("order", "ascending")])
+        duplicate = _duplicates(events)
+        target.write_table(_distinct_name(bucket), events.filter(pa.array(~duplicate)))
+        items, counts = np.unique(events["item"].to_numpy()[duplicate], return_counts=True)
+        yield _row(DISTINCT_SCHEMA, bucket, int(duplicate.sum()), items, counts)
+
+
+def _distinct_name(bucket: int) -> str:
+    return f"staging/distinct/bucket-{bucket:05d}.parquet"
+
+
+def _duplicates(events: pa.Table) -> NDArray[np.bool_]:
+    """Tell which events, sorted by user and time and then the log, repeat an earlier one with their item."""
+    users, times, items = (events[name].to_numpy() for name in ("user", "timestamp_ms", "item"))
+    same_moment = (users[1:] == users[:-1]) & (times[1:] == times[:-1])
+    tied = np.zeros(len(users), dtype=np.bool_)
+    tied[1:] |= same_moment
+    tied[:-1] |= same_moment
+    rows = np.flatnonzero(tied)
+    moment = np.zeros(len(users), dtype=np.int64)
+    moment[1:] = np.cumsum(~same_moment)
+    rows = rows[np.lexsort((items[rows], moment[rows]))]  # stable: of equal events the first of the log comes first
+    repeats = (moment[rows][1:] == moment[rows][:-1]) & (items[rows][1:] == items[rows][:-1])
+    duplicate = np.zeros(len(users), dtype=np.bool_)
+    duplicate[rows[1:][repeats]] = True
+    return duplicate
+
+
+def group_buckets(buckets: pa.Table, config: PrepareConfig, items: Keys) -> Iterator[pa.Table]:
+    """Stage each bucket's (`part`) sequences: kept users, on kept `items` (ascending); yields `GROUPED_SCHEMA`."""
+    target = Directory.at(config.output)
+    for bucket in buckets["part"].to_pylist():
+        events = target.read_table(_distinct_name(bucket))
         yield _group_bucket(target, bucket, events, items, config.min_user_events)
 
 

@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 import numpy as np
 from pymilvus import CollectionSchema, DataType, MilvusClient
 
-from mind_dist.index.checks import FIRST_KEY, MAX_PROFILE, Condition
+from mind_dist.index.checks import MAX_PROFILE, Condition
 from mind_dist.index.vector_store import Column, ItemRows, Scalar, UserRow, VersionInfo
+from mind_dist.limits import FIRST_KEY
 
 R = TypeVar("R")
 

@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 NO_PARTITIONS = "no_partitions"
 SKIPPING_EVERYTHING = "skipping_everything"
+IGNORING_EVERYTHING = "ignoring_everything"
 LAG_GROWING = "lag_growing"
 UPDATE_FAILING = "update_failing"
 NO_ACTIVE_VERSION = "no_active_version"
@@ -27,8 +28,8 @@ STAGED_VERSION_NOT_LOADED = "staged_version_not_loaded"
 VERSIONS_UNKNOWN = "versions_unknown"
 UPDATERS_MISSING = "updaters_missing"
 
-_LEAST_SKIPPED = 100
-"""Fewer records are delivered again by any crash, and say nothing."""
+_LEAST_IDLE = 100
+"""Fewer records say nothing: so many are delivered again by any crash."""
 _LEAST_LAG = 100
 """A lag that grew by less is not worth a word."""
 
@@ -117,34 +118,48 @@ class UnownedWatch:
         return self._answer
 
 
-class SkipWatch:
-    """Notices that nothing but records already applied has been delivered for long.
+class IdleWatch:
+    """Notices that for long nothing of what was polled was applied, for one and the same reason.
 
-    After a crash some records are delivered again. All of them, for long, means that the rows' positions are of another
-    log: the topic was made anew, or is another one.
+    Args:
+        after_s: How long is long.
+        meaning: What such a stretch means and what to do, for the message.
     """
 
-    def __init__(self, after_s: float) -> None:
+    def __init__(self, after_s: float, meaning: str) -> None:
         self._after_s = after_s
+        self._meaning = meaning
         self._since: float | None = None
-        self._skipped = 0
+        self._count = 0
 
-    def note(self, num_records: int, num_skipped: int, now: float) -> None:
-        """Take note of a batch."""
-        if num_skipped < num_records:
-            self._since, self._skipped = None, 0
+    def note(self, num_records: int, num_idle: int, now: float) -> None:
+        """Take note of a batch, and of how many of its records were left out for that reason."""
+        if num_idle < num_records:
+            self._since, self._count = None, 0
         elif num_records:
             self._since = now if self._since is None else self._since
-            self._skipped += num_skipped
+            self._count += num_idle
 
     def problem(self, now: float) -> str:
         """Return what is wrong; empty when nothing is."""
-        if self._since is None or now - self._since < self._after_s or self._skipped < _LEAST_SKIPPED:
+        if self._since is None or now - self._since < self._after_s or self._count < _LEAST_IDLE:
             return ""
-        return (
-            f"all {self._skipped} records of the last {now - self._since:.0f} s were skipped, for their users' rows say "
-            "they are applied already: if the topic was made anew, publish a version whose users start empty"
-        )
+        return f"none of the {self._count} records of the last {now - self._since:.0f} s was applied: {self._meaning}"
+
+
+_SKIPPING = (
+    "their users' rows say that they are applied already, so the rows' positions are of another log: if the topic was made "
+    "anew, publish a version whose users start empty"
+)
+_IGNORING = (
+    "their event types are none that the version takes as behaviors: compare what producers send with event_types in the "
+    "version's manifest"
+)
+
+
+def idle_watches(after_s: float) -> dict[str, IdleWatch]:
+    """Return what to watch an updater's batches with, by the name of the problem."""
+    return {SKIPPING_EVERYTHING: IdleWatch(after_s, _SKIPPING), IGNORING_EVERYTHING: IdleWatch(after_s, _IGNORING)}
 
 
 class LagWatch:

@@ -18,7 +18,7 @@ from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 from starlette.exceptions import HTTPException
 
-from mind_dist.data.codec import id_key
+from mind_dist.data.codec import check_text, check_time, id_key, user_id_key
 from mind_dist.errors import InvalidRequest, MindDistError, PoisonEvent, UnknownUser
 from mind_dist.index.vector_store import Scalar
 from mind_dist.retrieval import Merging
@@ -86,10 +86,14 @@ class EventBody(BaseModel):
         default_factory=_now_ms,
         ge=0,
         lt=1 << 63,
-        description="Milliseconds since the epoch; now where missing.",
+        description="Milliseconds since the epoch, not in the future; now where missing.",
         examples=[1_700_000_000_000],
     )
-    event_type: str = Field("click", examples=["click"])
+    event_type: str = Field(
+        "click",
+        description="What the user did. Vectors follow events of the types that the model version was trained on.",
+        examples=["click"],
+    )
 
 
 class EventsBody(BaseModel):
@@ -145,13 +149,18 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def build_api(
-    recommender: Recommender, send_events: SendEvents, find_problems: Callable[[], Sequence[Problem]] = tuple
+    recommender: Recommender,
+    send_events: SendEvents,
+    *,
+    max_clock_skew_ms: int,
+    find_problems: Callable[[], Sequence[Problem]] = tuple,
 ) -> FastAPI:
     """Return the application; its documentation loads nothing from the internet.
 
     Args:
         recommender: Answers.
         send_events: Where `POST /v1/events` puts events.
+        max_clock_skew_ms: How far an event's time may lie ahead of its arrival.
         find_problems: Returns what `GET /readyz` warns of; answers at once.
     """
     summary = "Users' interests, and candidates for a ranker."
@@ -178,8 +187,12 @@ def build_api(
 
     @api.post("/v1/events", status_code=202)
     def events(body: EventsBody) -> Accepted:
-        """Put events into the log; users' vectors follow within a second or so."""
-        _check_ids(body.events, recommender)
+        """Put events into the log; users' vectors follow within a second or so.
+
+        The log takes events of every type. Those of a type that the active model version was not trained on change
+        no vector.
+        """
+        _check_events(body.events, recommender, max_clock_skew_ms)
         send_events(body.events)
         return Accepted(accepted=len(body.events))
 
@@ -210,14 +223,21 @@ def _id_from_path(text: str, recommender: Recommender) -> Id:
     return int(text) if is_integer else text
 
 
-def _check_ids(events: Sequence[EventBody], recommender: Recommender) -> None:
-    id_type = recommender.encoder().manifest.id_type
+def _check_events(events: Sequence[EventBody], recommender: Recommender, max_clock_skew_ms: int) -> None:
+    """Refuse what would be poison in the log."""
+    id_type, now_ms = recommender.encoder().manifest.id_type, _now_ms()
     for at, event in enumerate(events):
-        for name in ("user_id", "item_id"):
-            try:
-                id_key(getattr(event, name), id_type)
-            except PoisonEvent as error:
-                raise InvalidRequest(f"events.{at}.{name}: {error}") from error
+        name = "user_id"
+        try:
+            user_id_key(event.user_id, id_type)
+            name = "item_id"
+            id_key(event.item_id, id_type)
+            name = "timestamp_ms"
+            check_time(event.timestamp_ms, now_ms, max_clock_skew_ms)
+            name = "event_type"
+            check_text(event.event_type)
+        except PoisonEvent as error:
+            raise InvalidRequest(f"events.{at}.{name}: {error}") from error
 
 
 def _add_error_handlers(api: FastAPI) -> None:

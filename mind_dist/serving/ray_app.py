@@ -219,7 +219,11 @@ class RecommenderReplica(_Replica):
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return what answers; Serve calls it once."""
-        return build_api(self._recommender, self._send, lambda: self.problems.current() + self._watch.current())
+        skew_ms = self.config.kafka.max_clock_skew_ms
+        return build_api(self._recommender, self._send, max_clock_skew_ms=skew_ms, find_problems=self._find_problems)
+
+    def _find_problems(self) -> list[Problem]:
+        return self.problems.current() + self._watch.current()
 
     def check_health(self) -> None:
         """Raise when versions are followed no more; a store that is away is not mended by a new replica."""

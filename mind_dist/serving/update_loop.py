@@ -38,6 +38,7 @@ class LoopStatus:
         num_applied: Events applied.
         num_skipped: Records delivered again that were applied before.
         num_poison: Records dead-lettered.
+        num_ignored: Events of types that the version does not take as behaviors.
         num_upserts: Rows written.
         freshness_ms: `p50` and `p99` over the last events applied; empty before the first.
         problem: Why it is not getting on now; empty when it is.
@@ -48,6 +49,7 @@ class LoopStatus:
     num_applied: int
     num_skipped: int
     num_poison: int
+    num_ignored: int
     num_upserts: int
     freshness_ms: dict[str, float]
     problem: str
@@ -84,7 +86,7 @@ class UpdateLoop:
         self._config = config
         self._problems = problems or health.Problems()
         self._unowned = health.UnownedWatch(config.degraded_after_s, why_unowned, clock())
-        self._skips = health.SkipWatch(config.degraded_after_s)
+        self._idle = health.idle_watches(config.degraded_after_s)
         self._lags = health.LagWatch(config.degraded_after_s)
         self._clock = clock
         self._stopping = threading.Event()
@@ -96,7 +98,8 @@ class UpdateLoop:
         self._backoff_s = _FIRST_BACKOFF_S
         self._died_of: BaseException | None = None
         self._lag_due = clock()
-        self._num_partitions = self._num_applied = self._num_skipped = self._num_poison = self._num_upserts = 0
+        self._num_partitions = self._num_applied = self._num_skipped = self._num_poison = 0
+        self._num_ignored = self._num_upserts = 0
         self._freshness_s: deque[float] = deque(maxlen=_FRESHNESS_KEPT)
 
     def start(self) -> None:
@@ -134,6 +137,7 @@ class UpdateLoop:
             self._num_applied,
             self._num_skipped,
             self._num_poison,
+            self._num_ignored,
             self._num_upserts,
             quantiles,
             str(problem or ""),
@@ -174,8 +178,10 @@ class UpdateLoop:
         self._num_applied += report.num_applied
         self._num_skipped += report.num_skipped
         self._num_poison += report.num_poison
+        self._num_ignored += report.num_ignored
         self._num_upserts += report.num_upserts
-        self._skips.note(report.num_records, report.num_skipped, self._clock())
+        self._idle[health.SKIPPING_EVERYTHING].note(report.num_records, report.num_skipped, self._clock())
+        self._idle[health.IGNORING_EVERYTHING].note(report.num_records, report.num_ignored, self._clock())
         self._freshness_s.extend(report.freshness_s)
         recovered, self._problem = self._problem is not None, None
         self._backoff_s = _FIRST_BACKOFF_S
@@ -190,7 +196,7 @@ class UpdateLoop:
         self._lags.note(lags, now)
         found = {
             health.NO_PARTITIONS: self._unowned.problem(self._num_partitions, now),
-            health.SKIPPING_EVERYTHING: self._skips.problem(now),
+            **{name: watch.problem(now) for name, watch in self._idle.items()},
             health.LAG_GROWING: self._lags.problem(now),
         }
         self._problems.report(self.model_version, {name: text for name, text in found.items() if text})

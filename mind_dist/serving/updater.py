@@ -33,7 +33,7 @@ from mind_dist.errors import MindDistError, StaleAssignment
 from mind_dist.index.vector_store import UserRow, VectorStore
 from mind_dist.observability import Metrics
 from mind_dist.records import BehaviorSequence, Keys, Positions, Record
-from mind_dist.serving.intake import Delivery, Intake
+from mind_dist.serving.intake import Delivery, Intake, Taken
 from mind_dist.serving.update_report import UpdateReport
 from mind_dist.serving.user_rows import UserRows
 from mind_dist.serving.user_update import UserUpdate
@@ -128,7 +128,8 @@ class UserVectorUpdater:
         self._model_version = encoder.manifest.model_version
         self._source = source
         self._dead_letters = dead_letters
-        self._intake = Intake(encoder.manifest.id_type, dead_letters, config.kafka)
+        manifest = encoder.manifest
+        self._intake = Intake(manifest.id_type, manifest.event_types, dead_letters, config.kafka)
         self._lease_s = config.kafka.max_poll_interval_s / 2
         self._silence_s = config.kafka.session_timeout_s / 2
         self._metrics = metrics
@@ -215,7 +216,8 @@ class UserVectorUpdater:
     def _apply(self, batch: _Batch) -> UpdateReport:
         started = self._clock()
         self._on_step(UpdateStep.DECODE)
-        deliveries, num_poison = self._intake.take(batch.records)
+        taken = self._intake.take(batch.records)
+        deliveries = taken.deliveries
         self._on_step(UpdateStep.LOAD)
         rows = self._rows.load({key: of_user[-1].record.partition for key, of_user in deliveries.items()})
         self._on_step(UpdateStep.SKIP)
@@ -226,7 +228,7 @@ class UserVectorUpdater:
         self._check_lease(batch)
         self._rows.write(fresh)
         self._rows.delete({update.history.user_key: update.partition for update in updates if update.deletes})
-        report = self._report(batch, num_poison, updates)
+        report = self._report(batch, taken, updates)
         report.emit(self._metrics, self._model_version)
         self._on_step(UpdateStep.COMMIT)
         self._source.commit(batch.end)
@@ -273,13 +275,14 @@ class UserVectorUpdater:
         if age_s > self._silence_s:
             self._source.commit(batch.first)  # stores what is stored already, and is refused to a former owner
 
-    def _report(self, batch: _Batch, num_poison: int, updates: Sequence[UserUpdate]) -> UpdateReport:
+    def _report(self, batch: _Batch, taken: Taken, updates: Sequence[UserUpdate]) -> UpdateReport:
         applied = [record for update in updates for record in update.applied]
         items = np.array([event.item_key for update in updates for event in update.events], dtype=np.int64)
         now_ms = self._now_ms()
         return UpdateReport(
             num_records=len(batch.records),
-            num_poison=num_poison,
+            num_poison=taken.num_poison,
+            num_ignored=taken.num_ignored,
             num_applied=len(applied),
             num_skipped=sum(update.num_skipped for update in updates),
             num_unchanged=sum(update.num_unchanged for update in updates),

@@ -1,8 +1,8 @@
 """`TrainSettings` → a trained model version, on Ray Train: the shell around `training.loop`.
 
 The driver checks what can be checked, hands the work to Ray Train, passes on the wish to stop, and shows progress.
-State is per partition and item shard, so a run goes on with any number of workers from its newest checkpoint; Ray
-finds that by the run's storage and name. The newest checkpoints are kept, never the best: a log's last position counts.
+State is per partition and item shard, so a run goes on with any number of workers from its newest version that is whole
+(`mind_dist.training.run_versions`). The newest versions are kept, never the best: a log's last position counts.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from mind_dist.checkpoint import ModelVersion
 from mind_dist.config import Addresses
 from mind_dist.data.kafka import ensure_topics, num_partitions
+from mind_dist.data.parquet import PreparedDataset
 from mind_dist.errors import ConfigError, MindDistError, TrainingError
 from mind_dist.storage import Directory
 from mind_dist.training.ray_worker import train_worker
-from mind_dist.training.run_monitor import RunMonitor, TrainProgress
+from mind_dist.training.run_monitor import Fallback, RunMonitor, TrainProgress
 from mind_dist.training.settings import TrainResult, TrainSettings, check_dataset, source_name
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ def train_on_ray(
         ConfigError: A setting does not fit the dataset, the version to begin with, or what the run has saved.
         DatasetError: The dataset is missing, torn or empty.
         ServiceUnavailable: The broker did not answer.
-        VersionError: A version to go on from is torn.
+        VersionError: The run has saved versions and none is whole, or the version to begin with is torn.
         TrainingError: Training failed, `max_failures` replacements included, or there was nothing to train on.
     """
     settings = _checked(settings, addresses.kafka)
@@ -76,22 +77,32 @@ def train_on_ray(
             name=settings.name,
             storage_path=settings.storage,
             failure_config=FailureConfig(max_failures=settings.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=settings.num_to_keep),
         ),
     )
     fit = _Fit(trainer)
     fit.start()
     stop_sent = False
+    fallback: Fallback | None = None
     while fit.is_alive():
         fit.join(_LOOK_EVERY_S)
         if should_stop() and not stop_sent:
             ray.get(monitor.stop.remote())
             stop_sent = True
+        fallback = _warn_of_fallback(monitor, fallback)
         progress: TrainProgress | None = ray.get(monitor.progress.remote())
         if progress is not None:
             on_progress(progress)
     fit.raise_failure()
-    return _result(settings)
+    return _result(settings, fallback)
+
+
+def _warn_of_fallback(monitor: Any, known: Fallback | None) -> Fallback | None:
+    """Return the workers' last fallback, after a line in the log if it is a new one."""
+    found: Fallback | None = ray.get(monitor.fallback.remote())
+    if found is not None and found != known:
+        fields = {"version": found.version_uri, "damaged": "; ".join(found.damaged)}
+        logger.warning("newer versions are damaged, training goes on from an earlier one", extra={"fields": fields})
+    return found
 
 
 class _Fit(threading.Thread):
@@ -140,9 +151,10 @@ def _checked(settings: TrainSettings, bootstrap: str) -> TrainSettings:
         init_from=settings.init_from and Directory.at(settings.init_from).uri,
         model=model,
     )
-    saved = whole.newest_version()
+    whole.versions.forget_ray()
+    saved = whole.versions.newest_whole().version
     if saved is not None:
-        _check_resume(ModelVersion.open(saved.uri, verify=False), whole)
+        _check_resume(saved, whole, dataset)
     elif whole.init_from and ModelVersion.open(whole.init_from, verify=False).model_config() != model:
         raise ConfigError("init_from", f"{whole.init_from} has other model settings: train with the same")
     if whole.source == "kafka":
@@ -152,13 +164,19 @@ def _checked(settings: TrainSettings, bootstrap: str) -> TrainSettings:
     return whole
 
 
-def _check_resume(version: ModelVersion, settings: TrainSettings) -> None:
+def _check_resume(version: ModelVersion, settings: TrainSettings, dataset: PreparedDataset) -> None:
     """Raise ConfigError where going on would mix two different runs."""
-    now = {"model": settings.model, "training.seed": settings.training.seed, "source": source_name(settings)}
+    now = {
+        "model": settings.model,
+        "training.seed": settings.training.seed,
+        "source": source_name(settings),
+        "the dataset's event types": dataset.manifest.event_types,
+    }
     saved = {
         "model": version.model_config(),
         "training.seed": version.training_config().seed,
         "source": version.manifest.source,
+        "the dataset's event types": version.manifest.event_types,
     }
     for setting, value in now.items():
         if saved[setting] != value:
@@ -174,15 +192,16 @@ def _warn_of_missing_cpus(settings: TrainSettings) -> None:
         logger.warning("the cluster is too small now, training waits until it has grown", extra={"fields": fields})
 
 
-def _result(settings: TrainSettings) -> TrainResult:
+def _result(settings: TrainSettings, fallback: Fallback | None) -> TrainResult:
     """Return what the run has saved last.
 
     Raises:
         TrainingError: It has saved nothing.
+        VersionError: Nothing that it saved is whole.
     """
-    newest = settings.newest_version()
+    newest = settings.versions.newest_whole().version
     if newest is None:
         raise TrainingError(f"run {settings.name!r} found nothing to train on: {source_name(settings)} has no examples")
-    version = ModelVersion.open(newest.uri)
-    manifest = version.manifest
-    return TrainResult(newest.uri, manifest.model_version, manifest.step, manifest.metrics)
+    manifest = newest.manifest
+    fell_back_to = fallback.version_uri if fallback else ""
+    return TrainResult(newest.directory.uri, manifest.model_version, manifest.step, manifest.metrics, fell_back_to)

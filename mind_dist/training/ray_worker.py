@@ -1,8 +1,10 @@
 """One Ray Train worker: opens its share, iterates the loop, saves, and tells the driver how far it is.
 
 Saving, in this order: 1. all ranks stop at the same step · 2. each writes its shard of the rows and the histories of
-its partitions · 3. rank 0 gathers names and digests and writes the manifest · 4. the checkpoint is reported to Ray ·
-5. only then positions are committed, for those who watch the lag. A crash in between leaves the checkpoint before.
+its partitions · 3. rank 0 gathers names and digests and writes the manifest · 4. it records the version, deletes those
+that are too many, and Ray is told the metrics · 5. only then positions are committed, for those who watch the lag. A
+crash in between leaves the version before. A group of workers, the first or a replacement, goes on from the newest
+version that is whole.
 """
 
 from __future__ import annotations
@@ -26,10 +28,11 @@ from mind_dist.data.event_sequences import EventExamples
 from mind_dist.data.kafka import KafkaDeadLetters, KafkaSource, num_partitions
 from mind_dist.data.parquet import PreparedDataset
 from mind_dist.data.sequences import ExampleSource, ParquetExamples
+from mind_dist.errors import MindDistError
 from mind_dist.training.collectives import Collectives, ProcessGroup, SingleRank
 from mind_dist.training.loop import StepReport
 from mind_dist.training.run import TrainingRun
-from mind_dist.training.run_monitor import TrainProgress
+from mind_dist.training.run_monitor import Fallback, TrainProgress
 from mind_dist.training.settings import TrainSettings, source_name
 
 _REPORT_EVERY_STEPS = 100
@@ -50,8 +53,7 @@ def train_worker(loop: dict[str, Any]) -> None:
     device = ray_torch.get_device()
     parallel = distributed.is_initialized() and distributed.get_world_size() > 1
     ranks: Collectives = ProcessGroup(device) if parallel else SingleRank()
-    checkpoint = ray_train.get_checkpoint()
-    saved = _saved_version(settings, checkpoint.path) if checkpoint else None
+    saved = _saved_version(settings, ranks, loop["monitor"])
     run = open_run(settings, loop["bootstrap"], saved, ranks, device)
     teller = _Teller(loop["monitor"] if ranks.rank == 0 else None, run.num_steps())
     saved_step = run.step
@@ -59,12 +61,12 @@ def train_worker(loop: dict[str, Any]) -> None:
         teller.add(report)
         every = settings.training.checkpoint_every_steps
         if report.num_examples and every and report.step % every == 0:
-            _save(run, settings)
+            _save(run, settings, ranks)
             saved_step = report.step
         elif report.num_examples and report.step % _REPORT_EVERY_STEPS == 0:
             ray_train.report(_metrics(report))
     if run.step > saved_step:
-        _save(run, settings)
+        _save(run, settings, ranks)
     run.examples.close()
 
 
@@ -124,6 +126,8 @@ def _open_log(
         KafkaDeadLetters(bootstrap, kafka),
         PoisonGate(kafka.max_poison_fraction, kafka.poison_window),
         max_behaviors=settings.training.max_behaviors,
+        max_clock_skew_ms=kafka.max_clock_skew_ms,
+        event_types=dataset.manifest.event_types,
         profiles=dataset.profiles(),
         num_profile_features=len(dataset.manifest.profile_features),
         positions=saved.manifest.positions if saved else None,
@@ -144,19 +148,42 @@ def _data_parallel(ranks: Collectives, device: torch.device) -> Callable[[nn.Mod
     return lambda model: DistributedDataParallel(model, device_ids=devices)
 
 
-def _saved_version(settings: TrainSettings, path: str) -> ModelVersion:
-    return ModelVersion.open((settings.run_directory / path.rstrip("/").rpartition("/")[2]).uri)
+def _saved_version(settings: TrainSettings, ranks: Collectives, monitor: Any) -> ModelVersion | None:
+    """Return the newest whole version, which rank 0 finds for all; None before the first save. Collective."""
+    own: tuple[str, MindDistError | None] = ("", None)
+    if ranks.rank == 0:
+        try:
+            own = (_newest_whole(settings, monitor), None)
+        except MindDistError as error:  # raised by all ranks, or the others would wait for this one
+            own = ("", error)
+    uri, failure = ranks.gather_objects(own)[0]
+    if failure is not None:
+        raise failure
+    return ModelVersion.open(uri, verify=False) if uri else None
 
 
-def _save(run: TrainingRun, settings: TrainSettings) -> None:
-    """Save in the five steps of this module's first lines; Ray's part comes fourth."""
-    directory = settings.run_directory / f"checkpoint_{run.step:08d}"
-    manifest = run.save(directory)
-    ray_train.report(
-        {**manifest.metrics, "step": manifest.step},
-        checkpoint=ray_train.Checkpoint(directory.path, directory.filesystem),
-        checkpoint_upload_mode=ray_train.CheckpointUploadMode.NO_UPLOAD,  # written in place, the manifest last
-    )
+def _newest_whole(settings: TrainSettings, monitor: Any) -> str:
+    """Return the directory of the newest whole version, empty before the first; the driver is told of damaged ones."""
+    found = settings.versions.newest_whole()
+    if found.version is None:
+        return ""
+    settings.versions.go_on_from(found.version)
+    uri = found.version.directory.uri
+    if found.damaged:
+        ray.get(monitor.fall_back.remote(Fallback(uri, found.damaged)))
+    return uri
+
+
+def _save(run: TrainingRun, settings: TrainSettings, ranks: Collectives) -> None:
+    """Save in the five steps of this module's first lines; this function has the last two."""
+    versions = settings.versions
+    if ranks.rank == 0:
+        versions.clear(run.step)
+    ranks.gather_objects(None)  # no rank may write before the leftovers are deleted
+    manifest = run.save(versions.place(run.step))
+    if ranks.rank == 0:
+        versions.keep(run.step, settings.num_to_keep)
+    ray_train.report({**manifest.metrics, "step": manifest.step})
     run.commit()
 
 

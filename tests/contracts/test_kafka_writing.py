@@ -73,7 +73,7 @@ def test_a_users_records_are_in_one_partition_in_order_and_users_spread(broker: 
     times: dict[int, list[int]] = {}
     forgotten = []
     for record in records:
-        match decode(record, "int64"):
+        match decode(record, "int64", max_clock_skew_ms=config.max_clock_skew_ms):
             case Event() as event:
                 partitions.setdefault(event.user_key, set()).add(record.partition)
                 times.setdefault(event.user_key, []).append(event.timestamp_ms)

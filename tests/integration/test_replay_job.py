@@ -30,7 +30,7 @@ def test_a_raw_log_arrives_in_order_in_topics_the_job_made(
     with closing(KafkaSource(tansu_broker, kafka, "g", partitions=range(3))) as source:
         while sum(map(len, times.values())) < 200:
             for record in source.poll(1):
-                event = decode(record, "int64")
+                event = decode(record, "int64", max_clock_skew_ms=kafka.max_clock_skew_ms)
                 assert isinstance(event, Event)
                 times.setdefault(event.user_key, []).append(event.timestamp_ms)
     assert len(times) == 5

@@ -15,6 +15,7 @@ Users = dict[int, list[tuple[int, int]]]
 
 def filtered(rows: Sequence[Row], min_item_events: int, min_user_events: int) -> Users:
     """Return the histories of kept users, in the order in which the log first names them."""
+    rows = list(dict.fromkeys(rows))  # of duplicates the first stays
     item_counts = Counter(item for _, item, _ in rows)
     histories: Users = {}
     for user, item, time in rows:

@@ -47,7 +47,7 @@ def save(path: Path, *, step: int = 12, positions: Positions | None = None) -> M
     return seal(
         directory,
         workers[0].files | workers[1].files,
-        config={"model": dump(MODEL), "training": dump(TRAINING)},
+        config={"model": dump(MODEL), "training": dump(TRAINING), "event_types": ["buy", "rent"]},
         id_type="string",
         step=step,
         watermark_ms=99,
@@ -75,6 +75,7 @@ def test_a_version_reads_back_as_it_was_written(tmp_path: Path) -> None:
     version = ModelVersion.open(str(tmp_path))
     assert version.manifest == manifest
     assert manifest.positions == {0: 17, 4: 0}
+    assert version.manifest.event_types == ("buy", "rent")
     assert (version.model_config(), version.training_config()) == (MODEL, TRAINING)
     dense = version.dense()
     assert dense.keys() == DENSE.keys()

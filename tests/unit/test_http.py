@@ -1,5 +1,7 @@
 import asyncio
+import json
 import re
+import time
 from collections.abc import Sequence
 from itertools import cycle, islice
 from pathlib import Path
@@ -16,6 +18,7 @@ from mind_dist.data.codec import IdType, id_key
 from mind_dist.encoder import InterestEncoder
 from mind_dist.errors import ServiceUnavailable
 from mind_dist.index.memory import InMemoryVectorStore
+from mind_dist.limits import FIRST_KEY, LAST_KEY
 from mind_dist.observability import InMemoryMetrics
 from mind_dist.publishing import publish
 from mind_dist.records import BehaviorSequence
@@ -52,7 +55,8 @@ class Setting:
         self.encoders: dict[str, InterestEncoder] = {}
         recommender = Recommender(self.store, self.encoders, ServingConfig(), InMemoryMetrics())
         self.problems: list[Problem] = []
-        self.client = Client(build_api(recommender, self.send, lambda: self.problems))
+        api = build_api(recommender, self.send, max_clock_skew_ms=3_600_000, find_problems=lambda: self.problems)
+        self.client = Client(api)
 
     def publish(self) -> str:
         encoder = InterestEncoder.load(self.uri)
@@ -195,6 +199,60 @@ def test_events_of_another_id_type_are_refused(setting: Setting, client: Client)
         == 422
     )
     assert setting.sent == []
+
+
+HOUR_MS = 3_600_000
+JSON = {"content-type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"timestamp_ms": time.time_ns() // 1_000_000 + 2 * HOUR_MS}, "timestamp_ms: "),
+        ({"timestamp_ms": time.time_ns() // 1_000}, "timestamp_ms: "),
+        ({"user_id": -(2**63)}, f"user_id: must be between {FIRST_KEY} and {LAST_KEY}"),
+        ({"user_id": FIRST_KEY - 1}, f"user_id: must be between {FIRST_KEY} and {LAST_KEY}"),
+        ({"user_id": 2**63 - 1}, f"user_id: must be between {FIRST_KEY} and {LAST_KEY}"),
+        ({"user_id": 2**63}, "user_id: must fit 64 bits"),
+        ({"item_id": -(2**63)}, f"item_id: must be between {FIRST_KEY} and {LAST_KEY}"),
+        ({"item_id": 2**63 - 1}, f"item_id: must be between {FIRST_KEY} and {LAST_KEY}"),
+    ],
+)
+def test_what_would_be_poison_in_the_log_is_refused(
+    setting: Setting, client: Client, fields: dict[str, int], reason: str
+) -> None:
+    good, bad = {"user_id": 7, "item_id": 4}, {"user_id": 7, "item_id": 4, **fields}
+    response = client.post("/v1/events", json={"events": [good, bad]})
+    assert response.status_code == 422
+    assert response.json()["error"].startswith(f"events.1.{reason}")
+    assert setting.sent == []
+
+
+def test_half_a_character_is_refused_in_events_and_ids(tmp_path: Path) -> None:
+    setting = Setting(tmp_path, id_type="string")
+    setting.publish()
+    for field in ("user_id", "item_id", "event_type"):
+        event = json.dumps({"user_id": "u", "item_id": "i", field: "\ud800"})
+        response = setting.client.post("/v1/events", content=f'{{"events": [{event}]}}', headers=JSON)
+        assert (response.status_code, field in response.json()["error"]) == (422, True), response.text
+        assert "must be valid Unicode text" in response.json()["error"]
+    assert setting.client.post("/v1/retrieve", content='{"user_id": "\\ud800"}', headers=JSON).status_code == 422
+    assert setting.sent == []
+
+
+def test_a_user_in_json_quotes_is_refused(tmp_path: Path) -> None:
+    setting = Setting(tmp_path, id_type="string")
+    setting.publish()
+    response = setting.client.post("/v1/events", json={"events": [{"user_id": '"u"', "item_id": "i"}]})
+    assert response.status_code == 422
+    assert response.json()["error"].startswith("events.0.user_id: must not be a JSON string in quotes")
+
+
+def test_an_event_slightly_ahead_of_our_clock_is_accepted(setting: Setting, client: Client) -> None:
+    ahead_ms = time.time_ns() // 1_000_000 + HOUR_MS // 2
+    event = {"user_id": FIRST_KEY, "item_id": LAST_KEY, "timestamp_ms": ahead_ms}
+    assert client.post("/v1/events", json={"events": [event]}).status_code == 202
+    assert [event.timestamp_ms for event in setting.sent] == [ahead_ms]
 
 
 def test_the_interface_is_documented_with_examples(client: Client) -> None:

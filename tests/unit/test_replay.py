@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,6 +37,7 @@ def write_dataset(
     *,
     names: tuple[str, ...] = (),
     split: dict[str, object] | None = None,
+    event_types: tuple[str, ...] = (),
 ) -> PreparedDataset:
     """Write a dataset of one bucket; `names` are the outside ids of users and items, if those are strings."""
     directory = Directory.at(path)
@@ -49,7 +51,8 @@ def write_dataset(
     people = [{"user_id": key, "original_id": name, "profile_keys": []} for key, name in ordered]
     directory.write_table("users.parquet", pa.Table.from_pylist(people, schema=USER_SCHEMA))
     counts: dict[str, int] = dict.fromkeys(splits, 0)
-    write_manifest(directory, DatasetManifest(id_type, 1, counts, counts, 0, 0, 0, split=split or BY_USER))
+    about = DatasetManifest(id_type, 1, counts, counts, 0, 0, 0, split=split or BY_USER, event_types=event_types)
+    write_manifest(directory, about)
     return PreparedDataset.open(str(path))
 
 
@@ -60,7 +63,12 @@ def test_the_tail_is_what_evaluation_holds_out_in_time_order(tmp_path: Path) -> 
         "test": [sequence(3, [(15, 30), (25, 31), (35, 32), (45, 33), (55, 34)]), sequence(4, [(7, 40)])],
     }
     dataset = write_dataset(tmp_path, users)
-    assert list(rows(dataset_events(dataset, "tail"))) == [(4, 40, 7), (2, 24, 50), (3, 34, 55), (2, 25, 60)]
+    assert list(rows(dataset_events(dataset, "tail"))) == [
+        (4, 40, 7, "click"),
+        (2, 24, 50, "click"),
+        (3, 34, 55, "click"),
+        (2, 25, 60, "click"),
+    ]
 
 
 def test_all_of_a_dataset_is_replayed_in_global_time_order(tmp_path: Path) -> None:
@@ -69,7 +77,12 @@ def test_all_of_a_dataset_is_replayed_in_global_time_order(tmp_path: Path) -> No
         "test": [sequence(3, [(1, 30), (7, 31)])],
     }
     dataset = write_dataset(tmp_path, users)
-    assert list(rows(dataset_events(dataset, "all"))) == [(3, 30, 1), (1, 10, 5), (3, 31, 7), (1, 11, 9)]
+    assert list(rows(dataset_events(dataset, "all"))) == [
+        (3, 30, 1, "click"),
+        (1, 10, 5, "click"),
+        (3, 31, 7, "click"),
+        (1, 11, 9, "click"),
+    ]
 
 
 def test_a_user_in_several_splits_by_time_is_replayed_once(tmp_path: Path) -> None:
@@ -80,15 +93,19 @@ def test_a_user_in_several_splits_by_time_is_replayed_once(tmp_path: Path) -> No
         "test": [sequence(1, [(5, 10), (15, 11), (25, 12)])],
     }
     dataset = write_dataset(tmp_path, users, split=cut)
-    assert list(rows(dataset_events(dataset, "all"))) == [(1, 10, 5), (1, 11, 15), (1, 12, 25)]
-    assert list(rows(dataset_events(dataset, "tail"))) == [(1, 11, 15), (1, 12, 25)]
+    assert list(rows(dataset_events(dataset, "all"))) == [
+        (1, 10, 5, "click"),
+        (1, 11, 15, "click"),
+        (1, 12, 25, "click"),
+    ]
+    assert list(rows(dataset_events(dataset, "tail"))) == [(1, 11, 15, "click"), (1, 12, 25, "click")]
 
 
 def test_string_ids_are_replayed_as_they_were_outside(tmp_path: Path) -> None:
     user, item = fingerprint("ann"), fingerprint("book")
     users: dict[Split, list[BehaviorSequence]] = {"train": [sequence(user, [(5, item), (6, fingerprint("ann"))])]}
     dataset = write_dataset(tmp_path, users, names=("ann", "book", "film"))
-    assert list(rows(dataset_events(dataset, "all"))) == [("ann", "book", 5), ("ann", "ann", 6)]
+    assert list(rows(dataset_events(dataset, "all"))) == [("ann", "book", 5, "click"), ("ann", "ann", 6, "click")]
 
 
 def test_an_empty_tail_is_an_empty_replay(tmp_path: Path) -> None:
@@ -111,8 +128,26 @@ def test_a_raw_log_is_sorted_and_its_unusable_rows_counted(tmp_path: Path) -> No
         event_types=("view", "buy"),
     )
     events, num_rejected = log_events(log, "int64")
-    assert list(rows(events)) == [(2, 20, 1000), (1, 11, 1000), (1, 10, 3000)]
+    assert list(rows(events)) == [(2, 20, 1000, "view"), (1, 11, 1000, "buy"), (1, 10, 3000, "view")]
     assert num_rejected == 1
+
+
+def test_a_raw_log_of_several_files_keeps_the_types_it_has(tmp_path: Path) -> None:
+    for name, kinds in (("a", ["buy", None]), ("b", ["rent", "buy"])):
+        table = pa.table({"user_id": [1, 2], "item_id": [5, 6], "timestamp": [1, 2], "kind": pa.array(kinds)})
+        if name == "b":
+            table = table.set_column(3, "kind", table["kind"].dictionary_encode())
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    events, _ = log_events(LogConfig((str(tmp_path),), event_type_column="kind"), "int64")
+    assert [row[3] for row in rows(events)] == ["buy", "rent", "click", "buy"]
+    events, _ = log_events(LogConfig((str(tmp_path),)), "int64")
+    assert [row[3] for row in rows(events)] == ["click"] * 4
+
+
+def test_a_dataset_of_purchases_is_replayed_as_purchases(tmp_path: Path) -> None:
+    users: dict[Split, list[BehaviorSequence]] = {"train": [sequence(1, [(5, 10), (9, 11)])]}
+    dataset = write_dataset(tmp_path, users, event_types=("purchase", "rent"))
+    assert list(rows(dataset_events(dataset, "all"))) == [(1, 10, 5, "purchase"), (1, 11, 9, "purchase")]
 
 
 class Clock:

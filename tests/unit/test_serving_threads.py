@@ -1,6 +1,7 @@
 """The threads of serving: an update loop around its updater, a follower around the wanted versions."""
 
 import dataclasses
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from mind_dist.index.memory import InMemoryVectorStore
 from mind_dist.index.vector_store import UserRow, VersionInfo
 from mind_dist.serving.health import (
     ACTIVE_VERSION_NOT_LOADED,
+    IGNORING_EVERYTHING,
     LAG_GROWING,
     NO_ACTIVE_VERSION,
     NO_PARTITIONS,
@@ -27,7 +29,18 @@ from mind_dist.serving.health import (
 from mind_dist.serving.update_loop import OnStep, UpdateLoop
 from mind_dist.serving.updater import UserVectorUpdater
 from mind_dist.serving.version_follower import VersionFollower
-from tests.toy_serving import INFO, POISON, VERSION, Run, click, log_of, toy_config, toy_store
+from tests.toy_serving import (
+    INFO,
+    POISON,
+    VERSION,
+    Run,
+    ToyEncoder,
+    click,
+    log_of,
+    toy_config,
+    toy_manifest,
+    toy_store,
+)
 
 
 def eventually(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
@@ -204,9 +217,25 @@ def test_skipping_everything_for_long_is_told_and_a_short_redelivery_is_not(sett
         setting.pass_time(6)
     setting.source.move([0])
     setting.pass_time(6)
-    assert "records of the last" in setting.found()[SKIPPING_EVERYTHING]
+    assert re.search(
+        "none of the [0-9]+ records of the last [0-9]+ s was applied", setting.found()[SKIPPING_EVERYTHING]
+    )
     setting.run.log.append(*click(7, 4, 100_000))
     eventually(lambda: setting.loop.status().num_applied == 200)
+    setting.pass_time(6)
+    assert setting.found() == {}
+
+
+def test_ignoring_everything_for_long_is_told(setting: Setting) -> None:
+    setting.run.encoder = ToyEncoder(manifest=toy_manifest("buy"))
+    setting.loop.start()
+    for _ in range(12):
+        for number in range(10):
+            setting.run.log.append(*click(7, number, 100, "impression"))
+        setting.pass_time(6)
+    assert "event_types in the version's manifest" in setting.found()[IGNORING_EVERYTHING]
+    setting.run.log.append(*click(7, 4, 200, "buy"))
+    eventually(lambda: setting.loop.status().num_applied == 1)
     setting.pass_time(6)
     assert setting.found() == {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,14 @@ from mind_dist.config import LogConfig, PrepareConfig, SplitConfig
 from mind_dist.data.codec import fingerprint, partition_of
 from mind_dist.data.parquet import SEQUENCE_SCHEMA
 from mind_dist.data.raw_log import list_fragments
-from mind_dist.data.staging import SPLITS, group_buckets, split_buckets, split_by_time, stage_events
+from mind_dist.data.staging import (
+    SPLITS,
+    deduplicate_buckets,
+    group_buckets,
+    split_buckets,
+    split_by_time,
+    stage_events,
+)
 from tests.reference import prepare_loops
 
 NUM_BUCKETS = 3
@@ -49,11 +57,12 @@ def staged(settings: PrepareConfig) -> pa.Table:
 
 def grouped(settings: PrepareConfig, found: pa.Table, items: list[int]) -> pa.Table:
     buckets = pa.table({"part": range(NUM_BUCKETS)})
-    return pa.concat_tables(group_buckets(buckets, settings, found["file"].to_pylist(), np.array(items, np.int64)))
+    list(deduplicate_buckets(buckets, settings, found["file"].to_pylist()))
+    return pa.concat_tables(group_buckets(buckets, settings, np.array(items, np.int64)))
 
 
 def frequent_items(rows: list[Row], minimum: int) -> list[int]:
-    items = [item for _, item, _ in rows]
+    items = [item for _, item, _ in set(rows)]
     return sorted({item for item in items if items.count(item) >= minimum})
 
 
@@ -79,6 +88,30 @@ def test_staged_sequences_equal_the_plain_implementation(
         for user, place in zip(bucket["users"], bucket["first_seen"], strict=True)
     }
     assert sorted(first_seen, key=lambda user: first_seen[user]) == list(expected)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=80))
+def test_of_duplicates_the_first_of_the_log_stays_and_the_others_are_counted_by_item(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[Row]
+) -> None:
+    settings = config(tmp_path_factory.mktemp("log"), as_table(rows))
+    files = staged(settings)["file"].to_pylist()
+    buckets = pa.table({"part": range(NUM_BUCKETS)})
+    dropped = pa.concat_tables(deduplicate_buckets(buckets, settings, files)).to_pylist()
+    distinct = pq.read_table(Path(settings.output) / "staging/distinct").to_pylist()
+    first_places = {row: place for place, row in reversed(list(enumerate(rows)))}
+    kept = [(row["user"], row["item"], row["timestamp_ms"]) for row in distinct]
+    assert dict(zip(kept, [row["order"] & 0xFFFFFFFFFF for row in distinct], strict=True)) == {
+        row: place % 30 for row, place in first_places.items()
+    }
+    assert len(kept) == len(first_places)
+    assert sum(row["num_duplicates"] for row in dropped) == len(rows) - len(first_places)
+    by_item: Counter[int] = Counter()
+    for row in dropped:
+        by_item.update(dict(zip(row["items"], row["counts"], strict=True)))
+    expected = Counter(item for _, item, _ in rows)
+    expected.subtract(item for _, item, _ in first_places)
+    assert by_item == +expected
 
 
 def test_a_user_is_in_the_bucket_of_its_key(tmp_path: Path) -> None:
