@@ -89,7 +89,7 @@ def apache_kafka(directory: Path, kafka_home: Path) -> LocalProcess:
     log_dirs.mkdir(parents=True, exist_ok=True)
     properties = directory / "kafka.properties"
     properties.write_text(_KAFKA_PROPERTIES.format(port=port, controller=controller, log_dirs=log_dirs))
-    cluster_id = kept(directory, "Kafka cluster id", lambda: secrets.token_urlsafe(16))
+    cluster_id = kept(directory, "Kafka cluster id", _new_cluster_id)
     arguments = [str(kafka_home.absolute() / "bin"), cluster_id, str(properties), str(log_dirs)]
     return LocalProcess(
         "Kafka",
@@ -101,6 +101,10 @@ def apache_kafka(directory: Path, kafka_home: Path) -> LocalProcess:
         other_ports=(controller,),
         port_advice=_PORT_ADVICE,
     )
+
+
+def _new_cluster_id() -> str:
+    return "A" + secrets.token_urlsafe(16)[1:]  # one that begins with "-" would be taken for an option
 
 
 def _answers(address: str) -> bool:
