@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, redirect_stdout
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import numpy as np
-import ray
 from ray import serve
 from rich.console import Console
 
 from jobs import evaluate, prepare, publish, replay, train
 from jobs.cli import connect_ray
-from jobs.serve import deploy
+from jobs.serve import deploy, take_down
 from mind_dist.config import Addresses
 from mind_dist.data.kafka import ensure_topics
 from mind_dist.data.parquet import ItemCatalog, PreparedDataset
@@ -52,9 +50,7 @@ def serving_line(job: Demo, console: Console) -> Iterator[tuple[dict[str, Any], 
             line = _Line(job, console, addresses)
             yield line.run(store), line.url
     finally:
-        with redirect_stdout(io.StringIO()):  # Ray prints that its own calls to the controller it ends have failed
-            serve.shutdown()  # type: ignore[no-untyped-call]
-            ray.shutdown()  # before Ray ends: it takes every process with it that is still connected
+        take_down()  # before Ray ends: it takes every process with it that is still connected
 
 
 class _Line:

@@ -16,6 +16,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, with_config
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -30,6 +31,8 @@ from mind_dist.index.vector_store import VectorStore
 from mind_dist.publishing import KafkaHandOver, PublishReport, check_id_type, dataset_users, publish, rollback
 from mind_dist.records import BehaviorSequence
 from mind_dist.storage import Directory
+
+_UNBOUNDED_WIDTH = 100_000
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -79,7 +82,7 @@ def main(job: PublishJob) -> None:
         elif job.rollback is not None:
             Console().print(f"readers are on {rollback(store, *job.rollback)}")
         else:
-            Console().print(versions_table(store))
+            print_whole(versions_table(store))
 
 
 def _publish(job: PublishJob, store: VectorStore, addresses: Addresses) -> PublishReport:
@@ -139,6 +142,14 @@ def _summary(report: PublishReport) -> str:
     if report.retired:
         lines.append(f"dropped: {', '.join(report.retired)}")
     return "\n".join(lines)
+
+
+def print_whole(table: Table) -> None:
+    """Print a table as wide as it is, also where the terminal is narrower: a name that is cut cannot be copied."""
+    console = Console()
+    unbounded = console.options.update(max_width=_UNBOUNDED_WIDTH)
+    width = max(console.width, Measurement.get(console, unbounded, table).maximum)
+    Console(width=width).print(table, soft_wrap=True)
 
 
 def versions_table(store: VectorStore) -> Table:

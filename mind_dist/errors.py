@@ -11,6 +11,7 @@
     ├── PublishError           a version was not activated; readers stay where they were
     ├── VectorStoreError       the vector store refused a call
     ├── ServiceUnavailable     a broker, vector store or cluster could not be reached in time
+    ├── PortInUse              somebody else has a port that a server of ours is to bind
     ├── StaleAssignment        a batch outlived its right to be written
     ├── UpdaterStopped         an updater's thread died, is stuck, or has been failing for too long
     ├── NotReady               no model version is active and loaded yet (HTTP 503)
@@ -153,6 +154,23 @@ class ServiceUnavailable(MindDistError):
         self.service = service
         self.address = address
         self.waited_s = waited_s
+
+
+class PortInUse(MindDistError):
+    """Somebody else has a port that a server of ours is to bind.
+
+    Attributes:
+        port: The port.
+        holder: The processes that listen on it; empty where they cannot be seen.
+    """
+
+    def __init__(self, purpose: str, host: str, port: int, holder: str, advice: str) -> None:
+        super().__init__(
+            f"port {port} at {host}, wanted for {purpose}, is held by {holder or 'another process'}: "
+            f"stop it, or {advice}"
+        )
+        self.port = port
+        self.holder = holder
 
 
 class StaleAssignment(MindDistError):

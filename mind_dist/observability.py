@@ -55,6 +55,11 @@ METRICS: dict[str, Metric] = {
     "mind_dist_lag_records": Metric(
         "gauge", "Records of an owned partition not yet applied.", tags=("partition", *_BY_VERSION)
     ),
+    "mind_dist_problem": Metric(
+        "gauge",
+        "1 while a problem of this name is there (names: docs/operations.md), 0 when it is over.",
+        tags=("problem", "source"),
+    ),
     "mind_dist_freshness_seconds": Metric(
         "histogram", "From an event's append to its user's row.", _LATENCY_S, tags=_BY_VERSION
     ),

@@ -161,6 +161,8 @@ class ServingConfig:
     """Longest pause before a batch that failed is tried again."""
     unhealthy_after_s: float = 60.0
     """An updater that has failed for so long is unhealthy and replaced."""
+    degraded_after_s: float = 60.0
+    """An updater that for so long owns no partition, applies nothing of what it polls, or falls behind says so."""
     stuck_after_s: float = 90.0
     """An updater that has spent so long in one step is stuck and replaced."""
     max_limit: int = 1000
@@ -172,7 +174,9 @@ class ServingConfig:
         check(0 <= self.port < 1 << 16, "port", "between 0 and 65535")
         for name in ("num_updaters", "num_recommenders", "max_limit"):
             check(getattr(self, name) >= 1, name, "at least 1")
-        for name in ("version_poll_s", "poll_timeout_s", "max_backoff_s", "unhealthy_after_s", "stuck_after_s"):
+        for name in ("version_poll_s", "poll_timeout_s", "max_backoff_s"):
+            check(getattr(self, name) > 0, name, "above 0")
+        for name in ("unhealthy_after_s", "degraded_after_s", "stuck_after_s"):
             check(getattr(self, name) > 0, name, "above 0")
         check(self.cpus_per_replica >= 0, "cpus_per_replica", "0 or more")
         check(self.visibility_s >= 0, "visibility_s", "0 or more")

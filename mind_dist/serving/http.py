@@ -5,14 +5,16 @@ Endpoints are plain functions, so FastAPI runs them in threads: their clients bl
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
-from fastapi import Body, FastAPI, Request
+from fastapi import Body, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, RedirectResponse
+from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 from starlette.exceptions import HTTPException
 
@@ -21,6 +23,7 @@ from mind_dist.errors import InvalidRequest, MindDistError, PoisonEvent, Unknown
 from mind_dist.index.filters import MAX_FILTER_VALUES
 from mind_dist.retrieval import Merging
 from mind_dist.serving.filter_body import FORMS, Wish, plain_filter
+from mind_dist.serving.health import Problem
 from mind_dist.serving.recommender import Id, Recommender, RetrieveRequest, RetrieveResponse, UserView
 
 _MAX_EVENTS = 1000
@@ -142,10 +145,31 @@ class Accepted(BaseModel):
 
 
 class Status(BaseModel):
-    """How the service is."""
+    """How the process is."""
 
     status: str
-    model_version: str | None = None
+
+
+class Warned(BaseModel):
+    """Something that is wrong though requests are answered."""
+
+    name: str = Field(examples=["lag_growing"])
+    source: str = Field(description="Whose it is: a model version, or a part of the service.", examples=["updater"])
+    message: str
+
+
+class Readiness(BaseModel):
+    """That requests are answered, and what is wrong all the same."""
+
+    status: str
+    model_version: str
+    warnings: list[Warned]
+
+
+class Unready(ErrorBody):
+    """Why requests are not answered."""
+
+    warnings: list[Warned]
 
 
 SendEvents = Callable[[Sequence[EventBody]], None]
@@ -158,20 +182,32 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def build_api(recommender: Recommender, send_events: SendEvents, *, max_clock_skew_ms: int) -> FastAPI:
-    """Return the application.
+def build_api(
+    recommender: Recommender,
+    send_events: SendEvents,
+    *,
+    max_clock_skew_ms: int,
+    find_problems: Callable[[], Sequence[Problem]] = tuple,
+) -> FastAPI:
+    """Return the application; its documentation loads nothing from the internet.
 
     Args:
         recommender: Answers.
         send_events: Where `POST /v1/events` puts events.
         max_clock_skew_ms: How far an event's time may lie ahead of its arrival.
+        find_problems: Returns what `GET /readyz` warns of; answers at once.
     """
-    api = FastAPI(title="mind_dist", summary="Users' interests, and candidates for a ranker.", responses=_ERRORS)
+    summary = "Users' interests, and candidates for a ranker."
+    api = FastAPIOffline(title="mind_dist", summary=summary, responses=_ERRORS, redoc_url=None)
     _add_error_handlers(api)
 
-    @api.get("/v1/users/{user_id}/interests")
+    @api.get("/", include_in_schema=False)
+    def home() -> RedirectResponse:
+        return RedirectResponse("docs")
+
+    @api.get("/v1/users/{user_id:path}/interests")
     def interests(user_id: str) -> UserView:
-        """Return a user's interest vectors and the history behind them."""
+        """Return a user's interest vectors and the history behind them; an id may have slashes, encoded or not."""
         return recommender.interests(_id_from_path(user_id, recommender))
 
     @api.post("/v1/retrieve")
@@ -199,10 +235,19 @@ def build_api(recommender: Recommender, send_events: SendEvents, *, max_clock_sk
         """Tell that the process answers."""
         return Status(status="ok")
 
-    @api.get("/readyz")
-    def readyz() -> Status:
-        """Tell that a model version is active and loaded here; 503 with the reason otherwise."""
-        return Status(status="ready", model_version=recommender.encoder().model_version)
+    @api.get("/readyz", responses={503: {"model": Unready, "description": "Requests are not answered."}})
+    def readyz(response: Response) -> Readiness | Unready:
+        """Tell that a model version is active and loaded here; 503 with the reason otherwise.
+
+        `warnings` is what is wrong in either case: with the version that should be loaded, with the updaters.
+        """
+        warnings = [Warned(**dataclasses.asdict(each)) for each in find_problems()]
+        try:
+            version = recommender.encoder().model_version
+        except MindDistError as error:
+            response.status_code = 503
+            return Unready(error=str(error), warnings=warnings)
+        return Readiness(status="ready", model_version=version, warnings=warnings)
 
     return api
 

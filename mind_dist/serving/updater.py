@@ -146,6 +146,7 @@ class UserVectorUpdater:
         )
         self._owned: frozenset[int] = frozenset()
         self._expected: dict[int, int] = {}
+        self._lags: dict[int, int] = {}
 
     def step(self, timeout_s: float) -> UpdateReport:
         """Apply the next micro-batch, waiting up to `timeout_s` for it.
@@ -173,6 +174,11 @@ class UserVectorUpdater:
         """How many partitions were owned at the last poll."""
         return len(self._owned)
 
+    @property
+    def lags(self) -> dict[int, int]:
+        """Return each owned partition's lag in records, as `report_lag` last found it."""
+        return dict(self._lags)
+
     def report_lag(self) -> None:
         """Set the lag gauge of every owned partition."""
         position = self._source.position()
@@ -194,6 +200,7 @@ class UserVectorUpdater:
             self._rows.revoke(partition)
             self._expected.pop(partition, None)
             self._set_lag(partition, 0)  # it is its next owner's now
+            del self._lags[partition]
         self._owned = owned
         for partition, first in batch.first.items():
             # A partition can go and come back within one poll. Another owner's work shows in where it goes on.
@@ -203,6 +210,7 @@ class UserVectorUpdater:
         return batch
 
     def _set_lag(self, partition: int, lag: int) -> None:
+        self._lags[partition] = lag
         self._metrics.set("mind_dist_lag_records", lag, partition=str(partition), model_version=self._model_version)
 
     def _apply(self, batch: _Batch) -> UpdateReport:

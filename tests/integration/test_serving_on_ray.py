@@ -31,6 +31,7 @@ from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.local_process import LocalProcess, free_ports
 from mind_dist.publishing import publish
 from mind_dist.records import BehaviorSequence
+from mind_dist.serving.health import NO_ACTIVE_VERSION, UPDATE_FAILING, UPDATERS_MISSING
 from mind_dist.serving.ray_app import UPDATER, RecommenderReplica, UpdaterReplica, application_name
 from tests.versions import tiny_version
 
@@ -121,8 +122,11 @@ def test_without_a_version_it_is_up_but_not_ready(service: Service) -> None:
     response = service.client.get("/readyz")
     assert response.status_code == 503
     assert "version" in response.json()["error"]
+    sources = {each["source"] for each in response.json()["warnings"] if each["name"] == NO_ACTIVE_VERSION}
+    assert "recommender" in sources
     assert service.client.get("/healthz").status_code == 200
-    assert service.client.get("/docs").status_code == 200
+    assert service.client.get("/", follow_redirects=True).url.path == "/docs"
+    assert service.client.get("/static-offline-docs/swagger-ui-bundle.js").status_code == 200
 
 
 def test_a_published_version_is_picked_up_and_answers(service: Service) -> None:
@@ -132,6 +136,8 @@ def test_a_published_version_is_picked_up_and_answers(service: Service) -> None:
     assert answer["model_version"] == version
     assert len(answer["candidates"]) == 5
     assert service.client.post("/v1/retrieve", json={"user_id": 999}).status_code == 404
+    assert "must be an integer" in service.client.get("/v1/users/a%2Fb/interests").json()["error"]
+    eventually(lambda: service.client.get("/readyz").json()["warnings"] == [])
     wrong = service.client.post("/v1/retrieve", json={"user_id": USER, "filter": {"colour": "red"}})
     assert (wrong.status_code, "unknown column" in wrong.json()["error"]) == (422, True)
 
@@ -168,11 +174,10 @@ def test_metrics_reach_prometheus(service: Service) -> None:
 
     def exported() -> bool:
         lines = httpx.get(url, timeout=10).text.splitlines()
-        mine = [line for line in lines if "mind_dist_" in line and not line.startswith("#")]
-        applied = [line for line in mine if "events_applied" in line and labels in line]
-        fresh = [line for line in mine if "freshness_seconds_bucket" in line]
-        lag = [line for line in mine if "lag_records" in line and 'partition="1"' in line]
-        retrieved = [line for line in mine if "retrieve_seconds_count" in line]
+        applied = [line for line in lines if line.startswith("ray_mind_dist_events_applied_total{") and labels in line]
+        fresh = [line for line in lines if line.startswith("ray_mind_dist_freshness_seconds_bucket{")]
+        lag = [line for line in lines if line.startswith("ray_mind_dist_lag_records{") and 'partition="1"' in line]
+        retrieved = [line for line in lines if line.startswith("ray_mind_dist_retrieve_seconds_count{")]
         return all((applied, fresh, lag, retrieved))
 
     eventually(exported)
@@ -256,3 +261,13 @@ def test_health_turns_bad_when_the_broker_is_gone(service: Service) -> None:
     response = service.client.post("/v1/events", json={"events": [{"user_id": USER, "item_id": 1}]})
     assert (response.status_code, "Kafka" in response.json()["error"]) == (503, True)
     assert service.client.post("/v1/retrieve", json={"user_id": USER}).status_code == 200
+
+
+def test_readiness_tells_that_requests_are_answered_and_updates_fail(service: Service) -> None:
+    ready = service.client.get("/readyz")
+    assert (ready.status_code, ready.json()["model_version"]) == (200, service.versions[-1])
+    found = {warning["name"] for warning in ready.json()["warnings"]}
+    assert found & {
+        UPDATE_FAILING,
+        UPDATERS_MISSING,
+    }  # its replica is replaced again and again, and answers now and then

@@ -1,6 +1,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -144,3 +146,21 @@ def test_a_result_is_written_below_new_directories_and_to_uris(tmp_path: Path) -
     write_output(f"{tmp_path}/a/b.json", "1")
     write_output(f"file://{tmp_path}/c/d.json", "2")
     assert [(tmp_path / name).read_text() for name in ("a/b.json", "c/d.json")] == ["1", "2"]
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    command = [sys.executable, "-m", "jobs.stack", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
+        assert job.stdout is not None
+        job.stdout.close()  # before anything is written, as `| true` does
+        assert job.stderr is not None
+        assert job.stderr.read() == ""
+        assert job.wait(60) == 128 + signal.SIGPIPE
+
+
+def test_a_broken_pipe_elsewhere_is_a_bug_and_keeps_its_traceback() -> None:
+    def bug(_: Job) -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        run(Job, bug, ["--name", "a"])
