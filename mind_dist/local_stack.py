@@ -78,7 +78,7 @@ def apache_kafka(directory: Path, kafka_home: Path) -> LocalProcess:
     properties = directory / "kafka.properties"
     properties.write_text(_KAFKA_PROPERTIES.format(port=port, controller=controller, log_dirs=log_dirs))
     script = '"$1/kafka-storage.sh" format --standalone -t "$2" -c "$3" && exec "$1/kafka-server-start.sh" "$3"'
-    cluster_id = secrets.token_urlsafe(16)
+    cluster_id = "A" + secrets.token_urlsafe(16)[1:]  # one that begins with "-" would be taken for an option
     command = ["sh", "-c", script, "sh", str(kafka_home.absolute() / "bin"), cluster_id, str(properties)]
     return LocalProcess("Kafka", address, port, command, directory / "kafka.log", lambda: _answers(address))
 
