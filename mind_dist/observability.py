@@ -55,6 +55,9 @@ METRICS: dict[str, Metric] = {
     "mind_dist_lag_records": Metric(
         "gauge", "Records of an owned partition not yet applied.", tags=("partition", *_BY_VERSION)
     ),
+    "mind_dist_lag_report_failures": Metric(
+        "counter", "Times the lag could not be asked for; its gauge keeps the last value.", tags=_BY_VERSION
+    ),
     "mind_dist_freshness_seconds": Metric(
         "histogram", "From an event's append to its user's row.", _LATENCY_S, tags=_BY_VERSION
     ),
