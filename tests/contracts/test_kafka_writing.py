@@ -144,6 +144,8 @@ def test_a_frozen_broker_is_named_after_the_bound_and_nothing_is_lost_when_it_is
                 poll_for(source, 30)
             with pytest.raises(ServiceUnavailable, match=f"Kafka at {server.address}"):
                 source.committed()
+            with pytest.raises(ServiceUnavailable, match="did not answer within 2 s"):
+                source.lag(2.0)
             producer.send(1, 11, 2)
             with pytest.raises(ServiceUnavailable, match=f"Kafka at {server.address}"):
                 producer.flush()
