@@ -277,7 +277,7 @@ class PreparedDataset:
         try:
             return self.directory.read_table(name)
         except (OSError, pa.ArrowException) as error:
-            raise DatasetError(f"{self.directory.uri}/{name}", f"missing or torn: {error}; prepare it again") from error
+            raise DatasetError((self.directory / name).uri, f"missing or torn: {error}; prepare it again") from error
 
 
 def write_manifest(directory: Directory, manifest: DatasetManifest) -> None:
