@@ -27,7 +27,7 @@ from mind_dist.errors import ConfigError, without_secrets
 from mind_dist.evaluation import EvaluationReport
 from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.index.vector_store import VectorStore
-from mind_dist.publishing import KafkaHandOver, PublishReport, dataset_users, publish, rollback
+from mind_dist.publishing import KafkaHandOver, PublishReport, check_id_type, dataset_users, publish, rollback
 from mind_dist.records import BehaviorSequence
 from mind_dist.storage import Directory
 
@@ -73,17 +73,17 @@ def main(job: PublishJob) -> None:
     if len(job.rollback or ()) > 1:
         raise ConfigError("rollback", "takes at most one version")
     addresses = Addresses.from_environment()
-    with closing(MilvusVectorStore(addresses.milvus, job.milvus, addresses.milvus_token)) as store:
+    with closing(MilvusVectorStore.at(addresses, job.milvus)) as store:
         if job.version_uri:
-            Console().print(_summary(_publish(job, store, addresses.kafka)))
+            Console().print(_summary(_publish(job, store, addresses)))
         elif job.rollback is not None:
             Console().print(f"readers are on {rollback(store, *job.rollback)}")
         else:
             Console().print(versions_table(store))
 
 
-def _publish(job: PublishJob, store: VectorStore, kafka: str) -> PublishReport:
-    log = KafkaHandOver(kafka, job.kafka)
+def _publish(job: PublishJob, store: VectorStore, addresses: Addresses) -> PublishReport:
+    log = KafkaHandOver(addresses.kafka, job.kafka.of_deployment(addresses.deployment))
     encoder = InterestEncoder.load(job.version_uri)
     columns = (TextColumn("{task.description}"), TextColumn("{task.completed:,}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not interactive()) as progress:
@@ -94,7 +94,7 @@ def _publish(job: PublishJob, store: VectorStore, kafka: str) -> PublishReport:
             Directory.at(job.version_uri).uri,
             job.publishing,
             metrics=_metrics(job.evaluation, encoder.model_version) if job.evaluation else None,
-            sequences=_users(job),
+            sequences=_users(job, encoder),
             add_missing=job.add_missing_users,
             hand_over_positions=log.hand_over if job.updaters else None,
             catch_up=log.caught_up if job.updaters else None,
@@ -114,8 +114,12 @@ def _metrics(evaluation: Path, model_version: str) -> dict[str, float]:
     return report.metrics["model"]
 
 
-def _users(job: PublishJob) -> Iterable[BehaviorSequence]:
-    return dataset_users(PreparedDataset.open(job.dataset), job.backfill) if job.dataset else ()
+def _users(job: PublishJob, encoder: InterestEncoder) -> Iterable[BehaviorSequence]:
+    if not job.dataset:
+        return ()
+    dataset = PreparedDataset.open(job.dataset)
+    check_id_type(encoder.model_version, encoder.manifest.id_type, dataset.directory.uri, dataset.manifest.id_type)
+    return dataset_users(dataset, job.backfill)
 
 
 def _summary(report: PublishReport) -> str:

@@ -20,7 +20,7 @@ from mind_dist.config import Addresses, ServingConfig
 from mind_dist.data.kafka import wait_for_broker
 from mind_dist.errors import ConfigError, ServiceUnavailable
 from mind_dist.index.milvus import MilvusVectorStore
-from mind_dist.serving.ray_app import APPLICATION, build_app
+from mind_dist.serving.ray_app import APPLICATION, application_name, build_app
 
 _POLL_S = 0.2
 
@@ -43,8 +43,9 @@ def main(job: Serve) -> None:
         raise ConfigError("block", "a service can be left running on a cluster only: set RAY_ADDRESS")
     addresses = Addresses.from_environment()
     wait_for_broker(addresses.kafka, job.serving.kafka.connect_timeout_s)
-    MilvusVectorStore(addresses.milvus, job.serving.milvus, addresses.milvus_token).close()
+    MilvusVectorStore.at(addresses, job.serving.milvus).close()
     connect_ray()
+    _check_alone(addresses.deployment)
     stop = stop_requested()
     try:
         url = deploy(job.serving, addresses, job.ready_timeout_s)
@@ -56,6 +57,20 @@ def main(job: Serve) -> None:
             serve.shutdown()  # type: ignore[no-untyped-call]
 
 
+def _check_alone(deployment: str) -> None:
+    """Check that the connected cluster serves no other deployment.
+
+    Serve has one HTTP port a cluster, and is shut down as a whole when a blocking job ends.
+
+    Raises:
+        ConfigError: It serves another one.
+    """
+    running = [name for name in serve.status().applications if name.endswith(APPLICATION)]
+    if others := set(running) - {application_name(deployment)}:
+        problem = f"this Ray cluster serves the deployment of the application {', '.join(sorted(others))} already"
+        raise ConfigError("MIND_DIST_DEPLOYMENT", f"{problem}: serve each deployment on a Ray cluster of its own")
+
+
 def deploy(config: ServingConfig, addresses: Addresses, timeout_s: float) -> str:
     """Deploy to the connected cluster and return the service's URL once it answers.
 
@@ -63,10 +78,11 @@ def deploy(config: ServingConfig, addresses: Addresses, timeout_s: float) -> str
         ServiceUnavailable: The replicas did not come up, with the reason.
     """
     url = f"http://{config.host}:{config.port}"
+    application = application_name(addresses.deployment)
     serve.start(http_options=HTTPOptions(host=config.host, port=config.port))
-    target = serve.RunTarget(build_app(config, addresses), name=APPLICATION, route_prefix="/")
+    target = serve.RunTarget(build_app(config, addresses), name=application, route_prefix="/")
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
-    _wait(lambda: _not_running() or _not_answering(url), url, timeout_s)
+    _wait(lambda: _not_running(application) or _not_answering(url), url, timeout_s)
     return url
 
 
@@ -79,9 +95,9 @@ def _wait(problem: Callable[[], str], url: str, timeout_s: float) -> None:
         time.sleep(_POLL_S)
 
 
-def _not_running() -> str:
-    """Return why the application does not run; "" when it does."""
-    application = serve.status().applications.get(APPLICATION)
+def _not_running(name: str) -> str:
+    """Return why an application does not run; "" when it does."""
+    application = serve.status().applications.get(name)
     if application is None:
         return "not deployed yet"
     if application.status == "RUNNING":

@@ -11,6 +11,19 @@ FIRST_KEY, LAST_KEY = -(2**63) + 2, 2**63 - 2
 """Ids that users and items may have. Milvus cannot parse the lowest int64, the next is taken by the marker row of each
 version, and Milvus 2.3 never returns a row of the highest."""
 
+MAX_COLUMNS = 61
+"""Most filter columns of a version: Milvus has 64 fields a collection, three of which are its own here."""
+
+RESERVED_COLUMNS = frozenset({"item_id", "vector", "missing_columns"})
+"""Names that no filter column may have: what an index stores of an item beside its columns."""
+
+FILTER_WORDS = frozenset(
+    {"and", "or", "not", "in", "like", "is", "null", "exists", "true", "false", "iso", "interval", "empty", "array"}
+    | {f"{kind}_contains{how}" for kind in ("json", "array") for how in ("", "_all", "_any")}
+    | {"array_length", "text_match", "phrase_match", "random_sample"}
+)
+"""Names that no filter column may have, in any case of letters: words of Milvus' filter expressions."""
+
 MAX_TEXT_BYTES = 65_535
 """Longest text of a column, in bytes of UTF-8."""
 
@@ -25,8 +38,8 @@ MAX_NAME = 255
 
 ITEM_FIELDS = frozenset(
     {
-        *("item_id", "original_id", "count", "feature_keys", "is_cold", "available_from", "available_until"),
-        *("vector", "missing_columns"),
+        *("original_id", "count", "feature_keys", "is_cold", "available_from", "available_until"),
+        *RESERVED_COLUMNS,
     }
 )
 """Columns that every item catalog or collection of items has already."""
@@ -36,31 +49,6 @@ USER_FIELDS = frozenset({"user_id", "original_id", "profile_keys"})
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SYSTEM_FIELDS = frozenset({"RowID", "Timestamp"})
-_WORDS = frozenset(
-    [
-        "and",
-        "or",
-        "not",
-        "in",
-        "like",
-        "exists",
-        "is",
-        "null",
-        "true",
-        "false",
-        "empty",
-        "array",
-        "json_contains",
-        "json_contains_all",
-        "json_contains_any",
-        "array_contains",
-        "array_contains_all",
-        "array_contains_any",
-        "array_length",
-        "text_match",
-        "phrase_match",
-    ]
-)
 
 
 def column_problem(name: str) -> str:
@@ -75,7 +63,7 @@ def column_problem(name: str) -> str:
         return f"must be letters, digits and _, beginning with no digit, at most {MAX_NAME} of them"
     if name in ITEM_FIELDS | _SYSTEM_FIELDS:
         return "is the name of a column that every item has already"
-    return "is a word of Milvus' filter language" if name.lower() in _WORDS else ""
+    return "is a word of Milvus' filter language" if name.lower() in FILTER_WORDS else ""
 
 
 def allowed_name(name: str) -> str:

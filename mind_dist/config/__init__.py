@@ -5,6 +5,7 @@ One declaration has three readers: `tyro` for command lines, pydantic for JSON a
 Addresses and secrets come from the environment, in `Addresses` alone.
 """
 
+from mind_dist.config.deployment import prefixed
 from mind_dist.config.loading import dump, load, parse
 from mind_dist.config.model import ModelConfig, ModelKind, RoutingStart
 from mind_dist.config.preparing import (
@@ -39,4 +40,5 @@ __all__ = [
     "dump",
     "load",
     "parse",
+    "prefixed",
 ]

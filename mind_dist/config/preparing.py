@@ -8,11 +8,15 @@ from typing import Literal
 from pydantic import with_config
 
 from mind_dist.config.checks import STRICT, check
-from mind_dist.limits import MAX_PROFILE, USER_FIELDS, allowed_name, column_problem
+from mind_dist.limits import MAX_COLUMNS, MAX_PROFILE, USER_FIELDS, allowed_name, column_problem
 
 TimeUnit = Literal["auto", "s", "ms", "us", "ns", "iso", "order"]
 """Numbers since the epoch in a unit; ISO 8601 texts (UTC where they name no zone); or positions in an order, which are no
 times. `auto` reads from the log which of them it is, but never takes values for positions."""
+
+
+_NUM_OWN_COLUMNS = 3
+"""Columns that an index may have of each item beside those named: its outside id, and its bounds of availability."""
 
 
 @with_config(STRICT)
@@ -191,6 +195,8 @@ class PrepareConfig:
         check(0 <= self.max_rejected_fraction <= 1, "max_rejected_fraction", "between 0 and 1")
         check(all(f.kind != "categories" for f in self.users.features), "users.features", "of one value each")
         check(len(self.users.features) <= MAX_PROFILE, "users.features", f"at most {MAX_PROFILE}")
+        num_columns = len(self.items.features) + len(self.items.columns) + _NUM_OWN_COLUMNS
+        check(num_columns <= MAX_COLUMNS, "items.features and columns", f"at most {MAX_COLUMNS - _NUM_OWN_COLUMNS}")
         check(not self.users.has_availability, "users.available_from", "empty: only items have availability")
         self._check_names()
 

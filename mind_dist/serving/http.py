@@ -13,26 +13,14 @@ from typing import Annotated, Any
 from fastapi import Body, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    StrictBool,
-    StrictInt,
-    StrictStr,
-    Tag,
-    WithJsonSchema,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 from starlette.exceptions import HTTPException
 
 from mind_dist.data.codec import check_text, check_time, id_key, user_id_key
 from mind_dist.errors import InvalidRequest, MindDistError, PoisonEvent, UnknownUser
 from mind_dist.index.filters import MAX_FILTER_VALUES
-from mind_dist.index.vector_store import Filter
 from mind_dist.retrieval import Merging
+from mind_dist.serving.filter_body import FORMS, Wish, plain_filter
 from mind_dist.serving.recommender import Id, Recommender, RetrieveRequest, RetrieveResponse, UserView
 
 _MAX_EVENTS = 1000
@@ -51,55 +39,6 @@ class ErrorBody(BaseModel):
     """What every error answers."""
 
     error: str = Field(examples=["nothing is known about user 7: send behaviors instead"])
-
-
-def _scalar(value: Any) -> Any:
-    if not isinstance(value, str | int | float):  # a bool is an int
-        raise PydanticCustomError("scalar", "must be a text or a number")
-    return value
-
-
-Value = Annotated[
-    Any, AfterValidator(_scalar), WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string"}], "title": "Value"})
-]
-"""A value of a column; whether it is of the column's kind is checked where the columns are known."""
-
-
-class Operators(BaseModel):
-    """What a column must hold: all of the operators given."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={"examples": [{"gte": 5, "lt": 20}, {"not_in": ["war"], "null": False}]},
-    )
-
-    lt: Value = Field(None, description="Below this number, or before this text by code point (ISO dates).")
-    lte: Value = Field(None, description="As `lt`, or equal.")
-    gt: Value = Field(None, description="Above this number, or after this text.")
-    gte: Value = Field(None, description="As `gt`, or equal.")
-    is_in: list[Value] = Field([], alias="in", description="Any of these values.")
-    not_in: list[Value] = Field([], description="None of these values; a missing value is none of them.")
-    null: StrictBool = Field(default=False, description="true: the value is missing; false: it is there.")
-
-
-_FORMS = ("(value)", "(list)", "(operators)")
-"""Forms that a column's wish may have; in an error's path they are left out."""
-
-
-def _form(wanted: Any) -> str:
-    match wanted:
-        case dict() | Operators():
-            return "(operators)"
-        case list():
-            return "(list)"
-    return "(value)"
-
-
-Wish = Annotated[
-    Annotated[Value, Tag("(value)")] | Annotated[list[Value], Tag("(list)")] | Annotated[Operators, Tag("(operators)")],
-    Discriminator(_form),
-]
-"""What a column must hold; one form is tried, the one it has, so that an error is of that form alone."""
 
 
 class RetrieveBody(BaseModel):
@@ -148,13 +87,6 @@ class RetrieveBody(BaseModel):
         description="The moment at which they must be available, in milliseconds since the epoch; now where missing.",
         examples=[None],
     )
-
-    def plain_filter(self) -> Filter:
-        """Return the filter as the library takes it."""
-        return {
-            name: wanted.model_dump(by_alias=True, exclude_unset=True) if isinstance(wanted, Operators) else wanted
-            for name, wanted in self.filter.items()
-        }
 
 
 _RETRIEVE_EXAMPLES: dict[str, Any] = {
@@ -249,7 +181,7 @@ def build_api(recommender: Recommender, send_events: SendEvents, *, max_clock_sk
         Best scores first; with merging round_robin in the order of the turns, with a diversity_weight in that of the
         choices. A score is the inner product with the interest that gave the item.
         """
-        return recommender.retrieve(RetrieveRequest(**{**dict(body), "filter": body.plain_filter()}))
+        return recommender.retrieve(RetrieveRequest(**{**dict(body), "filter": plain_filter(body.filter)}))
 
     @api.post("/v1/events", status_code=202)
     def events(body: EventsBody) -> Accepted:
@@ -305,7 +237,7 @@ def _add_error_handlers(api: FastAPI) -> None:
     @api.exception_handler(RequestValidationError)
     def malformed(_request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        path = ".".join(str(part) for part in first["loc"][1:] if part not in _FORMS)
+        path = ".".join(str(part) for part in first["loc"][1:] if part not in FORMS)
         return _error(422, f"{path}: {first['msg']}" if path else str(first["msg"]))
 
     @api.exception_handler(HTTPException)
