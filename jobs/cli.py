@@ -125,7 +125,7 @@ def _fail(error: MindDistError, code: int) -> int:
 
 
 def check_output(setting: str, path: str) -> None:
-    """Refuse a relative output path in a job that `ray job submit` started: Ray's copy of the directory is thrown away.
+    """Refuse a relative output path in a job that `ray job submit` started: it would be lost.
 
     Call it before the work begins.
 
@@ -134,8 +134,8 @@ def check_output(setting: str, path: str) -> None:
     """
     relative = path and "://" not in path and not Path(path).expanduser().is_absolute()
     if relative and _IN_RAY_JOB in os.environ:
-        problem = f"{path!r} is relative to {Path.cwd()}, which is Ray's own copy of the working directory"
-        raise ConfigError(setting, f"{problem}: give an absolute path or a URI that outlives the job")
+        problem = f"{path!r} is relative to {Path.cwd()}, a directory of the cluster that may be deleted with the job"
+        raise ConfigError(setting, f"{problem}: give an absolute path or a URI")
 
 
 def write_output(path: str, content: str) -> None:

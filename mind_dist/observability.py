@@ -13,6 +13,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from mind_dist.errors import without_secrets
+
 _LATENCY_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 
@@ -119,12 +121,12 @@ class InMemoryMetrics:
 
 
 class _KeyValueFormatter(logging.Formatter):
-    """`time level logger message key=value …`, the values from `extra={"fields": {...}}`."""
+    """`time level logger message key=value …`, the values from `extra={"fields": {...}}`; secrets in URIs are masked."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = super().format(record)
         fields = getattr(record, "fields", {})
-        return " ".join([line, *(f"{key}={value}" for key, value in fields.items())])
+        return without_secrets(" ".join([line, *(f"{key}={value}" for key, value in fields.items())]))
 
 
 def configure_logging(level: int = logging.INFO) -> None:

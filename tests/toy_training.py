@@ -47,7 +47,7 @@ def toy_users(num_users: int = 24) -> list[BehaviorSequence]:
     return users
 
 
-def write_dataset(path: Path) -> str:
+def write_dataset(path: Path | str) -> str:
     """Write the toy users as the train split; items have a feature, users a profile."""
     directory, users = Directory.at(path), toy_users()
     bucket_of = partition_of(np.array([user.user_key for user in users]), NUM_BUCKETS)

@@ -26,6 +26,7 @@ from pyarrow import compute as pc
 
 from mind_dist.config import parse
 from mind_dist.data.codec import IdType
+from mind_dist.data.provenance import Coverage, FilterStep
 from mind_dist.errors import ConfigError, DatasetError
 from mind_dist.records import BehaviorSequence, Keys
 from mind_dist.storage import Directory
@@ -78,50 +79,6 @@ class FeatureInfo:
     name: str
     kind: Literal["category", "categories", "buckets"] = "category"
     boundaries: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True)
-class FilterStep:
-    """What was left of the log after a step of preparing.
-
-    Attributes:
-        name: What is left after it.
-        setting: The setting that decides about it, with its value; "" where none does.
-        num_events: Events left; rows as long as they are not yet known to be events.
-        num_users: Users left; None before they are known.
-        num_items: Items left; None before they are known.
-    """
-
-    name: str
-    setting: str
-    num_events: int
-    num_users: int | None = None
-    num_items: int | None = None
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """How much of a metadata column reached the kept items or users of the log.
-
-    Attributes:
-        name: The feature or column; of ids, the column of the files.
-        kind: `id` for the ids, `column` for all others.
-        num_matched: Items or users with a value; of ids, those the metadata has.
-        num_missing: Those without.
-        num_unusable: Those whose value cannot be used; of ids, rows whose id cannot be.
-        num_distinct: Distinct values, those of cold items among them.
-        num_cut: Values that were too long for Milvus, and are cut; those of cold items among them.
-        example: A value that cannot be used.
-    """
-
-    name: str
-    kind: Literal["id", "column"]
-    num_matched: int
-    num_missing: int
-    num_unusable: int
-    num_distinct: int
-    num_cut: int = 0
-    example: str = ""
 
 
 @dataclass(frozen=True)
@@ -320,7 +277,7 @@ class PreparedDataset:
         try:
             return self.directory.read_table(name)
         except (OSError, pa.ArrowException) as error:
-            raise DatasetError(f"{self.directory.uri}/{name}", f"missing or torn: {error}; prepare it again") from error
+            raise DatasetError((self.directory / name).uri, f"missing or torn: {error}; prepare it again") from error
 
 
 def write_manifest(directory: Directory, manifest: DatasetManifest) -> None:

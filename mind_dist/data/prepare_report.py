@@ -9,7 +9,7 @@ import pyarrow as pa
 from pyarrow import compute as pc
 
 from mind_dist.config import PrepareConfig
-from mind_dist.data.parquet import FilterStep
+from mind_dist.data.provenance import FilterStep
 from mind_dist.errors import DatasetError
 from mind_dist.storage import Directory
 
@@ -39,7 +39,7 @@ def check_rejected(config: PrepareConfig, batches: pa.Table) -> Rejections:
     if num_rejected > config.max_rejected_fraction * num_rows:
         limit = f"above the limit of {config.max_rejected_fraction:.2%} (max_rejected_fraction)"
         problem = f"{num_rejected} of {num_rows} rows are unusable, {limit}: {rejections_text(found)}"
-        raise DatasetError(f"{Directory.at(config.output).uri}/rejected", problem + _advice(config, found))
+        raise DatasetError((Directory.at(config.output) / "rejected").uri, problem + _advice(config, found))
     return found
 
 

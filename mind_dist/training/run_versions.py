@@ -113,7 +113,7 @@ class RunVersions:
         except FileNotFoundError:
             return set()
         except (ValueError, KeyError, TypeError) as error:
-            raise VersionError(f"{self.directory.uri}/{_NAMES}", f"torn: {error}; delete it to go on") from error
+            raise VersionError((self.directory / _NAMES).uri, f"torn: {error}; delete it to go on") from error
         return set(names)
 
     def _on_disk(self, pattern: re.Pattern[str]) -> set[str]:
@@ -126,7 +126,7 @@ class RunVersions:
         try:
             (self.directory / name).delete()
         except OSError as error:  # it is tried again at the next save, and training need not stop for it
-            logger.warning("an old version could not be deleted: %s/%s: %s", self.directory.uri, name, error)
+            logger.warning("an old version could not be deleted: %s: %s", (self.directory / name).uri, error)
 
 
 def _name(step: int) -> str:

@@ -55,5 +55,5 @@ def test_a_submitted_job_refuses_to_write_into_rays_copy_of_the_directory(
     refused = next(line for line in output.splitlines() if line.startswith(f"error: {setting}: "))
     assert "is relative to " in refused
     assert refused.endswith(
-        ", which is Ray's own copy of the working directory: give an absolute path or a URI that outlives the job"
+        ", a directory of the cluster that may be deleted with the job: give an absolute path or a URI"
     )

@@ -137,8 +137,8 @@ def test_a_submitted_job_writes_to_no_relative_path(tmp_path: Path, monkeypatch:
     with pytest.raises(ConfigError) as stopped:
         check_output("output", "data/mine")
     assert str(stopped.value) == (
-        f"output: 'data/mine' is relative to {tmp_path}, which is Ray's own copy of the working directory: "
-        "give an absolute path or a URI that outlives the job"
+        f"output: 'data/mine' is relative to {tmp_path}, a directory of the cluster that may be deleted with the job: "
+        "give an absolute path or a URI"
     )
 
 
