@@ -18,10 +18,14 @@ import tyro
 from mind_dist.config import load
 from mind_dist.errors import ConfigError, MindDistError, ServiceUnavailable
 from mind_dist.observability import configure_logging
+from mind_dist.storage import Directory
 
 logger = logging.getLogger("mind_dist.jobs")
 
 J = TypeVar("J")
+
+_IN_RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Environment variable that Ray sets for the command of `ray job submit`, and for nothing else."""
 
 _RAY_START_ATTEMPTS = 2
 _RAY_START_S = 120
@@ -32,17 +36,22 @@ def run(
     main: Callable[[J], int | None],
     arguments: list[str] | None = None,
     recipes: Mapping[str, Callable[[], J]] | None = None,
+    example: str = "",
 ) -> None:
-    """Parse settings, call `main`, and exit.
+    """Parse settings, call `main`, and exit; where there is an example, `--example` prints that instead.
 
-    Settings come from `--config FILE.json` or `--recipe NAME` where given, then from the command line, which wins.
+    Settings come from `--config FILE` (TOML or JSON) or `--recipe NAME` where given, then from the command line, which wins.
     Exit codes: 0 done, 1 a known error (one line on standard error), 2 a setting is wrong, 130 interrupted, 141 the
     reader of standard output left, as `head` does; a bug keeps its traceback.
     """
     configure_logging()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if example and "--example" in arguments:
+        print(example, end="")
+        sys.exit(0)
     try:
         try:
-            code = main(read_settings(job, sys.argv[1:] if arguments is None else arguments, recipes)) or 0
+            code = main(read_settings(job, arguments, recipes)) or 0
         finally:
             sys.stdout.flush()
     except ConfigError as error:
@@ -73,12 +82,12 @@ def _reader_left() -> bool:
 
 
 def read_settings(job: type[J], arguments: list[str], recipes: Mapping[str, Callable[[], J]] | None = None) -> J:
-    """Return a job's settings from a command line, over those of `--config FILE.json` or of `--recipe NAME`.
+    """Return a job's settings from a command line, over those of `--config FILE` or of `--recipe NAME`.
 
     Raises:
         ConfigError: A setting is unknown or not allowed.
     """
-    file, arguments = _taken("--config", arguments, "the path of a JSON file")
+    file, arguments = _taken("--config", arguments, "the path of a TOML or JSON file")
     name, arguments = _taken("--recipe", arguments, "a name") if recipes else (None, arguments)
     if file is not None and name is not None:
         raise ConfigError("--recipe", "give it or --config, not both: a file holds all settings")
@@ -113,6 +122,25 @@ def _module_of(job: type[object]) -> str:
 def _fail(error: MindDistError, code: int) -> int:
     print(f"error: {error}", file=sys.stderr)
     return code
+
+
+def check_output(setting: str, path: str) -> None:
+    """Refuse a relative output path in a job that `ray job submit` started: Ray's copy of the directory is thrown away.
+
+    Call it before the work begins.
+
+    Raises:
+        ConfigError: The path is relative, and this is such a job.
+    """
+    relative = path and "://" not in path and not Path(path).expanduser().is_absolute()
+    if relative and _IN_RAY_JOB in os.environ:
+        problem = f"{path!r} is relative to {Path.cwd()}, which is Ray's own copy of the working directory"
+        raise ConfigError(setting, f"{problem}: give an absolute path or a URI that outlives the job")
+
+
+def write_output(path: str, content: str) -> None:
+    """Write a job's result to a local path or a URI, with the directories above it."""
+    Directory.at(path).write_bytes("", content.encode())
 
 
 def connect_ray(*, show_workers: bool = True) -> None:

@@ -1,5 +1,8 @@
 """Model version × prepared dataset → metrics, beside popularity and transitions.
 
+Of a dataset split by time each user is asked about the items that were available at that moment, and recent popularity and
+chance stand beside the model.
+
 python -m jobs.evaluate --dataset data/ml-100k --version-uri versions/v00000400_1a2b3c4d --output report.json
 """
 
@@ -7,17 +10,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from pydantic import ConfigDict, with_config
 from rich.console import Console
 from rich.table import Table
 
-from jobs.cli import run
+from jobs.cli import check_output, run, write_output
 from mind_dist.config import dump
 from mind_dist.data.parquet import PreparedDataset
 from mind_dist.encoder import InterestEncoder
+from mind_dist.errors import without_secrets
 from mind_dist.evaluation import EvaluationReport, Report, evaluate_version
 
 _SHOWN = (
@@ -33,6 +36,8 @@ _SHOWN = (
     "least_interest_share@50",
     "largest_interest_share@50",
     "interest_cosine",
+    "candidates",
+    "window_h",
 )
 
 
@@ -46,7 +51,7 @@ class EvaluateJob:
     version_uri: str
     """URI of the model version."""
     output: str = ""
-    """JSON file to write all metrics to; empty for none."""
+    """JSON file to write all metrics to, by path or URI; empty for none."""
     split: Literal["valid", "test"] = "test"
     """Whose users: valid to choose by, test to report."""
     category: str = ""
@@ -54,15 +59,38 @@ class EvaluateJob:
 
 
 def main(job: EvaluateJob) -> None:
-    """Evaluate, show a table, write the report."""
+    """Evaluate, show a table, write the report.
+
+    Raises:
+        ConfigError: The path to write to is relative, and this is a submitted job.
+    """
+    check_output("output", job.output)
     dataset = PreparedDataset.open(job.dataset)
     encoder = InterestEncoder.load(job.version_uri)
-    metrics = evaluate_version(dataset, encoder, job.split, job.category)
-    Console().print(metrics_table(metrics, title=f"{encoder.model_version} on {job.split} of {job.dataset}"))
+    report = evaluate_version(dataset, encoder, job.split, job.category)
+    Console().print(metrics_table(report.metrics, title=_title(job, encoder)))
+    print(_about(report, encoder))
     if job.output:
-        uri, num_items = dataset.directory.uri, dataset.manifest.num_items
-        report = EvaluationReport(uri, encoder.model_version, job.split, num_items, metrics)
-        Path(job.output).write_text(json.dumps(dump(report), indent=2) + "\n")
+        write_output(job.output, json.dumps(dump(report), indent=2) + "\n")
+
+
+def _title(job: EvaluateJob, encoder: InterestEncoder) -> str:
+    return f"{encoder.model_version} on {job.split} of {without_secrets(job.dataset)}"
+
+
+def _about(report: EvaluationReport, encoder: InterestEncoder) -> str:
+    """Return whom the metrics are of, and what was left out."""
+    lines = [f"{report.num_users:,} users with {report.num_targets:,} events to be found"]
+    if report.num_unavailable_targets:
+        left_out = (
+            f"{report.num_unavailable_targets:,} events, and {report.num_unavailable_users:,} users with no other"
+        )
+        lines.append(f"left out: {left_out}, on items that were not available at the user's first event after the cut")
+    if encoder.num_unknown_items:
+        lines.append(
+            f"{encoder.num_unknown_items:,} items have no vector: neither they nor their features were trained"
+        )
+    return "\n".join(lines)
 
 
 def metrics_table(report: Report, title: str) -> Table:

@@ -24,11 +24,11 @@ from jobs.cli import interactive, run
 from mind_dist.config import Addresses, KafkaConfig, MilvusConfig, PublishConfig, load
 from mind_dist.data.parquet import PreparedDataset
 from mind_dist.encoder import InterestEncoder
-from mind_dist.errors import ConfigError
+from mind_dist.errors import ConfigError, without_secrets
 from mind_dist.evaluation import EvaluationReport
 from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.index.vector_store import VectorStore
-from mind_dist.publishing import KafkaHandOver, PublishReport, dataset_users, publish, rollback
+from mind_dist.publishing import KafkaHandOver, PublishReport, check_id_type, dataset_users, publish, rollback
 from mind_dist.records import BehaviorSequence
 from mind_dist.storage import Directory
 
@@ -76,17 +76,17 @@ def main(job: PublishJob) -> None:
     if len(job.rollback or ()) > 1:
         raise ConfigError("rollback", "takes at most one version")
     addresses = Addresses.from_environment()
-    with closing(MilvusVectorStore(addresses.milvus, job.milvus, addresses.milvus_token)) as store:
+    with closing(MilvusVectorStore.at(addresses, job.milvus)) as store:
         if job.version_uri:
-            Console().print(_summary(_publish(job, store, addresses.kafka)))
+            Console().print(_summary(_publish(job, store, addresses)))
         elif job.rollback is not None:
             Console().print(f"readers are on {rollback(store, *job.rollback)}")
         else:
             print_whole(versions_table(store))
 
 
-def _publish(job: PublishJob, store: VectorStore, kafka: str) -> PublishReport:
-    log = KafkaHandOver(kafka, job.kafka)
+def _publish(job: PublishJob, store: VectorStore, addresses: Addresses) -> PublishReport:
+    log = KafkaHandOver(addresses.kafka, job.kafka.of_deployment(addresses.deployment))
     encoder = InterestEncoder.load(job.version_uri)
     columns = (TextColumn("{task.description}"), TextColumn("{task.completed:,}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not interactive()) as progress:
@@ -97,7 +97,7 @@ def _publish(job: PublishJob, store: VectorStore, kafka: str) -> PublishReport:
             Directory.at(job.version_uri).uri,
             job.publishing,
             metrics=_metrics(job.evaluation, encoder.model_version) if job.evaluation else None,
-            sequences=_users(job),
+            sequences=_users(job, encoder),
             add_missing=job.add_missing_users,
             hand_over_positions=log.hand_over if job.updaters else None,
             catch_up=log.caught_up if job.updaters else None,
@@ -117,8 +117,12 @@ def _metrics(evaluation: Path, model_version: str) -> dict[str, float]:
     return report.metrics["model"]
 
 
-def _users(job: PublishJob) -> Iterable[BehaviorSequence]:
-    return dataset_users(PreparedDataset.open(job.dataset), job.backfill) if job.dataset else ()
+def _users(job: PublishJob, encoder: InterestEncoder) -> Iterable[BehaviorSequence]:
+    if not job.dataset:
+        return ()
+    dataset = PreparedDataset.open(job.dataset)
+    check_id_type(encoder.model_version, encoder.manifest.id_type, dataset.directory.uri, dataset.manifest.id_type)
+    return dataset_users(dataset, job.backfill)
 
 
 def _summary(report: PublishReport) -> str:
@@ -130,6 +134,11 @@ def _summary(report: PublishReport) -> str:
         f"index finds {report.ann_recall:.1%} of the best items"
         + (f", recall@50 {report.recall:.4f}" if report.recall is not None else ""),
     ]
+    if report.num_available < report.num_items:
+        lines.append(f"{report.num_available:,} items are available now: retrieval leaves out the others by default")
+    if report.num_unknown_items:
+        unknown = f"{report.num_unknown_items:,} items of the catalog are left out"
+        lines.append(f"{unknown}: training has seen neither them nor their features")
     if report.retired:
         lines.append(f"dropped: {', '.join(report.retired)}")
     return "\n".join(lines)
@@ -159,7 +168,7 @@ def versions_table(store: VectorStore) -> Table:
             "" if recall is None else f"{recall:.4f}",
             f"{store.count_items(info.model_version):,}",
             f"{store.count_users(info.model_version):,}",
-            info.uri,
+            without_secrets(info.uri),
         )
     return table
 

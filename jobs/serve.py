@@ -26,7 +26,7 @@ from mind_dist.data.kafka import ensure_dead_letter_topic, num_partitions, wait_
 from mind_dist.errors import ConfigError, MindDistError, ServiceUnavailable
 from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.ports import check_port, is_local, reserved_port
-from mind_dist.serving.ray_app import APPLICATION, build_app
+from mind_dist.serving.ray_app import APPLICATION, application_name, build_app
 
 _POLL_S = 0.2
 _HTTP = {"purpose": "HTTP", "advice": "choose another with --serving.port"}
@@ -53,8 +53,9 @@ def main(job: Serve) -> None:
         check_port(job.serving.host, job.serving.port, **_HTTP)
     addresses = Addresses.from_environment()
     check_log(addresses.kafka, job.serving)
-    MilvusVectorStore(addresses.milvus, job.serving.milvus, addresses.milvus_token).close()
+    MilvusVectorStore.at(addresses, job.serving.milvus).close()
     connect_ray()
+    _check_alone(addresses.deployment)
     stop = stop_requested()
     with ExitStack() as at_end:
         on_start = (lambda: at_end.callback(take_down)) if job.block else (lambda: None)
@@ -62,6 +63,20 @@ def main(job: Serve) -> None:
         print(f"serving at {url}, documented at {url}/docs", flush=True)
         while job.block and not stop():
             time.sleep(_POLL_S)
+
+
+def _check_alone(deployment: str) -> None:
+    """Check that the connected cluster serves no other deployment.
+
+    Serve has one HTTP port a cluster, and is shut down as a whole when a blocking job ends.
+
+    Raises:
+        ConfigError: It serves another one.
+    """
+    running = [name for name in serve.status().applications if name.endswith(APPLICATION)]
+    if others := set(running) - {application_name(deployment)}:
+        problem = f"this Ray cluster serves the deployment of the application {', '.join(sorted(others))} already"
+        raise ConfigError("MIND_DIST_DEPLOYMENT", f"{problem}: serve each deployment on a Ray cluster of its own")
 
 
 def check_log(bootstrap: str, config: ServingConfig) -> None:
@@ -93,12 +108,13 @@ def deploy(
         ServiceUnavailable: The replicas did not come up, with the reason.
     """
     url = f"http://{config.host}:{config.port}"
+    application = application_name(addresses.deployment)
     with _http_port(config.host, config.port):
         on_start()
         serve.start(http_options=HTTPOptions(host=config.host, port=config.port))
-        target = serve.RunTarget(build_app(config, addresses), name=APPLICATION, route_prefix="/")
+        target = serve.RunTarget(build_app(config, addresses), name=application, route_prefix="/")
         serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
-        _wait(lambda: _not_running() or _not_answering(url), url, timeout_s)
+        _wait(lambda: _not_running(application) or _not_answering(url), url, timeout_s)
     return url
 
 
@@ -159,9 +175,9 @@ def _wait(problem: Callable[[], str], url: str, timeout_s: float) -> None:
         time.sleep(_POLL_S)
 
 
-def _not_running() -> str:
-    """Return why the application does not run; "" when it does."""
-    application = serve.status().applications.get(APPLICATION)
+def _not_running(name: str) -> str:
+    """Return why an application does not run; "" when it does."""
+    application = serve.status().applications.get(name)
     if application is None:
         return "not deployed yet"
     if application.status == "RUNNING":

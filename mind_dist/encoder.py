@@ -21,7 +21,7 @@ from mind_dist.config import ModelConfig
 from mind_dist.data.parquet import ItemCatalog
 from mind_dist.errors import VersionError
 from mind_dist.model.interests import Behaviors, Interests
-from mind_dist.model.item_bag import bag_members, pool_bags, score_vectors
+from mind_dist.model.item_bag import COLD_KEY, bag_members, pool_bags, score_vectors
 from mind_dist.model.multi_interest import MultiInterestModel
 from mind_dist.records import BehaviorSequence, Keys
 
@@ -114,6 +114,11 @@ class InterestEncoder:
         searched = score_vectors(self._items.vectors[:-1, -self.config.dim :], normalize=self.config.normalize)
         return np.asarray(searched.numpy(), dtype=np.float32)
 
+    @property
+    def num_unknown_items(self) -> int:
+        """Items of the catalog without a vector: training has seen neither them nor any of their features."""
+        return int((~self.knows(self.catalog.keys)).sum())
+
     def knows(self, keys: Keys) -> NDArray[np.bool_]:
         """Tell which keys are items that have a vector, [n]."""
         return self._items.rows(keys) < len(self.item_keys)
@@ -188,9 +193,17 @@ def _load_model(version: ModelVersion, config: ModelConfig) -> MultiInterestMode
 
 
 def _item_vectors(table: TableRows, catalog: ItemCatalog) -> _Vectors:
-    """Return the vectors of all items that have one, as behaviors enter the model."""
+    """Return the vectors of all items that have one, as behaviors enter the model.
+
+    A cold item has the mean of its features' rows; one without any row of a feature has no vector, not even that of
+    the shared cold row: nothing is known of it that could tell it from others.
+    """
     keys = np.union1d(catalog.keys, table.keys[table.counts > 0])
     bags = bag_members(keys, catalog, table.keys)
     vectors = pool_bags(torch.from_numpy(table.vectors), bags.members, bags.mask)
-    known = bags.mask.any(dim=1)
-    return _Vectors.of(keys[known.numpy()], vectors[known])
+    known = bags.mask.any(dim=1).numpy()
+    rows = catalog.rows(keys)
+    cold = (rows >= 0) & catalog.is_cold[rows] if len(catalog) else rows >= 0
+    shared = table.keys[bags.members[:, 0].numpy()] == COLD_KEY if len(table.keys) else known
+    known &= ~(cold & shared & bags.mask[:, 0].numpy())
+    return _Vectors.of(keys[known], vectors[torch.from_numpy(known)])

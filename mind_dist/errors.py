@@ -23,9 +23,33 @@ Errors carry what they name as attributes; adapters translate their clients' exc
 
 from __future__ import annotations
 
+import re
+
+_USER_AND_PASSWORD = re.compile(r"(?<=://)[^/@\s]+:[^/@\s]+(?=@)")
+_SECRET_SETTING = re.compile(
+    r"([?&][^=&\s]*(?:secret|password|token|credential|signature|access_key|account_key)[^=&\s]*=)"
+    r"[^&\s]*[^&\s:,;'\")]",
+    re.IGNORECASE,
+)
+
+
+def without_secrets(text: str) -> str:
+    """Return a text with the passwords and keys in its URIs masked.
+
+    >>> without_secrets("s3://key:secret@bucket/data?secret_key=abc&region=eu: no such file")
+    's3://***@bucket/data?secret_key=***&region=eu: no such file'
+    """
+    return _SECRET_SETTING.sub(r"\1***", _USER_AND_PASSWORD.sub("***", text))
+
 
 class MindDistError(Exception):
-    """Base of all errors raised on purpose; jobs print it as one line and exit with 1."""
+    """Base of all errors raised on purpose; jobs print it as one line and exit with 1.
+
+    Passwords and keys in URIs are masked in its message.
+    """
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(without_secrets(each) if isinstance(each, str) else each for each in arguments))
 
     def __reduce__(self) -> tuple[object, ...]:
         """Travel between processes, as Ray sends errors, whatever arguments a subclass takes."""

@@ -1,5 +1,6 @@
 """Tiny real model versions: a random MIND, a catalog with a genre and a title per item, trained on nothing."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from mind_dist.checkpoint import TableRows, VersionWriter, seal
 from mind_dist.config import ModelConfig, TrainingConfig, dump
 from mind_dist.data.codec import IdType, id_key
-from mind_dist.data.parquet import ITEM_SCHEMA, ItemCatalog
+from mind_dist.data.parquet import AVAILABILITY_LIMITS, ITEM_SCHEMA, ItemCatalog
 from mind_dist.model.multi_interest import MultiInterestModel
 from mind_dist.storage import Directory
 
@@ -21,22 +22,37 @@ def original_id(item: int, id_type: IdType) -> int | str:
     return item if id_type == "int64" else f"item-{item}"
 
 
-def tiny_catalog(num_items: int, id_type: IdType) -> ItemCatalog:
+def tiny_catalog(
+    num_items: int, id_type: IdType, available: Mapping[int, tuple[int, int]] | None = None
+) -> ItemCatalog:
     ids = [original_id(item, id_type) for item in range(num_items)]
     keys = [id_key(each, id_type) for each in ids]
     columns = [keys, [str(each) for each in ids], [1] * num_items, [[]] * num_items]
     table = pa.table(columns, schema=ITEM_SCHEMA)
     table = table.append_column("genre", pa.array([GENRES[item % len(GENRES)] for item in range(num_items)]))
     table = table.append_column("title", pa.array([f"title {item}" for item in range(num_items)]))
+    if available is not None:
+        bounds = [available.get(item, tuple(AVAILABILITY_LIMITS.values())) for item in range(num_items)]
+        for name, column in zip(AVAILABILITY_LIMITS, zip(*bounds, strict=True), strict=True):
+            table = table.append_column(name, pa.array(column, pa.int64()))
     return ItemCatalog(table.sort_by("item_id"))
 
 
 def tiny_version(
-    directory: Path, *, seed: int = 1, num_items: int = 60, id_type: IdType = "int64", max_behaviors: int = 8
+    directory: Path,
+    *,
+    seed: int = 1,
+    num_items: int = 60,
+    id_type: IdType = "int64",
+    max_behaviors: int = 8,
+    available: Mapping[int, tuple[int, int]] | None = None,
 ) -> str:
-    """Write a version with random parameters and return its URI; the seed makes its name."""
+    """Write a version with random parameters and return its URI; the seed makes its name.
+
+    With `available` the catalog has when items are: those named from and until so many milliseconds, others always.
+    """
     config = ModelConfig(dim=8, num_interests=3, hidden_dims=(16,))
-    catalog = tiny_catalog(num_items, id_type)
+    catalog = tiny_catalog(num_items, id_type, available)
     torch.manual_seed(seed)
     vectors = torch.randn(num_items, config.dim).numpy()
     counts = np.ones(num_items, dtype=np.int64)

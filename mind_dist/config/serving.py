@@ -11,6 +11,8 @@ from typing import Literal
 from pydantic import with_config
 
 from mind_dist.config.checks import STRICT, check
+from mind_dist.config.deployment import ALLOWED, is_deployment, prefixed
+from mind_dist.errors import ConfigError
 
 
 @with_config(STRICT)
@@ -37,6 +39,8 @@ class KafkaConfig:
     """A consumer that died loses its partitions after so long."""
     max_poll_interval_s: float = 90.0
     """A consumer that polls less often loses its partitions; a batch older than half of it is not written."""
+    group_prefix: str = ""
+    """Beginning of the names of consumer groups; jobs set it to the deployment's name and `__`."""
 
     def __post_init__(self) -> None:
         check(0 <= self.max_poison_fraction <= 1, "max_poison_fraction", "between 0 and 1")
@@ -54,7 +58,11 @@ class KafkaConfig:
 
     def group(self, model_version: str) -> str:
         """Return the consumer group that keeps a version's users fresh: each version has its own positions."""
-        return f"mind-dist-users-{model_version}"
+        return f"{self.group_prefix}mind-dist-users-{model_version}"
+
+    def of_deployment(self, deployment: str) -> KafkaConfig:
+        """Return the same with the consumer groups of a deployment; without a name, as they are."""
+        return dataclasses.replace(self, group_prefix=prefixed(deployment, self.group_prefix))
 
 
 @with_config(STRICT)
@@ -72,6 +80,9 @@ class PublishConfig:
     """Least recall@50 the version must have been evaluated with; 0 asks for none."""
     max_recall_drop: float = 0.1
     """Largest share of the active version's recall@50 that may be lost."""
+    allow_breaking: bool = False
+    """Also publish a version of another width, similarity or columns than the active one: readers' queries or filters
+    may fail then. Ids of another type are refused all the same."""
     catch_up_s: float = 300.0
     """How long updaters may take to bring the new version's users up to date."""
     keep: int = 2
@@ -190,9 +201,21 @@ class Addresses:
     """`MIND_DIST_MILVUS`: URI of the Milvus server."""
     milvus_token: str = field(default="", repr=False)
     """`MIND_DIST_MILVUS_TOKEN`: user:password, or empty."""
+    deployment: str = ""
+    """`MIND_DIST_DEPLOYMENT`: name of this deployment where several share a Milvus or a Kafka; empty for none. Its
+    collections, aliases and consumer groups begin with it. It never changes, or what it has is found no more."""
+
+    def __post_init__(self) -> None:
+        check(is_deployment(self.deployment), "deployment", ALLOWED)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Addresses:
-        """Read the addresses."""
+        """Read the addresses.
+
+        Raises:
+            ConfigError: The name of the deployment is not allowed.
+        """
         names = {f.name: f"MIND_DIST_{f.name.upper()}" for f in dataclasses.fields(cls)}
+        if not is_deployment(name := environment.get(names["deployment"], "")):
+            raise ConfigError(names["deployment"], f"{name!r} must be {ALLOWED}")
         return cls(**{name: environment[variable] for name, variable in names.items() if variable in environment})

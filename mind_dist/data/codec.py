@@ -108,7 +108,7 @@ def user_id_key(value: object, id_type: IdType) -> int:
             those, and a tombstone under one would forget nobody, so no user may be named so.
     """
     key = id_key(value, id_type)
-    if isinstance(value, str) and _is_json_string(value):
+    if isinstance(value, str) and is_json_string(value):
         raise PoisonEvent(f"must not be a JSON string in quotes: {_shown(value.encode())}")
     return key
 
@@ -197,7 +197,8 @@ def _parse(digits: bytes) -> int:
     return int(digits)
 
 
-def _is_json_string(text: str) -> bool:
+def is_json_string(text: str) -> bool:
+    """Tell whether a text is a JSON string in its quotes, which no user may be named."""
     if not (text.startswith('"') and text.endswith('"')):
         return False
     try:

@@ -4,6 +4,7 @@
     sequences/{train,valid,test}/bucket-00000.parquet …   one row a user, in time order
     items.parquet                        the item catalog
     users.parquet                        profiles (optional); with string ids every user, for the outside id
+    activity/bucket-00000.parquet …      when each item had how many events (split by time only)
     rejected/part-*.parquet              unusable rows of the raw log with reasons (where there were any)
 
 Ids in it are keys (`mind_dist.data.codec`); the catalog keeps the outside ids.
@@ -20,6 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pyarrow import compute as pc
 
 from mind_dist.config import parse
@@ -48,6 +50,17 @@ ITEM_SCHEMA = pa.schema(
 """First columns of the item catalog: key, outside id, events in the train split, keys of the side features.
 The raw feature and display columns follow, by their own names."""
 
+IS_COLD = "is_cold"
+"""Column of the item catalog: True for an item that is known from the metadata alone, because the log does not have it
+or has it too seldom. Without the column, no item is cold."""
+
+AVAILABLE_FROM, AVAILABLE_UNTIL = "available_from", "available_until"
+"""Columns of the item catalog, in milliseconds: an item may be recommended when from <= now < until. Without the columns
+every item always may."""
+
+AVAILABILITY_LIMITS = {AVAILABLE_FROM: 0, AVAILABLE_UNTIL: (1 << 63) - 1}
+"""What stands where an item has no such bound."""
+
 USER_SCHEMA = pa.schema([("user_id", pa.int64()), ("original_id", pa.string()), ("profile_keys", pa.list_(pa.int64()))])
 """First columns of the profiles: one key per profile feature in the manifest's order, 0 where missing."""
 
@@ -68,6 +81,50 @@ class FeatureInfo:
 
 
 @dataclass(frozen=True)
+class FilterStep:
+    """What was left of the log after a step of preparing.
+
+    Attributes:
+        name: What is left after it.
+        setting: The setting that decides about it, with its value; "" where none does.
+        num_events: Events left; rows as long as they are not yet known to be events.
+        num_users: Users left; None before they are known.
+        num_items: Items left; None before they are known.
+    """
+
+    name: str
+    setting: str
+    num_events: int
+    num_users: int | None = None
+    num_items: int | None = None
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How much of a metadata column reached the kept items or users of the log.
+
+    Attributes:
+        name: The feature or column; of ids, the column of the files.
+        kind: `id` for the ids, `column` for all others.
+        num_matched: Items or users with a value; of ids, those the metadata has.
+        num_missing: Those without.
+        num_unusable: Those whose value cannot be used; of ids, rows whose id cannot be.
+        num_distinct: Distinct values, those of cold items among them.
+        num_cut: Values that were too long for Milvus, and are cut; those of cold items among them.
+        example: A value that cannot be used.
+    """
+
+    name: str
+    kind: Literal["id", "column"]
+    num_matched: int
+    num_missing: int
+    num_unusable: int
+    num_distinct: int
+    num_cut: int = 0
+    example: str = ""
+
+
+@dataclass(frozen=True)
 class DatasetManifest:
     """What a prepared dataset holds.
 
@@ -76,7 +133,7 @@ class DatasetManifest:
         num_buckets: Buckets per split; a user's is `partition_of(user_key, num_buckets)`.
         num_users: Users per split.
         num_events: Events per split.
-        num_items: Items in the catalog.
+        num_items: Items of the log that were kept.
         first_ms: Time of the oldest event.
         last_ms: Time of the newest event.
         item_features: Side features of items, whose keys are in `feature_keys`.
@@ -84,8 +141,16 @@ class DatasetManifest:
         profile_features: Profile features of users, in the order of `profile_keys`.
         split: How users were split, in words and numbers.
         num_rejected: Rows left out by reason.
+        rejected_examples: A value of a row left out, by reason; none where the value is missing.
+        num_cut_users: Users of whom only the newest `max_user_events` events are kept.
+        time_unit: `ms` where times are milliseconds since the epoch, `order` where they are positions and no times.
+        steps: What was left of the log after each step, in their order.
+        item_coverage: How many kept items have a value in each column of the metadata.
+        user_coverage: The same of users and their profiles.
         event_types: Types of the events that count as behaviors; empty where events of every type do.
         num_duplicates: Events left out because one of the same user, item and time came before in the log.
+        num_cold_items: Items that are in the catalog beside them, known from the metadata alone.
+        num_bad_availability: Items with a value for when they are available that is no time; it counts as no bound.
         format_version: Version of this layout.
     """
 
@@ -101,8 +166,16 @@ class DatasetManifest:
     profile_features: tuple[FeatureInfo, ...] = ()
     split: dict[str, Any] = field(default_factory=dict)
     num_rejected: dict[str, int] = field(default_factory=dict)
+    rejected_examples: dict[str, str] = field(default_factory=dict)
+    num_cut_users: int = 0
+    time_unit: Literal["ms", "order"] = "ms"
+    steps: tuple[FilterStep, ...] = ()
+    item_coverage: tuple[Coverage, ...] = ()
+    user_coverage: tuple[Coverage, ...] = ()
     event_types: tuple[str, ...] = ()
     num_duplicates: int = 0
+    num_cold_items: int = 0
+    num_bad_availability: int = 0
     format_version: int = FORMAT_VERSION
 
     def num_inputs(self, sequence: BehaviorSequence, split: Split) -> int:
@@ -140,6 +213,22 @@ class ItemCatalog:
     def counts(self) -> Keys:
         """Events of each item in the train split, [N]."""
         return np.asarray(self.table["count"].to_numpy(), dtype=np.int64)
+
+    @cached_property
+    def is_cold(self) -> NDArray[np.bool_]:
+        """Tell of each item whether the metadata alone has it, [N]."""
+        if IS_COLD not in self.table.column_names:
+            return np.zeros(len(self), dtype=np.bool_)
+        return np.asarray(self.table[IS_COLD].to_numpy(), dtype=np.bool_)
+
+    @property
+    def has_availability(self) -> bool:
+        """Tell whether the catalog says when items are available."""
+        return AVAILABLE_FROM in self.table.column_names
+
+    def without_cold(self) -> ItemCatalog:
+        """Return the items of the log alone."""
+        return ItemCatalog(self.table.filter(pa.array(~self.is_cold))) if self.is_cold.any() else self
 
     @cached_property
     def feature_offsets(self) -> Keys:

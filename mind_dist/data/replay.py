@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from pyarrow import compute as pc
 
 from mind_dist.config import LogConfig
-from mind_dist.data.cleaning import clean, plain
+from mind_dist.data.cleaning import clean
 from mind_dist.data.codec import IdType
 from mind_dist.data.parquet import PreparedDataset, Split
-from mind_dist.data.raw_log import list_fragments, read_fragment
+from mind_dist.data.raw_log import list_fragments, log_columns, plain, read_fragment
+from mind_dist.data.times import times_of
 from mind_dist.records import BehaviorSequence, Keys
 
 Part = Literal["all", "tail"]
@@ -86,20 +87,19 @@ def _outside_ids(dataset: PreparedDataset, file: str, column: str, keys: Keys) -
 
 
 def log_events(log: LogConfig, id_type: IdType) -> tuple[pa.Table, int]:
-    """Return the usable events of a raw log in time order, and how many rows were unusable.
+    """Return the events of a raw log that preparing would take, in time order, and how many rows were unusable.
 
     They have the types of the log's own column, `click` where it has none.
 
     Raises:
+        ConfigError: The unit of the times cannot be told.
         DatasetError: A path is missing, or a file is torn or lacks a column.
     """
-    columns = {"user": log.user_column, "item": log.item_column, "timestamp": log.timestamp_column}
-    if log.event_type_column:
-        columns["event_type"] = log.event_type_column
-    kept, num_rejected = [], 0
-    for fragment in list_fragments(log):
-        for batch in read_fragment(log, fragment, columns):
-            events, rejected = clean(batch, log, id_type, fragment.uri)
+    fragments, kept, num_rejected = list_fragments(log), [], 0
+    times = times_of(log, fragments, int(time.time() * 1000))
+    for fragment in fragments:
+        for batch in read_fragment(log, fragment, log_columns(log)):
+            events, rejected = clean(batch, log, id_type, times, fragment.uri)
             types = _event_types(batch.table, events["row"])
             kept.append(events.select(["user", "item", "timestamp_ms"]).append_column("event_type", types))
             num_rejected += rejected.num_rows

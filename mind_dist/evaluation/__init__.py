@@ -1,12 +1,18 @@
 """How good a model is, beside what.
 
 users         a prepared dataset → histories and what followed
-recommenders  the model, and the baselines it has to beat: popularity, transitions
+availability  a prepared dataset → which items could be recommended at a moment
+task          both: whom to evaluate, and among which items
+recommenders  the model, and baselines it has to beat: popularity, transitions
+recent        another: what was popular just before
+chance        another: items drawn at random
 metrics       ranked items and targets → numbers
 interest_use  how different a model's interests are, and what each is good for
 protocol      all of it → a report by recommender
 """
 
+from mind_dist.evaluation.availability import Availability, Moments
+from mind_dist.evaluation.chance import chance
 from mind_dist.evaluation.interest_use import interest_use
 from mind_dist.evaluation.protocol import (
     CUTOFFS,
@@ -15,21 +21,30 @@ from mind_dist.evaluation.protocol import (
     evaluate_version,
     measure,
 )
+from mind_dist.evaluation.recent import RecentPopularity, recent_popularity
 from mind_dist.evaluation.recommenders import ExactRecommender, Recommender, of_model, popularity, transitions
+from mind_dist.evaluation.task import Task, task_of
 from mind_dist.evaluation.users import HeldOut, held_out
 
 __all__ = [
     "CUTOFFS",
+    "Availability",
     "EvaluationReport",
     "ExactRecommender",
     "HeldOut",
+    "Moments",
+    "RecentPopularity",
     "Recommender",
     "Report",
+    "Task",
+    "chance",
     "evaluate_version",
     "held_out",
     "interest_use",
     "measure",
     "of_model",
     "popularity",
+    "recent_popularity",
+    "task_of",
     "transitions",
 ]

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mind_dist.encoder import InterestEncoder, Vectors
 from mind_dist.evaluation import metrics
+from mind_dist.evaluation.availability import Moments
 from mind_dist.evaluation.recommenders import best_places
 from mind_dist.evaluation.users import HeldOut
 from mind_dist.records import Keys
@@ -21,7 +23,7 @@ from mind_dist.records import Keys
 
 @dataclass(frozen=True)
 class InterestUse:
-    """How a version uses its K interests, by exact search over all items, the history kept.
+    """How a version uses its K interests, by exact search over all items that could be recommended, the history kept.
 
     Shares are of an interest's *index*. They tell an index that never wins from one that always does; where the index
     of the winner differs from user to user, they come out even although one interest wins all of each user's places.
@@ -47,22 +49,27 @@ class InterestUse:
         return found
 
 
-def interest_use(encoder: InterestEncoder, users: Sequence[HeldOut], limit: int) -> InterestUse:
+def interest_use(
+    encoder: InterestEncoder, users: Sequence[HeldOut], limit: int, at: Moments | None = None
+) -> InterestUse:
     """Return how a version uses its interests.
 
     Args:
         encoder: The version.
         users: Histories and what followed.
         limit: Length of the ranked lists.
+        at: What could be recommended to each user; None for all items.
     """
     num_interests = encoder.config.num_interests
     interests = [user.vectors for user in encoder.encode([user.history for user in users])]
     cosines = [metrics.mean_pairwise_cosine(vectors) for vectors in interests if len(vectors) > 1]
     recalls = np.zeros((len(users), num_interests))
     shares = []
-    for user, vectors, found in zip(users, interests, recalls, strict=True):
-        scores = vectors @ encoder.item_vectors.T
-        found[: len(vectors)] = single_recalls(scores, encoder.item_keys, user.targets, limit)
+    everything = np.ones(len(encoder.item_keys), dtype=np.bool_)
+    available = repeat(everything, len(users)) if at is None else at.masks(encoder.item_keys)
+    for user, vectors, found, mask in zip(users, interests, recalls, available, strict=True):
+        scores = (vectors @ encoder.item_vectors.T)[:, mask]
+        found[: len(vectors)] = single_recalls(scores, encoder.item_keys[mask], user.targets, limit)
         if len(vectors) == num_interests:
             shares.append(interest_shares(scores, limit))
     return InterestUse(

@@ -1,7 +1,11 @@
-"""The protocol of ComiRec: what a user did first is shown, what followed is to be found among all items.
+"""The protocols: what a user did first is shown, what followed is to be found.
 
-Search is exact, over all items, the history kept among them; every metric of ranked items is also given with the
-history's items left out (`…_removed`).
+Split by user, this is ComiRec's: everything that followed, among all items of the log. Split by time, a user is evaluated
+at the first event after the cut: among the items that were available at that moment, those of them are to be found that
+the user turned to from then on.
+
+Search is exact, the history kept among the items; every metric of ranked items is also given with the history's items left
+out (`…_removed`).
 """
 
 from __future__ import annotations
@@ -18,9 +22,13 @@ from mind_dist.data.parquet import DatasetManifest, ItemCatalog, PreparedDataset
 from mind_dist.encoder import InterestEncoder
 from mind_dist.errors import ConfigError, VersionError
 from mind_dist.evaluation import metrics
+from mind_dist.evaluation.availability import Moments
+from mind_dist.evaluation.chance import chance
 from mind_dist.evaluation.interest_use import interest_use
+from mind_dist.evaluation.recent import recent_popularity
 from mind_dist.evaluation.recommenders import Recommender, of_model, popularity, transitions
-from mind_dist.evaluation.users import HeldOut, held_out
+from mind_dist.evaluation.task import Task, by_time, task_of
+from mind_dist.evaluation.users import HeldOut
 from mind_dist.records import Keys
 
 CUTOFFS = (20, 50)
@@ -38,8 +46,13 @@ class EvaluationReport:
         dataset: URI of the dataset.
         model_version: The version.
         split: Whose users.
-        num_items: Items that were searched.
+        num_items: Items of the log.
         metrics: By recommender.
+        num_users: Users evaluated.
+        num_targets: What they are to find, all together.
+        num_unavailable_targets: Further events after the cut, left out because the item was not available at the
+            user's moment, or not any more.
+        num_unavailable_users: Users left out who have no other.
     """
 
     dataset: str
@@ -47,26 +60,43 @@ class EvaluationReport:
     split: Literal["valid", "test"]
     num_items: int
     metrics: Report
+    num_users: int = 0
+    num_targets: int = 0
+    num_unavailable_targets: int = 0
+    num_unavailable_users: int = 0
 
 
 def measure(
-    recommender: Recommender, users: Sequence[HeldOut], catalog: ItemCatalog, category: str = ""
+    recommender: Recommender,
+    users: Sequence[HeldOut],
+    catalog: ItemCatalog,
+    category: str = "",
+    at: Moments | None = None,
 ) -> dict[str, float]:
     """Return all metrics of a recommender, means over the users.
 
     Where `category` names a column, they have `diversity` and, over users whose targets have a category,
     `category_coverage`.
 
+    Args:
+        recommender: What to measure.
+        users: Histories and what followed.
+        catalog: The items.
+        category: A column of the catalog, or empty.
+        at: When each user is evaluated, and what could be recommended then; None for all items.
+
     Raises:
         ConfigError: The catalog has no such column.
     """
     categories = category_indicators(catalog, category) if category else None
     histories = [user.history for user in users]
+    num_items = len(catalog) if at is None else int(at.availability.of(catalog.keys).ever(at.times_ms).sum())
     found: dict[str, float] = {}
     for suffix, exclude_seen in (("", False), ("_removed", True)):
-        ranked = recommender.recommend(histories, max(CUTOFFS), exclude_seen=exclude_seen)
+        ranked = recommender.recommend(histories, max(CUTOFFS), exclude_seen=exclude_seen, at=at)
         for limit in CUTOFFS:
             values = _metrics([keys[:limit] for keys in ranked], users, catalog, categories, limit)
+            values["coverage"] /= max(1, num_items)
             found |= {f"{name}@{limit}{suffix}": value for name, value in values.items()}
     return found
 
@@ -78,13 +108,14 @@ def _metrics(
     categories: NDArray[np.bool_] | None,
     limit: int,
 ) -> dict[str, float]:
+    """Return means over the users by name; `coverage` is still the number of items recommended to anybody."""
     pairs = [(keys, user.targets) for keys, user in zip(ranked, users, strict=True)]
     recommended = catalog.rows(np.unique(np.concatenate(ranked)))
     means = {
         "recall": np.mean([metrics.recall(*pair) for pair in pairs]),
         "hit_rate": np.mean([metrics.hit_rate(*pair) for pair in pairs]),
         "ndcg": np.mean([metrics.ndcg(*pair, limit) for pair in pairs]),
-        "coverage": (recommended >= 0).sum() / max(1, len(catalog)),
+        "coverage": (recommended >= 0).sum(),
     }
     if categories is not None:
         listed = [categories[catalog.rows(keys)] for keys in ranked]
@@ -116,10 +147,11 @@ def category_indicators(catalog: ItemCatalog, category: str) -> NDArray[np.bool_
 
 def evaluate_version(
     dataset: PreparedDataset, encoder: InterestEncoder, split: Literal["valid", "test"] = "test", category: str = ""
-) -> Report:
+) -> EvaluationReport:
     """Return the metrics of a model version and of the baselines.
 
     The model's also have `interest_use`: how different its interests are, what each wins, what the best does alone.
+    Split by time, recent popularity is among the baselines, its window chosen on the valid users, and so is chance.
 
     Args:
         dataset: What to evaluate on.
@@ -136,12 +168,38 @@ def evaluate_version(
     if encoder.manifest.id_type != dataset.manifest.id_type:
         problem = f"has {encoder.manifest.id_type} ids, the dataset {dataset.manifest.id_type}"
         raise VersionError(encoder.model_version, problem)
-    users, catalog = held_out(dataset, split), dataset.catalog()
+    task, catalog = task_of(dataset, split), dataset.catalog()
     category = category or _first_category(dataset.manifest)
-    recommenders = {"model": of_model(encoder), "popularity": popularity(catalog), "transitions": transitions(dataset)}
-    report = {name: measure(each, users, catalog, category) for name, each in recommenders.items()}
-    report["model"] |= interest_use(encoder, users, max(CUTOFFS)).summary()
-    return report
+    recommenders: dict[str, Recommender] = {"model": of_model(encoder), "popularity": popularity(catalog)}
+    if by_time(dataset):
+        recommenders["recent popularity"] = recent = recent_popularity(dataset)
+    recommenders["transitions"] = transitions(dataset)
+    report = {name: measure(each, task.users, catalog, category, task.at) for name, each in recommenders.items()}
+    report["model"] |= interest_use(encoder, task.users, max(CUTOFFS), task.at).summary()
+    if by_time(dataset):
+        report["recent popularity"]["window_h"] = recent.window_ms / 3_600_000
+        report["chance"] = _by_chance(task, catalog)
+    return EvaluationReport(
+        dataset.directory.uri,
+        encoder.model_version,
+        split,
+        dataset.manifest.num_items,
+        report,
+        len(task.users),
+        task.num_targets,
+        task.num_unavailable_targets,
+        task.num_unavailable_users,
+    )
+
+
+def _by_chance(task: Task, catalog: ItemCatalog) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for suffix, exclude_seen in (("", False), ("_removed", True)):
+        for limit in CUTOFFS:
+            values = chance(task.users, catalog.keys, limit, task.at, exclude_seen=exclude_seen)
+            found |= {f"{name}@{limit}{suffix}": values[name] for name in ("recall", "hit_rate")}
+            found[f"candidates{suffix}"] = values["candidates"]
+    return found
 
 
 def _first_category(manifest: DatasetManifest) -> str:

@@ -1,4 +1,4 @@
-"""Histories → ranked items: the model by exact search, and two baselines without a model."""
+"""Histories → ranked items: the model by exact search, and baselines without a model."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pyarrow import compute as pc
 
 from mind_dist.data.parquet import ItemCatalog, PreparedDataset
 from mind_dist.encoder import InterestEncoder
+from mind_dist.evaluation.availability import Moments
 from mind_dist.records import BehaviorSequence, Keys
 
 Scores = NDArray[np.float32] | NDArray[np.float64]
@@ -26,8 +27,17 @@ _LAST_ITEMS = 5
 class Recommender(Protocol):
     """Whatever ranks items for histories."""
 
-    def recommend(self, histories: Sequence[BehaviorSequence], limit: int, *, exclude_seen: bool) -> list[Keys]:
-        """Return for each history at most `limit` distinct items, best first; without those in it if so asked."""
+    def recommend(
+        self, histories: Sequence[BehaviorSequence], limit: int, *, exclude_seen: bool, at: Moments | None = None
+    ) -> list[Keys]:
+        """Return for each history at most `limit` distinct items, best first.
+
+        Args:
+            histories: What is known of each user.
+            limit: Most items.
+            exclude_seen: Leave out a history's own items.
+            at: Leave out what could not be recommended at its moment; None for nothing.
+        """
         ...
 
 
@@ -43,18 +53,28 @@ class ExactRecommender:
     item_keys: Keys
     score: Callable[[Sequence[BehaviorSequence]], Scores]
 
-    def recommend(self, histories: Sequence[BehaviorSequence], limit: int, *, exclude_seen: bool) -> list[Keys]:
+    def recommend(
+        self, histories: Sequence[BehaviorSequence], limit: int, *, exclude_seen: bool, at: Moments | None = None
+    ) -> list[Keys]:
         """Return for each history the `limit` items of the best scores; of equal ones any, but always the same."""
-        return [ranked for chunk in self._chunks(histories) for ranked in self._recommend(chunk, limit, exclude_seen)]
-
-    def _chunks(self, histories: Sequence[BehaviorSequence]) -> Iterator[Sequence[BehaviorSequence]]:
         size = max(1, _MOST_SCORES // max(1, len(self.item_keys)))
-        return (histories[start : start + size] for start in range(0, len(histories), size))
+        chunks = (slice(start, start + size) for start in range(0, len(histories), size))
+        return [ranked for chunk in chunks for ranked in self._recommend(histories, chunk, limit, exclude_seen, at)]
 
-    def _recommend(self, histories: Sequence[BehaviorSequence], limit: int, exclude_seen: bool) -> Iterator[Keys]:
-        scores = self.score(histories)
+    def _recommend(
+        self,
+        histories: Sequence[BehaviorSequence],
+        chunk: slice,
+        limit: int,
+        exclude_seen: bool,
+        at: Moments | None,
+    ) -> Iterator[Keys]:
+        scores = self.score(histories[chunk])
+        if at is not None:
+            for row, available in zip(scores, at.masks(self.item_keys, chunk), strict=True):
+                row[~available] = -np.inf
         if exclude_seen:
-            for row, history in zip(scores, histories, strict=True):
+            for row, history in zip(scores, histories[chunk], strict=True):
                 row[_rows(self.item_keys, history.item_keys)] = -np.inf
         for row, places in zip(scores, best_places(scores, limit), strict=True):
             yield self.item_keys[places[row[places] > -np.inf]]
@@ -94,11 +114,12 @@ def of_model(encoder: InterestEncoder) -> ExactRecommender:
 
 def popularity(catalog: ItemCatalog) -> ExactRecommender:
     """Recommend everyone the items with most train events; of equally many the one of the smaller key first."""
-    ranks = _popularity_ranks(catalog)
+    ranks = popularity_ranks(catalog)
     return ExactRecommender(catalog.keys, lambda histories: np.tile(-ranks, (len(histories), 1)))
 
 
-def _popularity_ranks(catalog: ItemCatalog) -> NDArray[np.float64]:
+def popularity_ranks(catalog: ItemCatalog) -> NDArray[np.float64]:
+    """Return each item's place by its train events, 0 for the most popular, [N]."""
     ranks = np.empty(len(catalog), dtype=np.float64)
     ranks[np.argsort(-catalog.counts, kind="stable")] = np.arange(len(catalog))
     return ranks
@@ -112,7 +133,7 @@ def transitions(dataset: PreparedDataset) -> ExactRecommender:
     """
     catalog = dataset.catalog()
     followers = _Followers.count(dataset, catalog)
-    tie_break = 0.5 * (1.0 - _popularity_ranks(catalog) / max(1, len(catalog)))
+    tie_break = 0.5 * (1.0 - popularity_ranks(catalog) / max(1, len(catalog)))
 
     def score(histories: Sequence[BehaviorSequence]) -> Scores:
         scores = np.tile(tie_break, (len(histories), 1))

@@ -31,6 +31,11 @@ class HeldOut:
         """The items that followed, repeats included."""
         return self.future.item_keys
 
+    @property
+    def moment_ms(self) -> int:
+        """When the user is evaluated: at the first event that followed."""
+        return int(self.future.timestamps_ms[0])
+
 
 def held_out(dataset: PreparedDataset, split: Literal["valid", "test"] = "test") -> list[HeldOut]:
     """Return the users of a split, each cut into history and future; those without either are left out.
@@ -38,11 +43,20 @@ def held_out(dataset: PreparedDataset, split: Literal["valid", "test"] = "test")
     Raises:
         DatasetError: A file is missing or torn, or no user is left.
     """
-    cut = [_cut(sequence, dataset.manifest, split) for sequence in dataset.sequences(split)]
-    users = [user for user in cut if len(user.history) and len(user.future)]
+    users = cut_users(dataset, split)
     if not users:
         raise DatasetError(dataset.directory.uri, f"the {split} split has no user with both a history and targets")
     return users
+
+
+def cut_users(dataset: PreparedDataset, split: Literal["valid", "test"]) -> list[HeldOut]:
+    """Return the same, or none where no user is left.
+
+    Raises:
+        DatasetError: A file is missing or torn.
+    """
+    cut = [_cut(sequence, dataset.manifest, split) for sequence in dataset.sequences(split)]
+    return [user for user in cut if len(user.history) and len(user.future)]
 
 
 def _cut(sequence: BehaviorSequence, manifest: DatasetManifest, split: Literal["valid", "test"]) -> HeldOut:

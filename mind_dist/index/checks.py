@@ -1,61 +1,14 @@
-"""What every store checks before it acts, because servers do not: widths, finite numbers, limits, filters."""
+"""What every store checks before it acts, because servers do not: widths, finite numbers, limits."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from mind_dist.errors import InvalidRequest, VectorStoreError
-from mind_dist.index.vector_store import MAX_LIMIT, Column, Filter, ItemRows, Scalar, UserRow, Vectors, VersionInfo
-from mind_dist.limits import FIRST_KEY, LAST_KEY
-
-MAX_PROFILE = 64
-"""Most profile feature keys in a user's row."""
-
-
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """A column must have one of these values."""
-
-    column: Column
-    values: tuple[Scalar, ...]
-
-
-def conditions(info: VersionInfo, filter: Filter | None) -> list[Condition]:
-    """Return a filter as checked conditions.
-
-    Raises:
-        InvalidRequest: A column is unknown, has no values, or has a value that is not of its kind.
-    """
-    known = {column.name: column for column in info.columns}
-    found = []
-    for name, wanted in (filter or {}).items():
-        if name not in known:
-            raise InvalidRequest(f"filter: unknown column {name!r}; known: {', '.join(sorted(known)) or 'none'}")
-        values = [wanted] if isinstance(wanted, str | int | float) else list(wanted)
-        if not values:
-            raise InvalidRequest(f"filter {name}: needs at least one value")
-        found.append(Condition(known[name], tuple(_of_kind(known[name], value) for value in values)))
-    return found
-
-
-def _of_kind(column: Column, value: Scalar) -> Scalar:
-    match column.kind, value:
-        case "text" | "texts", str() if _is_plain(value):
-            return value
-        case "integer", int() if not isinstance(value, bool) and -(2**63) < value < 2**63:
-            return value
-        case "real", int() | float() if not isinstance(value, bool) and math.isfinite(value):
-            return float(value)
-    raise InvalidRequest(f"filter {column.name}: {value!r} is not allowed in a column of kind {column.kind}")
-
-
-def _is_plain(text: str) -> bool:
-    """Tell whether every server can parse the text in a filter: no control characters but tab and line ends."""
-    return all(c >= " " or c in "\t\n\r" for c in text) and not any("\ud800" <= c <= "\udfff" for c in text)
+from mind_dist.index.vector_store import MAX_LIMIT, ItemRows, UserRow, Vectors, VersionInfo
+from mind_dist.limits import FIRST_KEY, LAST_KEY, MAX_PROFILE
 
 
 def check_search(info: VersionInfo, queries: Vectors, limit: int, columns: Sequence[str]) -> None:
@@ -79,7 +32,8 @@ def check_items(info: VersionInfo, rows: ItemRows) -> None:
     """Check items before they are written.
 
     Raises:
-        VectorStoreError: A vector is of another width or not finite, or the columns are not the version's.
+        VectorStoreError: A vector is of another width or not finite, the columns are not the version's, or a value is
+            missing in a column that is not nullable.
     """
     assert len(np.unique(rows.keys)) == len(rows.keys), "an item may be only once in a batch"
     if rows.vectors.shape != (len(rows.keys), info.dim):
@@ -90,6 +44,9 @@ def check_items(info: VersionInfo, rows: ItemRows) -> None:
     sizes = {name: len(values) for name, values in rows.columns.items()}
     if sizes != {column.name: len(rows.keys) for column in info.columns}:
         raise VectorStoreError(f"columns {sizes} must be the version's, with {len(rows.keys)} values each")
+    for column in info.columns:
+        if not column.nullable and any(value is None for value in rows.columns[column.name]):
+            raise VectorStoreError(f"column {column.name} is not nullable, and lacks values")
 
 
 def check_users(info: VersionInfo, rows: Sequence[UserRow]) -> None:

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mind_dist.errors import VectorStoreError
-from mind_dist.index.checks import Condition, check_items, check_search, check_users, conditions
+from mind_dist.index.checks import check_items, check_search, check_users
+from mind_dist.index.filters import Condition, conditions
 from mind_dist.index.vector_store import Filter, Hits, ItemRows, UserRow, Vectors, VersionInfo
 from mind_dist.records import Keys
 
@@ -51,6 +52,10 @@ class InMemoryVectorStore:
         with self._lock:
             infos = [version.info for version in self._versions.values()]
         return sorted(infos, key=lambda info: (info.step, info.model_version))
+
+    def version_info(self, model_version: str) -> VersionInfo:
+        """Return what a version is."""
+        return self._of(model_version).info
 
     def drop_version(self, model_version: str) -> None:
         """Remove a version that is neither active nor staged."""
@@ -188,15 +193,9 @@ def _merged(old: ItemRows, new: ItemRows) -> ItemRows:
 
 
 def _agrees(items: ItemRows, wanted: Sequence[Condition]) -> NDArray[np.bool_]:
-    """Tell which items agree with all conditions, [N]."""
+    """Tell which items meet all conditions, [N]."""
     mask = np.ones(len(items.keys), dtype=np.bool_)
     for condition in wanted:
         values = items.columns[condition.column.name]
-        mask &= np.fromiter((_has_any(value, condition) for value in values), np.bool_, len(mask))
+        mask &= np.fromiter((condition.meets(value) for value in values), np.bool_, len(mask))
     return mask
-
-
-def _has_any(value: Any, condition: Condition) -> bool:
-    if condition.column.kind == "texts":
-        return any(text in condition.values for text in value)
-    return value in condition.values

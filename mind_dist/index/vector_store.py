@@ -20,10 +20,18 @@ Vectors = NDArray[np.float32]
 """Float32 vectors, one a row."""
 
 Scalar = str | int | float | bool
-Filter = Mapping[str, Scalar | Sequence[Scalar]]
-"""Column → the value, or any of the values, an item must have there; all columns must agree.
+Operators = Mapping[str, Scalar | Sequence[Scalar]]
+"""Operator → its operand: `lt`, `lte`, `gt`, `gte` with a value, `in`, `not_in` with a list, `null` with a bool."""
 
-A column that holds several values for an item (genres) agrees when any of them does.
+Filter = Mapping[str, Scalar | Sequence[Scalar] | Operators]
+"""Column → what an item must have there: a value, any of a list of values, or several operators; all must hold.
+
+A missing value is in no list and in no range, so only `not_in` and `{"null": True}` find the item. A column of several
+texts for an item (genres) is `in` a list when any of its texts is, and `not_in` it when none is; it is missing when it
+is empty, and has no ranges. Texts are compared by code point, as ISO dates are ordered in time.
+
+So `{"price": {"gt": 0, "lt": 20}, "genre": ["drama", "war"], "brand": {"null": False}}` is what costs something, but
+less than 20, is of either genre, and has a brand.
 """
 
 MAX_LIMIT = 16_384
@@ -37,10 +45,12 @@ class Column:
     Attributes:
         name: Its name.
         kind: `text`, `integer`, `real`, or `texts` for several texts an item.
+        nullable: Values may be missing (None). Never for `texts`, where an empty list is what is missing.
     """
 
     name: str
     kind: str = "text"
+    nullable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +71,8 @@ class VersionInfo:
         columns: Filter columns of its items.
         published_ms: When it was put into the store.
         num_items: How many items it has, or will have; an index is chosen by it.
+        marks_missing: Missing values can be told from others. In versions published before there were ranges they
+            cannot: these know no ranges, and no `null` but for `texts`.
     """
 
     model_version: str
@@ -76,6 +88,7 @@ class VersionInfo:
     columns: tuple[Column, ...] = ()
     published_ms: int = 0
     num_items: int = 0
+    marks_missing: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -83,9 +96,9 @@ class VersionInfo:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> VersionInfo:
-        """Build it back from `to_json`."""
+        """Build it back from `to_json`, also from that of a version that did not mark missing values yet."""
         columns = tuple(Column(**column) for column in values["columns"])
-        return cls(**{**values, "columns": columns})
+        return cls(**{"marks_missing": False, **values, "columns": columns})
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +108,7 @@ class ItemRows:
     Attributes:
         keys: Item keys, [N], distinct.
         vectors: Item vectors, [N, D].
-        columns: Column name → N values.
+        columns: Column name → N values; None where a nullable column has none.
     """
 
     keys: Keys
@@ -139,7 +152,7 @@ class Hits:
     Attributes:
         keys: Item keys, [n].
         scores: Inner products, [n].
-        columns: Requested column → n values.
+        columns: Requested column → n values; None where a nullable column has none.
     """
 
     keys: Keys
@@ -160,6 +173,14 @@ class VectorStore(Protocol):
 
     def versions(self) -> Sequence[VersionInfo]:
         """Return all versions, by step then name."""
+        ...
+
+    def version_info(self, model_version: str) -> VersionInfo:
+        """Return what a version is, without asking the server each time: it never changes.
+
+        Raises:
+            VectorStoreError: There is no such version.
+        """
         ...
 
     def drop_version(self, model_version: str) -> None:
@@ -213,7 +234,8 @@ class VectorStore(Protocol):
         """Return for each query [Q, D] the `limit` items with the largest inner product.
 
         Raises:
-            InvalidRequest: The limit is out of range, a query is not finite, or a filter column is unknown.
+            InvalidRequest: The limit is out of range, a query is not finite, or the filter names an unknown column or
+                operator, a value of another kind, or too many values.
         """
         ...
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from mind_dist.data.codec import IdType
-from mind_dist.data.parquet import ITEM_SCHEMA, ItemCatalog
+from mind_dist.data.parquet import AVAILABILITY_LIMITS, IS_COLD, ITEM_SCHEMA, ItemCatalog
+from mind_dist.errors import PublishError
 from mind_dist.index.vector_store import Column
+from mind_dist.limits import FILTER_WORDS, MAX_COLUMNS, RESERVED_COLUMNS
 from mind_dist.records import Keys
 
-_MISSING: dict[str, Any] = {"text": "", "texts": [], "integer": 0, "real": 0.0}
-"""What stands for no value: Milvus 2.3 has no nulls."""
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 
 _ARROW: dict[str, pa.DataType] = {
     "text": pa.string(),
@@ -26,8 +29,9 @@ _ARROW: dict[str, pa.DataType] = {
 def item_columns(catalog: ItemCatalog, item_keys: Keys, id_type: IdType) -> dict[Column, list[Any]]:
     """Return the values of each raw feature and display column, and the outside ids where these are strings.
 
-    Numbers stay numbers, lists become lists of texts, everything else becomes text. An item without a value, or
-    that the catalog does not have, gets "", [], or 0.
+    Numbers stay numbers, lists become lists of texts, everything else becomes text. An item without a value (null or
+    NaN), or that the catalog does not have, gets None, or [] in a column of lists.
+    When an item is available has no bound then.
 
     Args:
         catalog: The items known by their features.
@@ -35,14 +39,28 @@ def item_columns(catalog: ItemCatalog, item_keys: Keys, id_type: IdType) -> dict
         id_type: What ids are outside.
 
     Returns:
-        Column → N values.
+        Column → N values. A column is nullable where one of these is None.
+
+    Raises:
+        PublishError: A column's name is one that an index keeps for itself, or cannot store.
     """
-    left_out = set(ITEM_SCHEMA.names) - ({"original_id"} if id_type == "string" else set())
+    left_out = {*ITEM_SCHEMA.names, IS_COLD} - ({"original_id"} if id_type == "string" else set())
     at = catalog.rows(item_keys)
     rows = pa.array(at, mask=at < 0)
     fields = [field for field in catalog.table.schema if field.name not in left_out]
-    columns = {Column(field.name, _kind(field.type)): catalog.table[field.name] for field in fields}
-    return {column: _values(column.kind, values.take(rows)) for column, values in columns.items()}
+    _check_names([field.name for field in fields])
+    return dict(_column(field.name, _kind(field.type), catalog.table[field.name].take(rows)) for field in fields)
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Check what a filter names columns by: no server takes other names or more, or reads others in a filter."""
+    if len(names) > MAX_COLUMNS:
+        raise PublishError(f"an index has at most {MAX_COLUMNS} item columns, the catalog {len(names)}: prepare fewer")
+    for name in names:
+        if name in RESERVED_COLUMNS or name.lower() in FILTER_WORDS or not _NAME.fullmatch(name):
+            taken = ", ".join(sorted(RESERVED_COLUMNS | FILTER_WORDS))
+            rule = f"use letters, digits and _, not first a digit, and none of {taken}"
+            raise PublishError(f"an index cannot have an item column {name!r}: {rule}; rename it and prepare again")
 
 
 def _kind(data_type: pa.DataType) -> str:
@@ -53,9 +71,12 @@ def _kind(data_type: pa.DataType) -> str:
     return "texts" if pa.types.is_list(data_type) or pa.types.is_large_list(data_type) else "text"
 
 
-def _values(kind: str, values: pa.ChunkedArray) -> list[Any]:
-    missing = _MISSING[kind]
-    return [missing if _is_missing(value) else value for value in values.cast(_ARROW[kind]).to_pylist()]
+def _column(name: str, kind: str, values: pa.ChunkedArray) -> tuple[Column, list[Any]]:
+    missing = AVAILABILITY_LIMITS.get(name) if kind == "integer" else None
+    plain: list[Any] = [missing if _is_missing(value) else value for value in values.cast(_ARROW[kind]).to_pylist()]
+    if kind == "texts":
+        return Column(name, kind), [[text for text in value or () if text is not None] for value in plain]
+    return Column(name, kind, nullable=None in plain), plain
 
 
 def _is_missing(value: Any) -> bool:

@@ -13,16 +13,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
 from mind_dist.checkpoint import Manifest
 from mind_dist.config import ModelConfig, PublishConfig
-from mind_dist.data.parquet import ItemCatalog
+from mind_dist.data.parquet import AVAILABLE_FROM, AVAILABLE_UNTIL, ItemCatalog
 from mind_dist.encoder import UserInterests
 from mind_dist.errors import MindDistError, PublishError
-from mind_dist.index.vector_store import Column, ItemRows, Vectors, VectorStore, VersionInfo
+from mind_dist.index.vector_store import Column, Filter, ItemRows, Vectors, VectorStore, VersionInfo
 from mind_dist.publishing.backfill import History, batched, from_sequences, histories_of, missing_from
+from mind_dist.publishing.compatibility import check_compatible
 from mind_dist.publishing.item_columns import item_columns
 from mind_dist.publishing.verification import GATE_METRIC, InterestSample, ann_recall, check_recall
 from mind_dist.records import BehaviorSequence, Keys
+from mind_dist.retrieval import available_at, has_availability
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +88,8 @@ class PublishReport:
         model_version: The version readers are on now.
         previous_version: The version they were on before, if any.
         num_items: Its items.
+        num_available: Those of them that are available now; all where the catalog does not say when they are.
+        num_unknown_items: Items of the catalog that are left out: training has seen neither them nor their features.
         num_users: Its users, when they had been copied.
         ann_recall: Share of the exact best items that the index found.
         recall: Recall@50 it was evaluated with; None when it was not.
@@ -95,6 +101,8 @@ class PublishReport:
     model_version: str
     previous_version: str | None = None
     num_items: int = 0
+    num_available: int = 0
+    num_unknown_items: int = 0
     num_users: int = 0
     ann_recall: float = 1.0
     recall: float | None = None
@@ -136,7 +144,8 @@ def publish(
         sleep: Waits between the questions to `catch_up`.
 
     Raises:
-        PublishError: The version does not pass, or updaters did not catch up in time.
+        PublishError: The version does not pass, readers of the active one cannot go on with it, or updaters did not
+            catch up in time.
     """
     started = time.monotonic()
     config = config or PublishConfig()
@@ -162,6 +171,8 @@ def publish(
         model_version=info.model_version,
         previous_version=active,
         num_items=len(encoder.item_keys),
+        num_available=int(run.available.sum()),
+        num_unknown_items=len(np.setdiff1d(encoder.catalog.keys, encoder.item_keys)),
         num_users=run.num_users,
         ann_recall=found,
         recall=info.metrics.get(GATE_METRIC),
@@ -203,6 +214,8 @@ class _Run:
         advance: Advance,
     ) -> None:
         self.num_users = 0
+        self.available = np.ones(len(encoder.item_keys), dtype=np.bool_)
+        self._filter: Filter | None = None
         self._store = store
         self._encoder = encoder
         self._config = config
@@ -215,6 +228,7 @@ class _Run:
 
     def create(self, info: VersionInfo) -> None:
         """1: make its places, empty ones: what an earlier publish left may hold users forgotten since."""
+        check_compatible(info, self._previous, self._config)
         check_recall(info, self._previous, self._config)
         if self._store.staged_version() == self._version:
             self._store.stage(None)
@@ -223,7 +237,7 @@ class _Run:
         self._store.create_version(info)
 
     def fill_items(self, columns: Mapping[str, list[Any]]) -> None:
-        """2: write the items, and count them."""
+        """2: write the items, and count them and those that are available now."""
         keys, vectors = self._encoder.item_keys, self._encoder.item_vectors
         if not len(keys):
             raise PublishError(f"{self._version} has no items")
@@ -233,6 +247,11 @@ class _Run:
             self._store.upsert_items(self._version, ItemRows(keys[part], vectors[part], values))
             self._advance("items", min(part.stop, len(keys)))
         self._check_count("items", self._store.count_items(self._version), len(keys))
+        if self._info is not None and has_availability(self._info):
+            now_ms = time.time_ns() // 1_000_000
+            from_ms, until_ms = (np.array(columns[name], dtype=np.int64) for name in (AVAILABLE_FROM, AVAILABLE_UNTIL))
+            self.available = (from_ms <= now_ms) & (now_ms < until_ms)
+            self._filter = available_at(now_ms)
 
     def copy_users(self, sequences: Iterable[BehaviorSequence], *, add_missing: bool) -> None:
         """3: write the users, and count them before updaters add theirs."""
@@ -275,17 +294,20 @@ class _Run:
             sleep(_CATCH_UP_POLL_S)
 
     def verify(self) -> float:
-        """4: return the share of the exact best items that the finished index finds."""
+        """4: return the share of the exact best items that the finished index finds, searched as readers search it."""
         self._store.settle_items(self._version)
         items = self._encoder.item_vectors
         queries = self._sample.queries()
+        some = bool(self.available.any())  # else readers find nothing now, and what the index finds of all has to do
+        searched = self.available if some else np.ones_like(self.available)
         found = ann_recall(
             self._store,
             self._version,
             items[: self._config.ann_sample] if queries is None else queries,
-            self._encoder.item_keys,
-            items,
+            self._encoder.item_keys[searched],
+            items[searched],
             limit=self._config.ann_limit,
+            filter=self._filter if some else None,
         )
         if found < self._config.min_ann_recall:
             bound = self._config.min_ann_recall

@@ -8,7 +8,7 @@ import numpy as np
 
 from mind_dist.config import PublishConfig
 from mind_dist.errors import PublishError
-from mind_dist.index.vector_store import Vectors, VectorStore, VersionInfo
+from mind_dist.index.vector_store import Filter, Vectors, VectorStore, VersionInfo
 from mind_dist.records import Keys
 
 GATE_METRIC = "recall@50"
@@ -46,7 +46,14 @@ class InterestSample:
 
 
 def ann_recall(
-    store: VectorStore, model_version: str, queries: Vectors, item_keys: Keys, item_vectors: Vectors, *, limit: int
+    store: VectorStore,
+    model_version: str,
+    queries: Vectors,
+    item_keys: Keys,
+    item_vectors: Vectors,
+    *,
+    limit: int,
+    filter: Filter | None = None,
 ) -> float:
     """Return the share of the truly best items that the index finds, over all queries.
 
@@ -57,9 +64,10 @@ def ann_recall(
         store: The index.
         model_version: The version searched.
         queries: Interests, [Q, D].
-        item_keys: All its items in ascending order, [N].
+        item_keys: All its items that the filter lets through, in ascending order, [N].
         item_vectors: Their vectors, [N, D].
         limit: Items asked for.
+        filter: What searches come with.
     """
     limit = min(limit, len(item_keys))
     num_found = 0
@@ -67,7 +75,8 @@ def ann_recall(
         chunk = queries[start : start + _CHUNK_QUERIES]
         scores = chunk @ item_vectors.T
         worst = np.partition(scores, -limit, axis=1)[:, -limit]
-        for row, bound, hits in zip(scores, worst, store.search_items(model_version, chunk, limit), strict=True):
+        hits_of = store.search_items(model_version, chunk, limit, filter=filter)
+        for row, bound, hits in zip(scores, worst, hits_of, strict=True):
             found = np.intersect1d(item_keys, hits.keys, return_indices=True)[1]
             num_found += int((row[found] >= bound - 1e-5 * max(1.0, abs(bound))).sum())
     return num_found / (limit * len(queries))

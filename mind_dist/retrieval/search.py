@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, get_args
 
 from mind_dist.errors import InvalidRequest
 from mind_dist.index.vector_store import MAX_LIMIT, Filter, Hits, Vectors, VectorStore
 from mind_dist.records import Candidate
+from mind_dist.retrieval.availability import available_at, has_availability
 from mind_dist.retrieval.diversity import aggregate
 from mind_dist.retrieval.merging import Merging, merge, merge_by_budget, merge_in_turn, split_limit
 
@@ -26,6 +28,8 @@ def retrieve(
     merging: Merging = "max",
     exclude: Collection[int] = (),
     filter: Filter | None = None,
+    available_only: bool = True,
+    at_ms: int | None = None,
     diversity_weight: float = 0.0,
     category_column: str | None = None,
 ) -> list[Candidate]:
@@ -43,6 +47,9 @@ def retrieve(
         merging: `max` is `merge`, `budget` is `merge_by_budget` with `split_limit`, `round_robin` is `merge_in_turn`.
         exclude: Item keys to leave out, such as those seen.
         filter: What the items' columns must hold.
+        available_only: Leave out items that are not available, where the version has `available_from` and
+            `available_until`.
+        at_ms: The moment at which they must be, in milliseconds; None for now.
         diversity_weight: Above 0, choose by `aggregate` from what all interests found, `POOL_FACTOR` · limit each.
         category_column: The column that tells items apart then; one value or several an item.
 
@@ -58,9 +65,12 @@ def retrieve(
         raise InvalidRequest("diversity_weight needs a category column")
     if not len(interests):
         return []
+    wanted = filter
+    if available_only and has_availability(store.version_info(model_version)):
+        wanted = available_at(time.time_ns() // 1_000_000 if at_ms is None else at_ms, filter)
     columns = [category_column] if diversity_weight > 0 and category_column else []
     depth = (POOL_FACTOR if columns else 1) * limit + len(left_out)
-    hits = store.search_items(model_version, interests, min(depth, MAX_LIMIT), filter=filter, columns=columns)
+    hits = store.search_items(model_version, interests, min(depth, MAX_LIMIT), filter=wanted, columns=columns)
     match merging:
         case "budget":
             return merge_by_budget(hits, split_limit(limit, shares), exclude=left_out)
@@ -83,7 +93,9 @@ def _diversified(
 
 
 def _several(value: Any) -> Iterable[Any]:
-    """Return an item's categories: the values of a list, or the one value there is."""
+    """Return an item's categories: the values of a list, or the one value there is, if any."""
+    if value is None:
+        return ()
     return value if isinstance(value, list | tuple) else (value,)
 
 

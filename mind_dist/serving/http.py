@@ -9,9 +9,9 @@ import dataclasses
 import re
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Body, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi_offline import FastAPIOffline
@@ -20,8 +20,9 @@ from starlette.exceptions import HTTPException
 
 from mind_dist.data.codec import check_text, check_time, id_key, user_id_key
 from mind_dist.errors import InvalidRequest, MindDistError, PoisonEvent, UnknownUser
-from mind_dist.index.vector_store import Scalar
+from mind_dist.index.filters import MAX_FILTER_VALUES
 from mind_dist.retrieval import Merging
+from mind_dist.serving.filter_body import FORMS, Wish, plain_filter
 from mind_dist.serving.health import Problem
 from mind_dist.serving.recommender import Id, Recommender, RetrieveRequest, RetrieveResponse, UserView
 
@@ -70,9 +71,42 @@ class RetrieveBody(BaseModel):
         examples=[0.0],
     )
     exclude_seen: bool = Field(True, description="Leave out the items of the history.")
-    filter: dict[str, Scalar | list[Scalar]] = Field(
-        default_factory=dict, description="Column → the value, or any of the values.", examples=[{}]
+    filter: dict[str, Wish] = Field(
+        default_factory=dict,
+        description="Column of the item catalog → a value, a list (any of it), or operators, which must all hold. A "
+        "missing value is in no list and no range. Of several texts (genres) any may be `in`, and none may be "
+        f"`not_in`. At most {MAX_FILTER_VALUES:,} values in all.",
+        examples=[{}, {"price": {"lt": 20}, "genre": ["drama", "war"], "brand": {"null": False}}],
     )
+    available_only: bool = Field(
+        True,
+        description="Leave out items that are not available, where the catalog has `available_from` and "
+        "`available_until` (an item is when from <= moment < until).",
+    )
+    at_ms: int | None = Field(
+        None,
+        ge=0,
+        lt=1 << 63,
+        description="The moment at which they must be available, in milliseconds since the epoch; now where missing.",
+        examples=[None],
+    )
+
+
+_RETRIEVE_EXAMPLES: dict[str, Any] = {
+    "user": {"summary": "Candidates for a user", "value": {"user_id": 196, "limit": 10}},
+    "behaviors": {"summary": "Candidates for a bare history", "value": {"behaviors": [242, 302, 377], "limit": 10}},
+    "filter": {
+        "summary": "Only some items: ranges, lists and missing values of the catalog's columns",
+        "value": {
+            "user_id": 196,
+            "filter": {
+                "price": {"gte": 5, "lt": 20},
+                "genre": ["drama", "war"],
+                "brand": {"not_in": ["acme"], "null": False},
+            },
+        },
+    },
+}
 
 
 class EventBody(BaseModel):
@@ -177,13 +211,13 @@ def build_api(
         return recommender.interests(_id_from_path(user_id, recommender))
 
     @api.post("/v1/retrieve")
-    def retrieve(body: RetrieveBody) -> RetrieveResponse:
+    def retrieve(body: Annotated[RetrieveBody, Body(openapi_examples=_RETRIEVE_EXAMPLES)]) -> RetrieveResponse:
         """Return candidates for a user, or for a bare history, from one model version.
 
         Best scores first; with merging round_robin in the order of the turns, with a diversity_weight in that of the
         choices. A score is the inner product with the interest that gave the item.
         """
-        return recommender.retrieve(RetrieveRequest(**dict(body)))
+        return recommender.retrieve(RetrieveRequest(**{**dict(body), "filter": plain_filter(body.filter)}))
 
     @api.post("/v1/events", status_code=202)
     def events(body: EventsBody) -> Accepted:
@@ -248,7 +282,7 @@ def _add_error_handlers(api: FastAPI) -> None:
     @api.exception_handler(RequestValidationError)
     def malformed(_request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        path = ".".join(str(part) for part in first["loc"][1:])
+        path = ".".join(str(part) for part in first["loc"][1:] if part not in FORMS)
         return _error(422, f"{path}: {first['msg']}" if path else str(first["msg"]))
 
     @api.exception_handler(HTTPException)

@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from ray import serve
 from ray.util import metrics as ray_metrics
 
-from mind_dist.config import Addresses, ServingConfig, dump, parse
+from mind_dist.config import Addresses, ServingConfig, dump, parse, prefixed
 from mind_dist.data.kafka import EventProducer, KafkaDeadLetters, KafkaSource, ensure_dead_letter_topic
 from mind_dist.encoder import InterestEncoder
 from mind_dist.index.milvus import MilvusVectorStore
@@ -34,7 +34,7 @@ from mind_dist.serving.updater import UserVectorUpdater
 from mind_dist.serving.version_follower import VersionFollower
 
 APPLICATION = "mind_dist"
-"""Name of the Serve application."""
+"""Name of the Serve application of the deployment without a name."""
 
 UPDATER = "UserVectorUpdater"
 RECOMMENDER = "Recommender"
@@ -48,6 +48,11 @@ _HEALTH_TIMEOUT_S = 5.0
 
 _MAX_REQUESTS = 64
 """Requests one replica works on at once; they mostly wait for the store."""
+
+
+def application_name(deployment: str) -> str:
+    """Return the name of a deployment's Serve application, by which Ray's dashboard shows it."""
+    return prefixed(deployment, APPLICATION)
 
 
 def build_app(config: ServingConfig, addresses: Addresses) -> serve.Application:
@@ -111,14 +116,15 @@ class _Replica:
     def __init__(self, config: dict[str, Any], addresses: dict[str, Any]) -> None:
         configure_logging()
         torch.set_num_threads(1)
-        self.config = parse(ServingConfig, config, where="serving")
         self.addresses = parse(Addresses, addresses, where="addresses")
+        given = parse(ServingConfig, config, where="serving")
+        self.config = dataclasses.replace(given, kafka=given.kafka.of_deployment(self.addresses.deployment))
         self.metrics = RayMetrics()
         self.problems = Problems(self.metrics)
 
     def store(self, retry_s: float) -> MilvusVectorStore:
         milvus = dataclasses.replace(self.config.milvus, retry_s=min(retry_s, self.config.milvus.retry_s))
-        return MilvusVectorStore(self.addresses.milvus, milvus, self.addresses.milvus_token)
+        return MilvusVectorStore.at(self.addresses, milvus)
 
 
 class UpdaterReplica(_Replica):

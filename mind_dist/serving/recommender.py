@@ -44,7 +44,9 @@ class RetrieveRequest:
             as its share of the behaviors says; `round_robin` for one of each interest in turn.
         diversity_weight: 0 for the best scores alone; the larger, the more categories are mixed. With `max` only.
         exclude_seen: Leave out the items in the user's history or in `behaviors`.
-        filter: Column → the value, or any of the values, that candidates must have.
+        filter: Column → what candidates must hold there: a value, any of several, or operators (ranges and others).
+        available_only: Leave out items that are not available, where the catalog says when they are.
+        at_ms: The moment at which they must be, in milliseconds since the epoch; None for now, by this server's clock.
     """
 
     user_id: Id | None = None
@@ -54,6 +56,8 @@ class RetrieveRequest:
     diversity_weight: float = 0.0
     exclude_seen: bool = True
     filter: Filter = field(default_factory=dict)
+    available_only: bool = True
+    at_ms: int | None = None
 
 
 @dataclass(frozen=True)
@@ -202,6 +206,8 @@ class Recommender:
             merging=request.merging,
             exclude=seen.tolist() if request.exclude_seen else (),
             filter=request.filter,
+            available_only=request.available_only,
+            at_ms=request.at_ms,
             diversity_weight=request.diversity_weight,
             category_column=self._config.category_column or None,
         )

@@ -53,7 +53,7 @@ def train_on_ray(
 
     Args:
         settings: The run.
-        addresses: Where Kafka is.
+        addresses: Where Kafka is, and the name of the deployment that trains.
         on_progress: Called from this thread, about twice a second at most.
         should_stop: Asked as often; once it is true, the run finishes its step, saves and ends.
 
@@ -64,6 +64,7 @@ def train_on_ray(
         VersionError: The run has saved versions and none is whole, or the version to begin with is torn.
         TrainingError: Training failed, `max_failures` replacements included, or there was nothing to train on.
     """
+    settings = dataclasses.replace(settings, kafka=settings.kafka.of_deployment(addresses.deployment))
     settings = _checked(settings, addresses.kafka)
     monitor: Any = ray.remote(num_cpus=0)(RunMonitor).remote()
     for name, value in _RAY_TRAIN_ENVIRONMENT.items():

@@ -66,7 +66,7 @@ class TrainSettings:
     @property
     def group(self) -> str:
         """Kafka group under which the run shows its positions."""
-        return f"mind-dist-training-{self.name}"
+        return f"{self.kafka.group_prefix}mind-dist-training-{self.name}"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
@@ -66,7 +67,7 @@ def first_vectors(dataset: PreparedDataset, dim: int, *, separate: bool, seed: i
         separate: Give items a vector as a behavior and another as a target, side by side; else one for both.
         seed: Of the approximate decomposition.
     """
-    catalog = dataset.catalog()
+    catalog = _seen(dataset)
     pairs = count_pairs(dataset, catalog)
     if not separate:
         pairs = Pairs(
@@ -75,6 +76,14 @@ def first_vectors(dataset: PreparedDataset, dim: int, *, separate: bool, seed: i
     left, right = _factors(positive_information(pairs, len(catalog)), dim, seed)
     vectors = torch.cat([left, right], dim=1) if separate else left
     return rows_of_bags(catalog, vectors)
+
+
+def _seen(dataset: PreparedDataset) -> ItemCatalog:
+    """Return the items that may follow another: zeros of all others would pull the rows of their features down."""
+    catalog = dataset.catalog().without_cold()
+    if dataset.manifest.split.get("by") != "time":
+        return catalog
+    return ItemCatalog(catalog.table.filter(pa.array(catalog.counts > 0)))
 
 
 def count_pairs(dataset: PreparedDataset, catalog: ItemCatalog) -> Pairs:

@@ -268,7 +268,7 @@ def soak(addresses: Addresses, directory: Path, duration_s: float) -> Report:
     uri = tiny_version(directory / "version", seed=5)
     encoder = InterestEncoder.load(uri)
     before = Replicas.processes()
-    with closing(MilvusVectorStore(addresses.milvus, config.milvus)) as store:
+    with closing(MilvusVectorStore.at(addresses, config.milvus)) as store:
         publish(store, encoder, uri)
         try:
             url = deploy(config, addresses, timeout_s=120)

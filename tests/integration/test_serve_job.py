@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import signal
 import socket
@@ -80,6 +81,23 @@ def _terminate_when_answering(url: str) -> None:
             break
     time.sleep(1)
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_cluster_that_serves_another_deployment_is_left_as_it_is(
+    config: ServingConfig, environment: Addresses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = dataclasses.replace(environment, deployment="shop")
+    url = deploy(config, shop, timeout_s=120)
+    try:
+        with pytest.raises(ConfigError, match=r"of the application shop__mind_dist already: serve each deployment on"):
+            main(Serve(config))
+        monkeypatch.setenv("MIND_DIST_DEPLOYMENT", "shop_eu")
+        with pytest.raises(ConfigError, match=r"MIND_DIST_DEPLOYMENT: .*shop__mind_dist already"):
+            main(Serve(config))
+        assert serve.status().applications["shop__mind_dist"].status == "RUNNING"
+        urllib.request.urlopen(f"{url}/healthz", timeout=5).close()
+    finally:
+        serve.shutdown()  # type: ignore[no-untyped-call]
 
 
 def test_a_deployment_that_does_not_come_up_is_one_error(config: ServingConfig, environment: Addresses) -> None:

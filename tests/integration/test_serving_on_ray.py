@@ -24,7 +24,7 @@ from ray.util.state import list_actors
 from jobs.serve import deploy
 from mind_dist import local_stack
 from mind_dist.config import Addresses, KafkaConfig, MilvusConfig, ServingConfig, dump
-from mind_dist.data.kafka import EventProducer, ensure_topics
+from mind_dist.data.kafka import EventProducer, KafkaSource, ensure_topics
 from mind_dist.encoder import InterestEncoder
 from mind_dist.errors import UpdaterStopped
 from mind_dist.index.milvus import MilvusVectorStore
@@ -32,12 +32,14 @@ from mind_dist.local_process import LocalProcess, free_ports
 from mind_dist.publishing import publish
 from mind_dist.records import BehaviorSequence
 from mind_dist.serving.health import NO_ACTIVE_VERSION, UPDATE_FAILING, UPDATERS_MISSING
-from mind_dist.serving.ray_app import APPLICATION, UPDATER, RecommenderReplica, UpdaterReplica
+from mind_dist.serving.ray_app import UPDATER, RecommenderReplica, UpdaterReplica, application_name
 from tests.versions import tiny_version
 
 logger = logging.getLogger(__name__)
 
 USER = 7
+DEPLOYMENT = "shop"
+APPLICATION = application_name(DEPLOYMENT)
 
 
 class Service:
@@ -58,9 +60,9 @@ class Service:
             unhealthy_after_s=5,
             category_column="genre",
         )
-        self.addresses = Addresses(broker.address, milvus)
+        self.addresses = Addresses(broker.address, milvus, deployment=DEPLOYMENT)
         ensure_topics(broker.address, {kafka.topic: 2, kafka.dead_letter_topic: 1})
-        self.store = MilvusVectorStore(milvus, self.config.milvus)
+        self.store = MilvusVectorStore.at(self.addresses, self.config.milvus)
         self.versions: list[str] = []
         url = deploy(self.config, self.addresses, timeout_s=120)
         self.client = httpx.Client(base_url=url, timeout=30)
@@ -140,6 +142,14 @@ def test_a_published_version_is_picked_up_and_answers(service: Service) -> None:
     assert (wrong.status_code, "unknown column" in wrong.json()["error"]) == (422, True)
 
 
+def committed(service: Service, deployment: str) -> int:
+    """Return how far a deployment's updaters of the newest version have come."""
+    kafka = service.config.kafka.of_deployment(deployment)
+    source = KafkaSource(service.broker.address, kafka, kafka.group(service.versions[-1]), partitions=range(2))
+    with closing(source):
+        return sum(source.committed().values())
+
+
 def test_events_change_a_users_vectors_within_seconds(service: Service) -> None:
     eventually(lambda: service.status().get(service.versions[-1], {}).get("num_partitions") == 2)
     waits = []
@@ -152,6 +162,8 @@ def test_events_change_a_users_vectors_within_seconds(service: Service) -> None:
     status = service.status()[service.versions[-1]]
     logger.info("seen over HTTP after %.0f ms; freshness_ms %s", np.median(waits) * 1000, status["freshness_ms"])
     assert status["num_applied"] == 10
+    eventually(lambda: committed(service, DEPLOYMENT) == 10)  # the commit follows the rows
+    assert committed(service, "") == 0
     assert status["freshness_ms"]["p50"] < 2000
 
 

@@ -12,7 +12,7 @@ import torch
 
 from mind_dist.checkpoint import ModelVersion, TableRows, VersionWriter, seal
 from mind_dist.config import ModelConfig, TrainingConfig, dump
-from mind_dist.data.parquet import ITEM_SCHEMA, ItemCatalog
+from mind_dist.data.parquet import IS_COLD, ITEM_SCHEMA, ItemCatalog
 from mind_dist.encoder import CHUNK_USERS, InterestEncoder, UserInterests
 from mind_dist.errors import VersionError
 from mind_dist.model.interests import Behaviors
@@ -51,11 +51,16 @@ def model(config: ModelConfig = CONFIG) -> MultiInterestModel:
     return mind
 
 
-def save(path: Path, config: ModelConfig = CONFIG, mind: MultiInterestModel | None = None) -> str:
+def save(
+    path: Path,
+    config: ModelConfig = CONFIG,
+    mind: MultiInterestModel | None = None,
+    items: ItemCatalog | None = None,
+) -> str:
     writer = VersionWriter(Directory.at(path))
     writer.write_dense((mind or model(config)).state_dict())
     writer.write_optimizer({})
-    writer.write_catalog(catalog())
+    writer.write_catalog(items or catalog())
     writer.write_item_shard(0, 1, table_rows())
     seal(
         writer.directory,
@@ -154,6 +159,22 @@ def test_items_are_those_of_the_catalog_and_the_table_never_features(encoder: In
     assert np.allclose(np.linalg.norm(encoder.item_vectors, axis=1), 1, atol=1e-5)
     asked = np.array([0, STRANGE, TABLE_ONLY, FEATURE, CATALOG_ONLY, COLD_KEY, PROFILE])
     assert encoder.knows(asked).tolist() == [True, False, True, False, True, False, False]
+
+
+def test_cold_items_are_made_of_known_features_alone_and_others_have_no_vector(tmp_path: Path) -> None:
+    made_of = {9000: [FEATURE], 9001: [FEATURE + 1, FEATURE], 9002: [999_999], 9003: []}
+    table = catalog().table.append_column(IS_COLD, pa.array([False] * (NUM_ITEMS + 1)))
+    columns = [list(made_of), [str(key) for key in made_of], [0] * 4, list(made_of.values()), [True] * 4]
+    cold = pa.table(columns, schema=table.schema)
+    encoder = InterestEncoder.load(save(tmp_path, items=ItemCatalog(pa.concat_tables([table, cold]))))
+    assert encoder.knows(np.array(list(made_of))).tolist() == [True, True, False, False]
+    assert encoder.num_unknown_items == 2
+    rows = table_rows()
+    of = {int(key): vector for key, vector in zip(rows.keys, rows.vectors, strict=True)}
+    vectors = dict(zip(encoder.item_keys.tolist(), encoder.item_vectors, strict=True))
+    for key, pooled in ((9000, of[FEATURE]), (9001, (of[FEATURE] + of[FEATURE + 1]) / 2)):
+        assert np.allclose(vectors[key], pooled / np.linalg.norm(pooled), atol=1e-5)
+    assert len(encoder.encode([user(1, [9000, 9003, 9001])])[0].vectors) == 1  # a behavior on a cold item counts
 
 
 def test_a_missing_profile_is_zeros_and_one_of_another_width_is_refused(encoder: InterestEncoder) -> None:

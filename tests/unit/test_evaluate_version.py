@@ -12,8 +12,10 @@ import torch
 
 from jobs.evaluate import EvaluateJob, main
 from mind_dist.checkpoint import TableRows, VersionWriter, seal
-from mind_dist.config import ModelConfig, TrainingConfig, dump
+from mind_dist.config import ModelConfig, TrainingConfig, dump, load
+from mind_dist.data.activity import activity_of
 from mind_dist.data.parquet import (
+    IS_COLD,
     ITEM_SCHEMA,
     DatasetManifest,
     FeatureInfo,
@@ -24,12 +26,13 @@ from mind_dist.data.parquet import (
 )
 from mind_dist.encoder import InterestEncoder
 from mind_dist.errors import VersionError
-from mind_dist.evaluation import evaluate_version, of_model
+from mind_dist.evaluation import EvaluationReport, evaluate_version, held_out, of_model
 from mind_dist.model.multi_interest import MultiInterestModel
 from mind_dist.records import BehaviorSequence, no_keys
 from mind_dist.storage import Directory
 
-NUM_ITEMS, DIM = 30, 8
+NUM_ITEMS, DIM, FEATURE = 30, 8, 5000
+HOUR_MS = 3_600_000
 CONFIG = ModelConfig(dim=DIM, num_interests=3, hidden_dims=(8,))
 
 
@@ -39,14 +42,27 @@ def catalog() -> ItemCatalog:
     return ItemCatalog(table.append_column("genre", pa.array(["abc"[key % 3] for key in keys])))
 
 
-@pytest.fixture(scope="module")
-def dataset_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    directory = Directory.at(tmp_path_factory.mktemp("dataset"))
+def with_cold_items() -> ItemCatalog:
+    """Return the catalog with items that no log has, one of them of no feature that training has seen."""
+    table = catalog().table.append_column(IS_COLD, pa.array([False] * NUM_ITEMS))
+    cold = [
+        [100, 101, 102],
+        ["100", "101", "102"],
+        [0] * 3,
+        [[FEATURE], [FEATURE], [999]],
+        ["a", "b", "new"],
+        [True] * 3,
+    ]
+    return ItemCatalog(pa.concat_tables([table, pa.table(cold, schema=table.schema)]))
+
+
+def write_dataset(path: Path, items: ItemCatalog) -> str:
+    directory = Directory.at(path)
     generator = np.random.default_rng(0)
     users = [BehaviorSequence(user, generator.integers(0, NUM_ITEMS, 15), np.arange(15)) for user in range(20)]
     for split, part in (("train", users[:12]), ("valid", users[12:15]), ("test", users[15:])):
         directory.write_table(f"sequences/{split}/bucket-00000.parquet", sequences_table(part))
-    directory.write_table("items.parquet", catalog().table)
+    directory.write_table("items.parquet", items.table)
     split_by = {"by": "user", "input_fraction": 0.8}
     features = (FeatureInfo("year", "buckets"), FeatureInfo("genre"))
     write_manifest(
@@ -55,14 +71,42 @@ def dataset_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     return directory.uri
 
 
-def save_version(path: Path, id_type: str = "int64") -> str:
+@pytest.fixture(scope="module")
+def dataset_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_dataset(tmp_path_factory.mktemp("dataset"), catalog())
+
+
+def write_by_time(path: Path) -> str:
+    """Write users of 15 hours, of which the last five are to be found; items live six hours from their number on."""
+    directory, generator = Directory.at(path), np.random.default_rng(1)
+    hours = np.arange(15)
+    users = [
+        BehaviorSequence(user, np.maximum(0, hours - generator.integers(0, 6, 15)), hours * HOUR_MS)
+        for user in range(9)
+    ]
+    for split, end in (("train", 5), ("valid", 10), ("test", 15)):
+        directory.write_table(
+            f"sequences/{split}/bucket-00000.parquet", sequences_table([u.slice(0, end) for u in users])
+        )
+    directory.write_table("activity/bucket-00000.parquet", activity_of(sequences_table(users)))
+    table = with_cold_items().table
+    start = np.arange(len(table)) * HOUR_MS
+    table = table.append_column("available_from", pa.array(start))
+    directory.write_table("items.parquet", table.append_column("available_until", pa.array(start + 6 * HOUR_MS)))
+    split_by = {"by": "time", "train_before_ms": 5 * HOUR_MS, "valid_before_ms": 10 * HOUR_MS}
+    write_manifest(directory, DatasetManifest("int64", 1, {}, {}, NUM_ITEMS, 0, 14, split=split_by))
+    return directory.uri
+
+
+def save_version(path: Path, id_type: str = "int64", items: ItemCatalog | None = None) -> str:
     torch.manual_seed(3)
-    keys, vectors = np.arange(NUM_ITEMS), torch.randn(NUM_ITEMS, DIM).numpy()
+    keys, vectors = np.append(np.arange(NUM_ITEMS), FEATURE), torch.randn(NUM_ITEMS + 1, DIM).numpy()
+    counts = np.append(np.arange(NUM_ITEMS) + 1, 0)
     writer = VersionWriter(Directory.at(path))
     writer.write_dense(MultiInterestModel(CONFIG).state_dict())
     writer.write_optimizer({})
-    writer.write_catalog(catalog())
-    writer.write_item_shard(0, 1, TableRows(keys, vectors, vectors, vectors, keys, keys + 1, keys))
+    writer.write_catalog(items or catalog())
+    writer.write_item_shard(0, 1, TableRows(keys, vectors, vectors, vectors, keys, counts, keys))
     config = {"model": dump(CONFIG), "training": dump(TrainingConfig())}
     facts = {"step": 1, "watermark_ms": 0, "positions": {}, "metrics": {}, "source": ""}
     seal(writer.directory, writer.files, config=config, id_type=id_type, **facts)  # type: ignore[arg-type]
@@ -125,6 +169,42 @@ def test_the_job_shows_its_table_without_an_output(
 def test_two_evaluations_agree_to_the_last_bit(dataset_uri: str, version_uri: str) -> None:
     dataset, encoder = PreparedDataset.open(dataset_uri), InterestEncoder.load(version_uri)
     assert evaluate_version(dataset, encoder) == evaluate_version(dataset, encoder)
+
+
+def test_cold_items_move_no_figure_of_the_split_by_user(tmp_path: Path, dataset_uri: str, version_uri: str) -> None:
+    wider = write_dataset(tmp_path / "dataset", with_cold_items())
+    encoder = InterestEncoder.load(save_version(tmp_path / "version", items=with_cold_items()))
+    assert encoder.knows(np.array([100, 101, 102])).tolist() == [True, True, False]
+    before = evaluate_version(PreparedDataset.open(dataset_uri), InterestEncoder.load(version_uri))
+    assert evaluate_version(PreparedDataset.open(wider), encoder).metrics == before.metrics
+
+
+def test_by_time_recent_popularity_and_chance_stand_beside_the_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset_uri = write_by_time(tmp_path / "dataset")
+    version_uri = save_version(tmp_path / "version", items=with_cold_items())
+    output = tmp_path / "report.json"
+    main(EvaluateJob(dataset_uri, version_uri, str(output)))
+    report = json.loads(output.read_text())
+    found = report["metrics"]
+    assert set(found) == {"model", "popularity", "recent popularity", "transitions", "chance"}
+    # six items are available at hour ten, so all find all of them; what is short of 1 are repeats
+    assert all(values["hit_rate@50"] == 1.0 for values in found.values())
+    assert np.ptp([values["recall@50"] for values in found.values()]) < 1e-9
+    assert found["chance"]["candidates"] == 6
+    assert found["model"]["coverage@50"] == 1.0
+    assert found["recent popularity"]["window_h"] == 1
+    assert 0 <= found["chance"]["recall@20_removed"] < 1
+    dataset = PreparedDataset.open(dataset_uri)
+    events = sum(len(user.future) for user in held_out(dataset))
+    assert report["num_targets"] + report["num_unavailable_targets"] == events == 9 * 5
+    assert report["num_users"] + report["num_unavailable_users"] == 9
+    shown = capsys.readouterr().out
+    assert f"{report['num_users']} users with {report['num_targets']} events to be found" in shown
+    assert f"left out: {report['num_unavailable_targets']} events" in shown
+    assert "1 items have no vector" in shown
+    assert load(EvaluationReport, output) == evaluate_version(dataset, InterestEncoder.load(version_uri))
 
 
 def test_a_version_of_other_ids_is_refused(tmp_path: Path, dataset_uri: str) -> None:

@@ -2,7 +2,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ from mind_dist.limits import FIRST_KEY, LAST_KEY
 from mind_dist.observability import InMemoryMetrics
 from mind_dist.publishing import publish
 from mind_dist.records import BehaviorSequence
+from mind_dist.retrieval import retrieve
 from mind_dist.serving.health import Problem
-from mind_dist.serving.http import EventBody, build_api
+from mind_dist.serving.http import EventBody, RetrieveBody, build_api
 from mind_dist.serving.recommender import Recommender
 from tests.reference import retrieval_loops
 from tests.versions import original_id, tiny_version
@@ -47,10 +48,12 @@ class Client:
 
 
 class Setting:
-    def __init__(self, directory: Path, id_type: IdType = "int64") -> None:
+    def __init__(
+        self, directory: Path, available: Mapping[int, tuple[int, int]] | None = None, id_type: IdType = "int64"
+    ) -> None:
         self.sent: list[EventBody] = []
         self.log_is_away = False
-        self.uri = tiny_version(directory, id_type=id_type)
+        self.uri = tiny_version(directory, available=available, id_type=id_type)
         self.store = InMemoryVectorStore()
         self.encoders: dict[str, InterestEncoder] = {}
         recommender = Recommender(self.store, self.encoders, ServingConfig(), InMemoryMetrics())
@@ -119,6 +122,28 @@ def test_candidates_for_a_user_and_for_behaviors(client: Client) -> None:
     assert (of_user["unknown_items"], of_behaviors["unknown_items"]) == (0, 1)
 
 
+@pytest.mark.parametrize(
+    "filter",
+    [
+        {"genre": "drama"},
+        {"genre": ["drama", "war"]},
+        {"genre": {"in": ["drama"]}},
+        {"genre": {"not_in": ["drama"]}},
+        {"genre": {"gte": "d", "lt": "war", "null": False}},
+        {"genre": {"null": True}},
+    ],
+    ids=repr,
+)
+def test_a_filter_means_over_http_what_it_means_in_the_library(
+    setting: Setting, client: Client, filter: dict[str, Any]
+) -> None:
+    answer = client.post("/v1/retrieve", json={"user_id": 7, "limit": 50, "exclude_seen": False, "filter": filter})
+    [version] = setting.encoders
+    interests = np.array(client.get("/v1/users/7/interests").json()["interests"], dtype=np.float32)
+    wanted = retrieve(setting.store, version, interests, 50, filter=filter)
+    assert [each["item_id"] for each in answer.json()["candidates"]] == [each.item_key for each in wanted]
+
+
 @pytest.mark.parametrize("merging", ["budget", "round_robin"])
 def test_interests_share_the_candidates_when_asked_so(client: Client, merging: str) -> None:
     weights = client.get("/v1/users/5/interests").json()["weights"]
@@ -143,7 +168,21 @@ def test_interests_share_the_candidates_when_asked_so(client: Client, merging: s
         ('{"user_id": 7, "merging": "median"}', 422, "merging: Input should be 'max', 'budget' or 'round_robin'"),
         ('{"user_id": 7, "merging": "budget", "diversity_weight": 1}', 422, "not with budget"),
         ('{"user_id": 7, "filter": {"colour": "red"}}', 422, "unknown column"),
-        ('{"user_id": 7, "filter": {"genre": {"not": "war"}}}', 422, "filter.genre"),
+        (
+            '{"user_id": 7, "filter": {"genre": {"not": "war"}}}',
+            422,
+            "filter.genre.not: Extra inputs are not permitted",
+        ),
+        ('{"user_id": 7, "filter": {"genre": {}}}', 422, "filter genre: needs at least one of lt, lte, gt"),
+        ('{"user_id": 7, "filter": {"genre": null}}', 422, "filter.genre: must be a text or a number"),
+        ('{"user_id": 7, "filter": {"genre": [["war"]]}}', 422, "filter.genre.0: must be a text or a number"),
+        ('{"user_id": 7, "filter": {"genre": {"lt": null}}}', 422, "filter.genre.lt: must be a text or a number"),
+        ('{"user_id": 7, "filter": {"genre": {"lt": 3}}}', 422, "filter genre.lt: 3 is not allowed in a column of kin"),
+        ('{"user_id": 7, "filter": {"genre": {"in": "war"}}}', 422, "filter.genre.in: Input should be a valid list"),
+        ('{"user_id": 7, "filter": {"genre": {"in": []}}}', 422, "filter genre.in: needs at least one value"),
+        ('{"user_id": 7, "filter": {"genre": {"is_in": ["war"]}}}', 422, "filter.genre.is_in: Extra inputs"),
+        ('{"user_id": 7, "filter": {"genre": {"null": 1}}}', 422, "filter.genre.null: Input should be a valid boolean"),
+        (json.dumps({"user_id": 7, "filter": {"genre": [str(i) for i in range(1001)]}}), 422, "filter: 1,001 values"),
         ('{"user_id": 7.5}', 422, "user_id"),
         ('{"user_id": true}', 422, "user_id"),
         ('{"user_id": 99999999999999999999}', 422, "user_id: must fit 64 bits"),
@@ -152,6 +191,7 @@ def test_interests_share_the_candidates_when_asked_so(client: Client, merging: s
         ("{}", 422, "either user_id or behaviors"),
         ("not json", 422, "JSON"),
     ],
+    ids=lambda value: str(value)[:60],
 )
 def test_bad_requests_say_why(client: Client, body: str, status: int, reason: str) -> None:
     response = client.post("/v1/retrieve", content=body, headers={"content-type": "application/json"})
@@ -261,7 +301,34 @@ def test_the_interface_is_documented_with_examples(client: Client) -> None:
         "paths"
     ].keys()
     assert schema["components"]["schemas"]["RetrieveBody"]["properties"]["limit"]["examples"] == [10]
+    assert {"lt", "lte", "gt", "gte", "in", "not_in", "null"} == schema["components"]["schemas"]["Operators"][
+        "properties"
+    ].keys()
     assert set(schema["paths"]["/v1/retrieve"]["post"]["responses"]) >= {"200", "404", "422", "503"}
+    examples = schema["paths"]["/v1/retrieve"]["post"]["requestBody"]["content"]["application/json"]["examples"]
+    for example in examples.values():
+        RetrieveBody.model_validate(example["value"])
+
+
+def test_items_that_are_gone_or_still_to_come_are_left_out_unless_asked_for(tmp_path: Path) -> None:
+    now_ms, hour_ms = time.time_ns() // 1_000_000, 3_600_000
+    gone, to_come = dict.fromkeys(range(10, 20), (0, now_ms)), {20: (now_ms + hour_ms, now_ms + 2 * hour_ms)}
+    setting = Setting(tmp_path, gone | to_come)
+    setting.publish()
+
+    def found(**body: Any) -> set[int]:
+        response = setting.client.post("/v1/retrieve", json={"user_id": 7, "limit": 60, **body})
+        assert response.status_code == 200, response.text
+        return {candidate["item_id"] for candidate in response.json()["candidates"]}
+
+    everything = set(range(60)) - {1, 2, 3}
+    assert found() == everything - set(gone) - set(to_come)
+    assert found(available_only=False) == everything
+    assert found(at_ms=now_ms + hour_ms) == everything - set(gone)
+    assert found(at_ms=0) == everything - set(to_come)
+    assert found(filter={"genre": "war"}) == {item for item in everything - set(gone) - {20} if item % 3 == 2}
+    refused = setting.client.post("/v1/retrieve", json={"user_id": 7, "at_ms": -1})
+    assert (refused.status_code, refused.json()["error"].split(":")[0]) == (422, "at_ms")
 
 
 def test_the_documentation_loads_nothing_from_elsewhere(client: Client) -> None:

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from mind_dist.data.parquet import (
     write_manifest,
 )
 from mind_dist.data.replay import dataset_events, due_s, log_events, pace, rows
+from mind_dist.errors import ConfigError
 from mind_dist.records import BehaviorSequence
 from mind_dist.storage import Directory
 
@@ -116,7 +118,8 @@ def test_an_empty_tail_is_an_empty_replay(tmp_path: Path) -> None:
 
 def test_a_raw_log_is_sorted_and_its_unusable_rows_counted(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text(
-        "who,what,when,kind\n1,10,3,view\n2,20,1,view\nx,30,2,view\n1,11,1,buy\n4,5,6,no\n"
+        "who,what,when,kind\n1,10,1700000003,view\n2,20,1700000001,view\nx,30,1700000002,view\n"
+        "1,11,1700000001,buy\n4,5,1700000006,no\n1,10,1700000000000,view\n1,10,6,view\n"
     )
     log = LogConfig(
         (str(tmp_path / "log.csv"),),
@@ -126,15 +129,35 @@ def test_a_raw_log_is_sorted_and_its_unusable_rows_counted(tmp_path: Path) -> No
         timestamp_column="when",
         event_type_column="kind",
         event_types=("view", "buy"),
+        time_unit="s",
     )
     events, num_rejected = log_events(log, "int64")
-    assert list(rows(events)) == [(2, 20, 1000, "view"), (1, 11, 1000, "buy"), (1, 10, 3000, "view")]
+    assert list(rows(events)) == [
+        (2, 20, 1_700_000_001_000, "view"),
+        (1, 11, 1_700_000_001_000, "buy"),
+        (1, 10, 1_700_000_003_000, "view"),
+    ]
+    assert num_rejected == 3
+
+
+def test_a_raw_log_is_replayed_by_the_rules_of_preparing(tmp_path: Path) -> None:
+    log = LogConfig((str(tmp_path / "log.csv"),), "csv")
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n" + "1,2,1700000000123\n" * 20 + "1,3,1700000000\n")
+    events, num_rejected = log_events(log, "int64")
+    assert set(rows(events)) == {(1, 2, 1_700_000_000_123, "click")}
     assert num_rejected == 1
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n1,2,1\n")
+    with pytest.raises(ConfigError, match=r"log\.time_unit"):
+        log_events(log, "int64")
+    positions = dataclasses.replace(log, time_unit="order")
+    assert list(rows(log_events(positions, "int64")[0])) == [(1, 2, 1, "click")]
 
 
 def test_a_raw_log_of_several_files_keeps_the_types_it_has(tmp_path: Path) -> None:
     for name, kinds in (("a", ["buy", None]), ("b", ["rent", "buy"])):
-        table = pa.table({"user_id": [1, 2], "item_id": [5, 6], "timestamp": [1, 2], "kind": pa.array(kinds)})
+        table = pa.table(
+            {"user_id": [1, 2], "item_id": [5, 6], "timestamp": [1_700_000_001, 1_700_000_002], "kind": pa.array(kinds)}
+        )
         if name == "b":
             table = table.set_column(3, "kind", table["kind"].dictionary_encode())
         pq.write_table(table, tmp_path / f"{name}.parquet")

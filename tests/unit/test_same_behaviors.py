@@ -18,7 +18,8 @@ from mind_dist.data.codec import encode_event, encode_key
 from mind_dist.data.raw_log import list_fragments
 from mind_dist.data.replay import log_events, rows
 from mind_dist.data.source import InMemoryLog
-from mind_dist.data.staging import deduplicate_buckets, group_buckets, stage_events
+from mind_dist.data.staging import filter_buckets, group_buckets, stage_events
+from mind_dist.data.times import Times
 from mind_dist.index.memory import InMemoryVectorStore
 from tests.toy_serving import INFO, VERSION, Run, ToyEncoder, toy_config, toy_manifest
 from tests.toy_training import event_examples
@@ -40,17 +41,17 @@ def written(path: Path, log: list[Line], event_types: tuple[str, ...]) -> LogCon
     table = pa.table(list(columns), names=["user_id", "item_id", "timestamp", "kind"])
     pq.write_table(table, path / "log.parquet", row_group_size=7)
     files = (str(path / "log.parquet"),)
-    return LogConfig(files, time_unit="ms", event_type_column="kind", event_types=event_types)
+    return LogConfig(files, time_unit="order", event_type_column="kind", event_types=event_types)
 
 
 def prepared(path: Path, log: LogConfig) -> Behaviors:
     """Prepare with nothing too rare or too short to keep."""
     config = PrepareConfig(str(path / "out"), log, num_buckets=NUM_PARTITIONS, min_item_events=1, min_user_events=1)
     parts = pa.Table.from_pylist([vars(part) for part in list_fragments(log)])
-    files = pa.concat_tables(stage_events(parts, config))["file"].to_pylist()
+    files = pa.concat_tables(stage_events(parts, config, Times("order", 0)))["file"].to_pylist()
     buckets = pa.table({"part": range(NUM_PARTITIONS)})
-    list(deduplicate_buckets(buckets, config, files))
-    list(group_buckets(buckets, config, np.arange(4)))
+    list(group_buckets(buckets, config, files))
+    list(filter_buckets(buckets, config, np.arange(4)))
     users = pq.read_table(path / "out/staging/sequences").to_pylist()
     return {each["user_id"]: Counter(zip(each["item_ids"], each["timestamps_ms"], strict=True)) for each in users}
 
@@ -58,7 +59,7 @@ def prepared(path: Path, log: LogConfig) -> Behaviors:
 def replayed(log: LogConfig) -> InMemoryLog:
     """Replay the raw log with its own types, all of them."""
     kafka = InMemoryLog(NUM_PARTITIONS)
-    events, _ = log_events(LogConfig(log.paths, time_unit="ms", event_type_column="kind"), "int64")
+    events, _ = log_events(LogConfig(log.paths, time_unit="order", event_type_column="kind"), "int64")
     for user, *event in rows(events):
         kafka.append(encode_key(user), encode_event(user, *event), user % NUM_PARTITIONS)
     return kafka

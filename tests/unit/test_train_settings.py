@@ -46,9 +46,11 @@ def test_a_job_is_its_settings_and_where_the_result_goes() -> None:
     job = read_settings(
         Train, [*NEEDED, "--training.epochs", "3", "--source", "kafka", "--follow", "--output", "r.json"]
     )
-    assert (job.training.epochs, job.follow, job.output) == (3, True, Path("r.json"))
+    assert (job.training.epochs, job.follow, job.output) == (3, True, "r.json")
     assert source_name(job) == "kafka://behavior-events"
     assert job.group == "mind-dist-training-mind"
+    shop = dataclasses.replace(job, kafka=job.kafka.of_deployment("shop"))
+    assert shop.group == "shop__mind-dist-training-mind"
 
 
 def test_a_dataset_is_needed_and_must_hold_something_to_train_on(tmp_path: Path) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
-from mind_dist.data.parquet import PreparedDataset
+from mind_dist.data.parquet import IS_COLD, PreparedDataset, write_manifest
 from mind_dist.model.item_bag import bag_keys, bag_members, pool_bags
 from mind_dist.training.warm_start import count_pairs, first_vectors, positive_information, rows_of_bags
 from tests.toy_training import toy_users, write_dataset
@@ -85,3 +87,22 @@ def test_more_dimensions_than_items_are_filled_with_zeros(dataset: PreparedDatas
     assert rows.shape[1] == 64
     assert bool(rows.isfinite().all())
     assert not rows[:, len(dataset.catalog()) :].any()
+
+
+@pytest.mark.parametrize("by", ["user", "time"])
+def test_items_that_training_never_saw_pull_no_feature_down(tmp_path: Path, by: str) -> None:
+    dataset = PreparedDataset.open(write_dataset(tmp_path))
+    expected = first_vectors(dataset, 8, separate=False, seed=1)
+    catalog = dataset.catalog().table
+    unseen = {"item_id": [900, 901], "original_id": ["900", "901"], "count": [0, 0]}
+    features = [catalog["feature_keys"][0].as_py()] * 2
+    added = pa.table([*unseen.values(), features], schema=catalog.schema)
+    wider = pa.concat_tables([catalog, added])
+    if by == "user":
+        wider = wider.append_column(IS_COLD, pa.array([False] * len(catalog) + [True] * 2))
+    dataset.directory.write_table("items.parquet", wider)
+    split = {"by": by, "input_fraction": 0.8}
+    write_manifest(dataset.directory, dataclasses.replace(dataset.manifest, split=split))
+    found = first_vectors(PreparedDataset.open(dataset.directory.uri), 8, separate=False, seed=1)
+    np.testing.assert_array_equal(found.keys, expected.keys)
+    assert torch.equal(found.vectors, expected.vectors)
