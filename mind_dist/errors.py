@@ -6,6 +6,8 @@
     ├── PoisonEvent            one record cannot be decoded; it is dead-lettered
     ├── PoisonLimitExceeded    so many records are poison that the producer must be broken
     ├── PositionLost           a position is older than the oldest record still kept
+    ├── UnreadableBatch        a batch of records cannot be decompressed or decoded
+    ├── PartitionStalled       a partition delivers nothing, though it has not been read to its end
     ├── VersionError           a model version is missing, torn or altered
     ├── TrainingError          training cannot go on (a non-finite loss, say)
     ├── PublishError           a version was not activated; readers stay where they were
@@ -113,6 +115,60 @@ class PositionLost(MindDistError):
         self.partition = partition
         self.wanted = wanted
         self.oldest = oldest
+
+
+class UnreadableBatch(MindDistError):
+    """A batch of a partition cannot be decompressed or decoded; reading again would fail again.
+
+    Attributes:
+        topic: Topic of the partition.
+        partition: The partition.
+        position: Position of the first record that cannot be read.
+        codec: Compression codec whose library is missing; empty when the batch is damaged.
+        package: Package to install for that codec; empty when the batch is damaged.
+    """
+
+    def __init__(
+        self, topic: str, partition: int, position: int, reason: str, *, codec: str = "", package: str = ""
+    ) -> None:
+        super().__init__(
+            f"partition {partition} of topic {topic}: the batch at position {position} cannot be read"
+            + (
+                f": it is compressed with {codec}, and no library for it is installed: pip install {package}"
+                if codec
+                else f" ({reason}): it is damaged; go on behind it by storing a later position for the group, "
+                "or by letting retention remove it"
+            )
+        )
+        self.topic = topic
+        self.partition = partition
+        self.position = position
+        self.codec = codec
+        self.package = package
+
+
+class PartitionStalled(MindDistError):
+    """A partition delivered nothing for too long, though it has not been read to its end.
+
+    Attributes:
+        topic: Topic of the partition.
+        partition: The partition.
+        position: Position of the next record to read.
+        end: Position up to which it was to be read.
+        waited_s: How long nothing came, in seconds.
+    """
+
+    def __init__(self, topic: str, partition: int, position: int, end: int, waited_s: float) -> None:
+        super().__init__(
+            f"partition {partition} of topic {topic} delivered nothing for {waited_s:.0f} s at position {position}, "
+            f"though its end is {end}: see whether the partition has a leader (kafka-topics.sh --describe), then start "
+            "again: training goes on from its last checkpoint"
+        )
+        self.topic = topic
+        self.partition = partition
+        self.position = position
+        self.end = end
+        self.waited_s = waited_s
 
 
 class VersionError(MindDistError):

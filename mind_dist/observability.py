@@ -60,6 +60,9 @@ METRICS: dict[str, Metric] = {
         "1 while a problem of this name is there (names: docs/operations.md), 0 when it is over.",
         tags=("problem", "source"),
     ),
+    "mind_dist_lag_report_failures": Metric(
+        "counter", "Times the lag could not be asked for; its gauge keeps the last value.", tags=_BY_VERSION
+    ),
     "mind_dist_freshness_seconds": Metric(
         "histogram", "From an event's append to its user's row.", _LATENCY_S, tags=_BY_VERSION
     ),

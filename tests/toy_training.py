@@ -120,12 +120,13 @@ def event_examples(
     **options: Any,
 ) -> EventExamples:
     """Open the log where a version stands."""
-    source = InMemorySource(log, "training", options.pop("partitions", None), max_records)
+    partitions = options.pop("partitions", range(log.num_partitions))
     if version:
         options["positions"] = version.manifest.positions
-        options["histories"] = {p: version.history(p) for p in source.assignment()}
+        options["histories"] = {p: version.history(p) for p in partitions}
     return EventExamples(
-        source,
+        options.pop("open_source", lambda partition: InMemorySource(log, "training", [partition], max_records)),
+        partitions,
         "int64",
         options.pop("dead_letters", InMemoryDeadLetters()),
         options.pop("gate", PoisonGate(0.5, 1000)),

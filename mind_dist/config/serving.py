@@ -35,6 +35,8 @@ class KafkaConfig:
     """Most records of one poll, and so of one micro-batch."""
     connect_timeout_s: float = 30.0
     """How long to try to reach the broker."""
+    metadata_max_age_s: float = 30.0
+    """How old a client's knowledge of the topic may get: partitions that are added are noticed so late, in seconds."""
     session_timeout_s: float = 8.0
     """A consumer that died loses its partitions after so long."""
     max_poll_interval_s: float = 90.0
@@ -48,6 +50,7 @@ class KafkaConfig:
         check(self.max_clock_skew_s >= 0, "max_clock_skew_s", "0 or more")
         check(self.max_poll_records >= 1, "max_poll_records", "at least 1")
         check(self.connect_timeout_s > 0, "connect_timeout_s", "above 0")
+        check(self.metadata_max_age_s > 0, "metadata_max_age_s", "above 0")
         check(self.session_timeout_s >= 6, "session_timeout_s", "at least 6, the brokers' own limit")  # noqa: PLR2004
         check(self.max_poll_interval_s >= 1, "max_poll_interval_s", "at least 1")
 

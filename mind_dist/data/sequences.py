@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pyarrow import compute as pc
 
 from mind_dist.data.parquet import PreparedDataset
-from mind_dist.records import BehaviorSequence, Keys, Positions
+from mind_dist.records import Keys, PartTrained, Positions, UserHistory
 
 Mask = NDArray[np.bool_]
 
@@ -88,6 +88,8 @@ class ExampleSource(Protocol):
         Raises:
             PositionLost: The log no longer keeps the position to go on from.
             PoisonLimitExceeded: Too many records cannot be decoded.
+            PartitionStalled: The log delivers nothing, though the partition has not ended.
+            UnreadableBatch: The log has a batch that cannot be decompressed or decoded.
         """
         ...
 
@@ -95,8 +97,12 @@ class ExampleSource(Protocol):
         """Return, for every owned partition, the position after the last example taken."""
         ...
 
-    def history(self, partition: int) -> Sequence[BehaviorSequence]:
+    def history(self, partition: int) -> Sequence[UserHistory]:
         """Return the histories behind a partition's coming examples, as of its position; none for datasets."""
+        ...
+
+    def part_trained(self) -> Mapping[int, Sequence[PartTrained]]:
+        """Return parts of partitions of which only some records are trained; none for datasets."""
         ...
 
     def finished(self) -> bool:
@@ -192,10 +198,14 @@ class ParquetExamples:
         """Return the position after the last example taken from each bucket."""
         return dict(self._positions)
 
-    def history(self, partition: int) -> Sequence[BehaviorSequence]:
+    def history(self, partition: int) -> Sequence[UserHistory]:
         """Return nothing: the dataset holds every history."""
         assert partition in self._buckets
         return []
+
+    def part_trained(self) -> Mapping[int, Sequence[PartTrained]]:
+        """Return nothing: buckets are read in order."""
+        return {}
 
     def finished(self) -> bool:
         """Tell whether the last epoch of every bucket is through."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mind_dist.config import ServingConfig
-from mind_dist.errors import MindDistError, PoisonLimitExceeded, PositionLost, UpdaterStopped
+from mind_dist.errors import MindDistError, PoisonLimitExceeded, PositionLost, UnreadableBatch, UpdaterStopped
 from mind_dist.serving import health
 from mind_dist.serving.updater import UpdateStep, UserVectorUpdater
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 OnStep = Callable[[UpdateStep], None]
 
-_FATAL = (PoisonLimitExceeded, PositionLost)
+_FATAL = (PoisonLimitExceeded, PositionLost, UnreadableBatch)
 """Errors that trying again does not mend."""
 
 _FIRST_BACKOFF_S = 0.1

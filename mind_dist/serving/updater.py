@@ -17,6 +17,7 @@ what is in it. At-least-once delivery, effectively-once state.
 from __future__ import annotations
 
 import enum
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,11 @@ from mind_dist.serving.intake import Delivery, Intake, Taken
 from mind_dist.serving.update_report import UpdateReport
 from mind_dist.serving.user_rows import UserRows
 from mind_dist.serving.user_update import UserUpdate
+
+logger = logging.getLogger(__name__)
+
+_LAG_TIMEOUT_S = 2.0
+"""How long a step may be held up by asking for the lag."""
 
 
 class UpdateStep(enum.IntEnum):
@@ -147,6 +153,7 @@ class UserVectorUpdater:
         self._owned: frozenset[int] = frozenset()
         self._expected: dict[int, int] = {}
         self._lags: dict[int, int] = {}
+        self._lag_failing = False
 
     def step(self, timeout_s: float) -> UpdateReport:
         """Apply the next micro-batch, waiting up to `timeout_s` for it.
@@ -180,10 +187,22 @@ class UserVectorUpdater:
         return dict(self._lags)
 
     def report_lag(self) -> None:
-        """Set the lag gauge of every owned partition."""
-        position = self._source.position()
-        for partition, end in self._source.end_positions().items():
-            self._set_lag(partition, end - position[partition])
+        """Set the lag gauge of every owned partition; where that fails, count it: lag never fails or holds up a step."""
+        try:
+            lag = self._source.lag(_LAG_TIMEOUT_S)
+        except Exception as error:  # noqa: BLE001 - no fault of a mere report may stop the events
+            self._note_lag_failure(error)
+            return
+        self._lag_failing = False
+        for partition, count in lag.items():
+            self._set_lag(partition, count)
+
+    def _note_lag_failure(self, error: Exception) -> None:
+        self._metrics.add("mind_dist_lag_report_failures", model_version=self._model_version)
+        if not self._lag_failing:
+            fields = {"model_version": self._model_version, "error": error}
+            logger.warning("the lag cannot be told, events are applied all the same", extra={"fields": fields})
+        self._lag_failing = True
 
     def close(self) -> None:
         """Leave the log, committing nothing."""

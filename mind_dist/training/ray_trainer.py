@@ -12,6 +12,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import ray
@@ -24,9 +25,11 @@ from mind_dist.data.kafka import ensure_topics, num_partitions
 from mind_dist.data.parquet import PreparedDataset
 from mind_dist.errors import ConfigError, MindDistError, TrainingError
 from mind_dist.storage import Directory
+from mind_dist.training.moved_histories import check_partitions
 from mind_dist.training.ray_worker import train_worker
 from mind_dist.training.run_monitor import Fallback, RunMonitor, TrainProgress
 from mind_dist.training.settings import TrainResult, TrainSettings, check_dataset, source_name
+from mind_dist.training.topic_growth import TopicGrowth, earlier_counts
 
 logger = logging.getLogger(__name__)
 
@@ -66,12 +69,106 @@ def train_on_ray(
     """
     settings = dataclasses.replace(settings, kafka=settings.kafka.of_deployment(addresses.deployment))
     settings = _checked(settings, addresses.kafka)
-    monitor: Any = ray.remote(num_cpus=0)(RunMonitor).remote()
     for name, value in _RAY_TRAIN_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    trainer = TorchTrainer(
+    fits = _Fits(addresses.kafka, on_progress, should_stop)
+    if settings.source == "kafka":
+        _train_on_topic(settings, addresses.kafka, fits)
+    else:
+        fits.run(settings)
+    return _result(settings, fits.fallback)
+
+
+def _train_on_topic(settings: TrainSettings, bootstrap: str, fits: _Fits) -> None:
+    """Train until the topic's end or a stop; where partitions are added, or were before, go on with all.
+
+    First what was placed among the old number of partitions is trained to their ends, so that a user whose events go on in
+    another partition has all those before in the history; then the histories follow their users.
+    """
+    topic = settings.kafka.topic
+    growth = TopicGrowth(bootstrap, settings.kafka, settings.growth_wait_s)
+    opened, count = 0, growth.count()
+    while count != opened:
+        saved = _saved_partitions(settings)
+        for before in [saved] if saved else earlier_counts(bootstrap, settings.kafka, count):
+            if before < count:
+                if fits.run(dataclasses.replace(settings, follow=False), before, drain=True):
+                    return
+                logger.info("topic %s has grown from %d to %d partitions: going on with all", topic, before, count)
+        if fits.run(settings, count, until=partial(growth.due, count) if settings.follow else lambda: False):
+            return
+        opened, count = count, growth.count()
+
+
+def _saved_partitions(settings: TrainSettings) -> int:
+    """Return how many partitions the newest version has positions of, 0 without a version."""
+    saved = settings.versions.newest_whole().version
+    return len(saved.manifest.positions) if saved else 0
+
+
+class _Fits:
+    """Runs Ray Train once or more for one run, each time going on from its newest version.
+
+    Attributes:
+        fallback: The version that workers went on from where newer ones were damaged.
+    """
+
+    def __init__(
+        self, bootstrap: str, on_progress: Callable[[TrainProgress], None], should_stop: Callable[[], bool]
+    ) -> None:
+        self.fallback: Fallback | None = None
+        self._bootstrap = bootstrap
+        self._on_progress = on_progress
+        self._should_stop = should_stop
+
+    def run(
+        self,
+        settings: TrainSettings,
+        num_partitions: int = 0,
+        *,
+        drain: bool = False,
+        until: Callable[[], bool] = lambda: False,
+    ) -> bool:
+        """Train until the data ends, a stop is asked for, or `until` is true; then the step is finished and saved.
+
+        Args:
+            settings: The run.
+            num_partitions: Partitions of the topic to open, from the first on.
+            drain: Save what was read even where it held nothing to train on.
+            until: Asked about twice a second.
+
+        Returns:
+            Whether a stop was asked for.
+        """
+        monitor: Any = ray.remote(num_cpus=0)(RunMonitor).remote()
+        loop = {
+            "settings": settings,
+            "bootstrap": self._bootstrap,
+            "monitor": monitor,
+            "num_partitions": num_partitions,
+            "drain": drain,
+        }
+        fit = _Fit(_trainer(settings, loop))
+        fit.start()
+        stopped = stop_sent = False
+        while fit.is_alive():
+            fit.join(_LOOK_EVERY_S)
+            stopped = stopped or self._should_stop()
+            if not stop_sent and (stopped or until()):
+                ray.get(monitor.stop.remote())
+                stop_sent = True
+            self.fallback = _warn_of_fallback(monitor, self.fallback)
+            progress: TrainProgress | None = ray.get(monitor.progress.remote())
+            if progress is not None:
+                self._on_progress(progress)
+        fit.raise_failure()
+        return stopped
+
+
+def _trainer(settings: TrainSettings, loop: dict[str, Any]) -> TorchTrainer:
+    return TorchTrainer(
         train_worker,
-        train_loop_config={"settings": settings, "bootstrap": addresses.kafka, "monitor": monitor},
+        train_loop_config=loop,
         torch_config=TorchConfig(timeout_s=_COLLECTIVE_TIMEOUT_S),
         scaling_config=ScalingConfig(num_workers=settings.workers, use_gpu=settings.use_gpu),
         run_config=RunConfig(
@@ -80,21 +177,6 @@ def train_on_ray(
             failure_config=FailureConfig(max_failures=settings.max_failures),
         ),
     )
-    fit = _Fit(trainer)
-    fit.start()
-    stop_sent = False
-    fallback: Fallback | None = None
-    while fit.is_alive():
-        fit.join(_LOOK_EVERY_S)
-        if should_stop() and not stop_sent:
-            ray.get(monitor.stop.remote())
-            stop_sent = True
-        fallback = _warn_of_fallback(monitor, fallback)
-        progress: TrainProgress | None = ray.get(monitor.progress.remote())
-        if progress is not None:
-            on_progress(progress)
-    fit.raise_failure()
-    return _result(settings, fallback)
 
 
 def _warn_of_fallback(monitor: Any, known: Fallback | None) -> Fallback | None:
@@ -103,7 +185,7 @@ def _warn_of_fallback(monitor: Any, known: Fallback | None) -> Fallback | None:
     if found is not None and found != known:
         fields = {"version": found.version_uri, "damaged": "; ".join(found.damaged)}
         logger.warning("newer versions are damaged, training goes on from an earlier one", extra={"fields": fields})
-    return found
+    return found or known
 
 
 class _Fit(threading.Thread):
@@ -159,7 +241,9 @@ def _checked(settings: TrainSettings, bootstrap: str) -> TrainSettings:
     elif whole.init_from and ModelVersion.open(whole.init_from, verify=False).model_config() != model:
         raise ConfigError("init_from", f"{whole.init_from} has other model settings: train with the same")
     if whole.source == "kafka":
-        num_partitions(bootstrap, whole.kafka.topic, timeout_s=whole.kafka.connect_timeout_s)
+        count = num_partitions(bootstrap, whole.kafka.topic, timeout_s=whole.kafka.connect_timeout_s)
+        if saved is not None:
+            check_partitions(saved, whole.kafka.topic, count)
         ensure_topics(bootstrap, {whole.kafka.dead_letter_topic: 1}, timeout_s=whole.kafka.connect_timeout_s)
     _warn_of_missing_cpus(whole)
     return whole

@@ -13,6 +13,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import ray
@@ -25,15 +26,20 @@ from torch.nn.parallel import DistributedDataParallel
 from mind_dist.checkpoint import ModelVersion
 from mind_dist.data.codec import PoisonGate
 from mind_dist.data.event_sequences import EventExamples
-from mind_dist.data.kafka import KafkaDeadLetters, KafkaSource, num_partitions
+from mind_dist.data.kafka import KafkaDeadLetters, KafkaSource
+from mind_dist.data.kafka import num_partitions as num_partitions_of
 from mind_dist.data.parquet import PreparedDataset
+from mind_dist.data.placement import Placement
 from mind_dist.data.sequences import ExampleSource, ParquetExamples
 from mind_dist.errors import MindDistError
 from mind_dist.training.collectives import Collectives, ProcessGroup, SingleRank
 from mind_dist.training.loop import StepReport
+from mind_dist.training.moved_histories import saved_histories, saved_positions
 from mind_dist.training.run import TrainingRun
 from mind_dist.training.run_monitor import Fallback, TrainProgress
 from mind_dist.training.settings import TrainSettings, source_name
+
+logger = logging.getLogger(__name__)
 
 _REPORT_EVERY_STEPS = 100
 """Steps between metrics reported to Ray: a report is a barrier."""
@@ -41,12 +47,16 @@ _REPORT_EVERY_STEPS = 100
 _TELL_EVERY_S = 0.5
 """Time between two words to the driver."""
 
+_IDLE_S = 0.1
+"""Pause after a step for which no rank had an event."""
+
 
 def train_worker(loop: dict[str, Any]) -> None:
     """Train this worker's partitions; what Ray Train runs on every worker.
 
     Args:
-        loop: `settings`: TrainSettings; `bootstrap`: brokers; `monitor`: handle of a RunMonitor.
+        loop: `settings`: TrainSettings; `bootstrap`: brokers; `monitor`: handle of a RunMonitor; `num_partitions`: of
+            the topic, to open; `drain`: whether to save what was read even where it held nothing to train on.
     """
     settings: TrainSettings = loop["settings"]
     logging.getLogger().setLevel(logging.WARNING)  # below it, Ray writes a line for every report of every worker
@@ -54,8 +64,17 @@ def train_worker(loop: dict[str, Any]) -> None:
     parallel = distributed.is_initialized() and distributed.get_world_size() > 1
     ranks: Collectives = ProcessGroup(device) if parallel else SingleRank()
     saved = _saved_version(settings, ranks, loop["monitor"])
-    run = open_run(settings, loop["bootstrap"], saved, ranks, device)
-    teller = _Teller(loop["monitor"] if ranks.rank == 0 else None, run.num_steps())
+    teller = _Teller(loop["monitor"], ranks.rank)
+    run = open_run(
+        settings,
+        loop["bootstrap"],
+        saved,
+        ranks,
+        device,
+        num_partitions=loop["num_partitions"],
+        should_stop=teller.should_stop,
+    )
+    teller.num_steps = run.num_steps()
     saved_step = run.step
     for report in run.steps(teller.should_stop):
         teller.add(report)
@@ -65,9 +84,20 @@ def train_worker(loop: dict[str, Any]) -> None:
             saved_step = report.step
         elif report.num_examples and report.step % _REPORT_EVERY_STEPS == 0:
             ray_train.report(_metrics(report))
+        elif not report.num_examples:
+            time.sleep(_IDLE_S)  # no rank has an event at hand; while one has, the others never wait
+    if run.step == saved_step and loop["drain"] and _has_moved(run, saved, ranks):
+        run.step += 1  # a version is never written over another
     if run.step > saved_step:
         _save(run, settings, ranks)
     run.examples.close()
+
+
+def _has_moved(run: TrainingRun, saved: ModelVersion | None, ranks: Collectives) -> bool:
+    """Tell whether any rank has read further than the saved version. Collective."""
+    before = saved.manifest.positions if saved else {}
+    moved = any(before.get(partition) != position for partition, position in run.examples.positions().items())
+    return bool(ranks.sum([moved])[0])
 
 
 def open_run(
@@ -76,13 +106,29 @@ def open_run(
     saved: ModelVersion | None,
     ranks: Collectives,
     device: torch.device,
+    *,
+    num_partitions: int = 0,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainingRun:
-    """Return this rank's part of the run, where a saved version stands, or at its beginning."""
+    """Return this rank's part of the run, where a saved version stands, or at its beginning.
+
+    Args:
+        settings: The run.
+        bootstrap: Addresses of brokers.
+        saved: Where to go on.
+        ranks: The other ranks.
+        device: Where to compute.
+        num_partitions: Partitions of the topic to open, from the first on; 0 for all.
+        should_stop: Asked while waiting for events.
+    """
     dataset = PreparedDataset.open(settings.dataset)
     from_kafka = settings.source == "kafka"
-    open_share = _open_log if from_kafka else _open_dataset
+    if from_kafka:
+        examples = _open_log(settings, bootstrap, dataset, saved, ranks, count=num_partitions, should_stop=should_stop)
+    else:
+        examples = _open_dataset(settings, dataset, saved, ranks)
     run = TrainingRun(
-        open_share(settings, bootstrap, dataset, saved, ranks),
+        examples,
         dataset,
         settings.model,
         settings.training,
@@ -100,7 +146,7 @@ def open_run(
 
 
 def _open_dataset(
-    settings: TrainSettings, _bootstrap: str, dataset: PreparedDataset, saved: ModelVersion | None, ranks: Collectives
+    settings: TrainSettings, dataset: PreparedDataset, saved: ModelVersion | None, ranks: Collectives
 ) -> ExampleSource:
     config = settings.training
     return ParquetExamples(
@@ -116,23 +162,36 @@ def _open_dataset(
 
 
 def _open_log(
-    settings: TrainSettings, bootstrap: str, dataset: PreparedDataset, saved: ModelVersion | None, ranks: Collectives
+    settings: TrainSettings,
+    bootstrap: str,
+    dataset: PreparedDataset,
+    saved: ModelVersion | None,
+    ranks: Collectives,
+    *,
+    count: int,
+    should_stop: Callable[[], bool],
 ) -> ExampleSource:
-    kafka = settings.kafka
-    partitions = _share(num_partitions(bootstrap, kafka.topic, timeout_s=kafka.connect_timeout_s), ranks)
+    kafka, max_behaviors = settings.kafka, settings.training.max_behaviors
+    count_now = partial(num_partitions_of, bootstrap, kafka.topic, timeout_s=kafka.connect_timeout_s)
+    count = count or count_now()
+    partitions = _share(count, ranks)
     return EventExamples(
-        KafkaSource(bootstrap, kafka, settings.group, partitions=partitions),
+        lambda partition: KafkaSource(bootstrap, kafka, settings.group, partitions=[partition]),
+        partitions,
         dataset.manifest.id_type,
         KafkaDeadLetters(bootstrap, kafka),
         PoisonGate(kafka.max_poison_fraction, kafka.poison_window),
-        max_behaviors=settings.training.max_behaviors,
+        max_behaviors=max_behaviors,
         max_clock_skew_ms=kafka.max_clock_skew_ms,
         event_types=dataset.manifest.event_types,
         profiles=dataset.profiles(),
         num_profile_features=len(dataset.manifest.profile_features),
-        positions=saved.manifest.positions if saved else None,
-        histories={partition: saved.history(partition) for partition in partitions} if saved else None,
+        positions=saved_positions(saved, count) if saved else None,
+        histories=saved_histories(saved, kafka.topic, partitions, count, max_behaviors) if saved else None,
         follow=settings.follow,
+        topic=kafka.topic,
+        placement=Placement(count, count_now, saved.manifest.part_trained if saved else {}),
+        should_stop=should_stop,
     )
 
 
@@ -184,7 +243,10 @@ def _save(run: TrainingRun, settings: TrainSettings, ranks: Collectives) -> None
     if ranks.rank == 0:
         versions.keep(run.step, settings.num_to_keep)
     ray_train.report({**manifest.metrics, "step": manifest.step})
-    run.commit()
+    try:
+        run.commit()
+    except MindDistError as error:  # the version is stored, and these positions are for lag monitors alone
+        logger.warning("positions are not shown to lag monitors", extra={"fields": {"error": error}})
 
 
 def _metrics(report: StepReport) -> dict[str, float]:
@@ -192,16 +254,20 @@ def _metrics(report: StepReport) -> dict[str, float]:
 
 
 class _Teller:
-    """Rank 0's line to the driver: never waits for it.
+    """A rank's line to the driver, which tells each of them when to stop: never waits for it.
 
     Args:
-        monitor: Handle of the RunMonitor, None on other ranks.
-        num_steps: Where the run will end.
+        monitor: Handle of the RunMonitor.
+        rank: This rank; the first one tells how far the run is.
+
+    Attributes:
+        num_steps: Where the run will end, None where that is not known.
     """
 
-    def __init__(self, monitor: Any, num_steps: int | None) -> None:
+    def __init__(self, monitor: Any, rank: int) -> None:
+        self.num_steps: int | None = None
         self._monitor = monitor
-        self._num_steps = num_steps
+        self._rank = rank
         self._progress: TrainProgress | None = None
         self._num_examples = 0
         self._told_s = time.monotonic()
@@ -210,14 +276,12 @@ class _Teller:
 
     def add(self, report: StepReport) -> None:
         """Take note of a step."""
-        if report.num_examples:
+        if report.num_examples and self._rank == 0:
             self._num_examples += report.num_examples
-            self._progress = TrainProgress(report.step, self._num_steps, report.loss, 0.0)
+            self._progress = TrainProgress(report.step, self.num_steps, report.loss, 0.0)
 
     def should_stop(self) -> bool:
         """Tell the driver how far the run is, if it is time; return whether it has asked to stop."""
-        if self._monitor is None:
-            return False
         if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
             self._stopping = self._stopping or ray.get(self._answer)
             self._answer = None

@@ -124,7 +124,7 @@ class TrainingRun:
         return min(end, bound or end)
 
     def save(self, directory: Directory) -> Manifest:
-        """Write a version of the state after the last step: every rank its part, rank 0 the manifest. Collective.
+        """Write a version of the state as it is: every rank its part, rank 0 the manifest. Collective.
 
         Args:
             directory: This rank's; the version is the files of all ranks together.
@@ -142,13 +142,17 @@ class TrainingRun:
             writer.write_dense(self.model.state_dict())
             writer.write_optimizer(_optimizer_tensors(self.model, self._optimizer))
             writer.write_catalog(self._catalog)
-        own = (writer.files, dict(self._positions), self._watermark_ms, self.examples.num_ignored)
+        # Histories are as of these positions. They may lie behind the last step's: a log may end with records that are
+        # no examples.
+        self._positions = self.examples.positions()
+        part_trained = self.examples.part_trained()
+        own = (writer.files, dict(self._positions), part_trained, self._watermark_ms, self.examples.num_ignored)
         parts = self._ranks.gather_objects(own)
         manifests: list[Manifest] = self._ranks.gather_objects(self._seal(directory, parts) if rank == 0 else None)
         return manifests[0]
 
     def commit(self) -> None:
-        """Show the positions of the last step to whoever watches the lag; call it once a version is stored."""
+        """Show the positions of the last save to whoever watches the lag; call it once a version is stored."""
         self.examples.commit(self._positions)
 
     def resume(self, version: ModelVersion) -> None:
@@ -191,7 +195,7 @@ class TrainingRun:
             self.table.set_counts(self._catalog.keys[seen], self._catalog.counts[seen], last_ms)
 
     def _seal(self, directory: Directory, parts: list[Any]) -> Manifest:
-        files, positions, watermarks, ignored = zip(*parts, strict=True)
+        files, positions, part_trained, watermarks, ignored = zip(*parts, strict=True)
         num_ignored = self._num_ignored + sum(ignored)
         about = self._dataset.manifest
         return seal(
@@ -211,6 +215,7 @@ class TrainingRun:
             positions=_joined(positions),
             metrics=self.metrics | ({NUM_IGNORED: num_ignored} if num_ignored else {}),
             source=self._source,
+            part_trained=_joined(part_trained),
         )
 
 

@@ -30,6 +30,9 @@ class TrainSettings:
     """Train on the dataset's train split, or on the events of a Kafka topic from its oldest record on."""
     follow: bool = False
     """Wait for further events until stopped, instead of ending where the topic ends now (Kafka only)."""
+    growth_wait_s: float = 300.0
+    """After partitions were added to a topic that is followed, go on for so long before all are opened: producers learn
+    of new ones late (`metadata.max.age.ms`, five minutes by default), and until then write where a user's events were."""
     init_from: str = ""
     """Directory URI of a model version whose parameters a new run begins with."""
     workers: int = 2
@@ -53,6 +56,8 @@ class TrainSettings:
                 raise ValueError(f"{setting} must be at least {least}")
         if not _NAME.fullmatch(self.name):
             raise ValueError("name must be letters, digits, '_', '.' and '-', beginning with a letter or digit")
+        if self.growth_wait_s < 0:
+            raise ValueError("growth_wait_s must be 0 or more")
         if self.follow and self.source != "kafka":
             raise ValueError("follow must be off unless source is kafka")
         if self.model.context_dim:

@@ -193,7 +193,7 @@ def test_a_tombstone_forgets_the_user() -> None:
     log.append(b"1", encode_event(1, 11, 6))
     source = event_examples(log)
     assert not list(batches(source, 10))
-    assert [sequence.item_keys.tolist() for sequence in source.history(0)] == [[11]]
+    assert [history.sequence.item_keys.tolist() for history in source.history(0)] == [[11]]
     assert source.finished()
     assert source.positions() == {0: 3}
 
@@ -216,7 +216,7 @@ def test_events_of_other_types_are_no_examples_and_in_no_history() -> None:
     assert windows(batch.examples) == [((1,), (3,)), ((1, 3), (5,))]
     assert source.num_ignored == 3
     assert batch.positions == {0: 6}
-    assert [sequence.item_keys.tolist() for sequence in source.history(0)] == [[1, 3, 5]]
+    assert [history.sequence.item_keys.tolist() for history in source.history(0)] == [[1, 3, 5]]
 
 
 def test_an_event_of_the_future_is_no_example() -> None:

@@ -82,7 +82,7 @@ def trained(log: InMemoryLog, event_types: tuple[str, ...]) -> Behaviors:
     for partition in examples.partitions:
         while len(examples.take(partition, 10).timestamps_ms):
             pass
-    users = [user for partition in examples.partitions for user in examples.history(partition)]
+    users = [history.sequence for partition in examples.partitions for history in examples.history(partition)]
     return {
         user.user_key: Counter(zip(user.item_keys.tolist(), user.timestamps_ms.tolist(), strict=True)) for user in users
     }

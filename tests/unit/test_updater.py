@@ -1,5 +1,5 @@
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from tests.toy_serving import (
     Clock,
     Crash,
     CrashAt,
+    MovingSource,
     OnStep,
     Run,
     StaleStore,
@@ -366,6 +367,36 @@ def test_lag_is_what_is_not_applied_yet() -> None:
     updater.step(0)
     updater.report_lag()
     assert run.metrics.values["mind_dist_lag_records"] == 2
+    updater.close()
+
+
+class SourceWithoutLag(MovingSource):
+    """A source whose broker does not answer questions about ends, while it may."""
+
+    answers = False
+
+    def lag(self, timeout_s: float) -> Mapping[int, int]:
+        if not self.answers:
+            raise ServiceUnavailable("Kafka", "toy", timeout_s)
+        return super().lag(timeout_s)
+
+
+def test_lag_that_cannot_be_told_is_counted_and_logged_once_a_streak_and_fails_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run = Run(log_of([click(7, item, item) for item in range(6)]))
+    source = SourceWithoutLag(run.log, run.group, [0], 500)
+    updater = run.updater_of(source)
+    for streak in (1, 2):
+        for _ in range(3):
+            updater.step(0)
+            updater.report_lag()
+        assert run.metrics.values["mind_dist_lag_report_failures"] == 3 * streak
+        assert len(caplog.records) == streak
+        source.answers = True
+        updater.report_lag()
+        assert run.metrics.values["mind_dist_lag_records"] == 0
+        source.answers = False
     updater.close()
 
 
