@@ -43,6 +43,9 @@ from mind_dist.serving.updater import UserVectorUpdater
 from tests.toy_serving import bits
 from tests.versions import tiny_version
 
+_BESIDE = Path(__file__).resolve().parents[3] / "shared" / "kafka"
+"""Where Apache Kafka may be, beside the repository, if `KAFKA_HOME` does not say where."""
+
 PARTITIONS = 8
 BUSY = (2, 5)
 """One of each replica's partitions; the other six stay silent."""
@@ -300,11 +303,12 @@ def soak(addresses: Addresses, directory: Path, duration_s: float) -> Report:
 def stack(directory: Path) -> Iterator[Addresses]:
     """Start Apache Kafka, Milvus Lite and Ray, connect to Ray, and yield the addresses of the others."""
     from mind_dist.local_stack import LocalStack  # noqa: PLC0415 - not needed where services are given
-    from tests.services import KAFKA_HOME  # noqa: PLC0415 - imports Ray
 
-    with LocalStack.start(directory, environment={"KAFKA_HOME": str(KAFKA_HOME)}) as services:
-        os.environ.update(services.environment)
-        from jobs.cli import connect_ray  # noqa: PLC0415 - Ray reads its token when it is imported
+    with LocalStack.start(
+        directory, environment={"KAFKA_HOME": os.environ.get("KAFKA_HOME", str(_BESIDE))}
+    ) as services:
+        os.environ.update(services.environment)  # before Ray is imported: it looks at its token then
+        from jobs.cli import connect_ray  # noqa: PLC0415 - imports Ray
 
         connect_ray(show_workers=False)
         yield services.addresses
