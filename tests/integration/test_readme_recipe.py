@@ -1,11 +1,13 @@
 """The README's recipe for rankers with nothing but pymilvus, run as it stands there."""
 
 import re
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from pymilvus import MilvusClient
 
 from mind_dist.config import MilvusConfig
 from mind_dist.encoder import InterestEncoder
@@ -34,6 +36,8 @@ def test_the_readmes_recipe_returns_what_retrieve_returns(
     encoder = InterestEncoder.load(tiny_version(tmp_path, seed=77))
     users = [BehaviorSequence(user, np.arange(user, user + 8), np.arange(8)) for user in range(5)]
     store = MilvusVectorStore(uri, MilvusConfig())
+    with closing(MilvusClient(uri, timeout=20)) as client:
+        client.drop_alias("users")  # the server is shared: another test's version may be active, of ids of another type
     publish(store, encoder, str(tmp_path), sequences=users)
     names: dict[str, Any] = {}
     code = recipe().replace("http://127.0.0.1:19530", uri).replace(", 64", f", {encoder.config.dim}")
