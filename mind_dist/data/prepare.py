@@ -86,7 +86,9 @@ def prepare(config: PrepareConfig, advance: Advance = _silent) -> DatasetManifes
     target = Directory.at(config.output)
     fragments = list_fragments(config.log)
     times = times_of(config.log, fragments, int(time.time() * 1000))
-    config = dataclasses.replace(config, log=dataclasses.replace(config.log, time_unit=times.unit))
+    # Tasks run in the cluster's own directories: a relative output would be another place there.
+    log = dataclasses.replace(config.log, time_unit=times.unit)
+    config = dataclasses.replace(config, output=target.uri, log=log)
     _clear(target, overwrite=config.overwrite)
     with _quiet_ray_data():
         manifest = _prepare(config, fragments, times, target, advance)

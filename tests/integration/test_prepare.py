@@ -41,6 +41,16 @@ def _connected(ray_cluster: str) -> Iterator[None]:
     ray.shutdown()
 
 
+def test_a_relative_output_lies_where_the_job_runs_not_where_the_cluster_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pq.write_table(as_table(random_rows()), "log.parquet")
+    prepare(PrepareConfig("data/mine", LogConfig(("log.parquet",))))
+    assert sum(1 for _ in PreparedDataset.open("data/mine").sequences("train")) > 0
+    assert (tmp_path / "data" / "mine" / "sequences" / "train" / "bucket-00000.parquet").is_file()
+
+
 def random_rows(num_rows: int = 3_000) -> Rows:
     """Return a log with ties in time, repeats, rare items and short users, in no order."""
     generator = np.random.default_rng(4)
