@@ -63,6 +63,8 @@ class Drill:
         self.num_sent = until
 
     def grow(self, partitions: int) -> None:
+        """Add partitions, some time after events were sent last: when a topic grows twice, times tell the stages."""
+        time.sleep(1.5)
         with closing(KafkaAdminClient(bootstrap_servers=self.broker)) as admin:
             admin.create_partitions({self.kafka.topic: partitions})
         while num_partitions(self.broker, self.kafka.topic) < partitions:
