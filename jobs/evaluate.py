@@ -22,6 +22,7 @@ from mind_dist.data.parquet import PreparedDataset
 from mind_dist.encoder import InterestEncoder
 from mind_dist.errors import without_secrets
 from mind_dist.evaluation import EvaluationReport, Report, evaluate_version
+from mind_dist.training.run_versions import version_at
 
 _SHOWN = (
     "recall@20",
@@ -49,7 +50,7 @@ class EvaluateJob:
     dataset: str
     """URI of the prepared dataset."""
     version_uri: str
-    """URI of the model version."""
+    """URI of the model version, or of a run, whose newest version it then is."""
     output: str = ""
     """JSON file to write all metrics to, by path or URI; empty for none."""
     split: Literal["valid", "test"] = "test"
@@ -66,7 +67,7 @@ def main(job: EvaluateJob) -> None:
     """
     check_output("output", job.output)
     dataset = PreparedDataset.open(job.dataset)
-    encoder = InterestEncoder.load(job.version_uri)
+    encoder = InterestEncoder.load(version_at(job.version_uri))
     report = evaluate_version(dataset, encoder, job.split, job.category)
     Console().print(metrics_table(report.metrics, title=_title(job, encoder)))
     print(_about(report, encoder))

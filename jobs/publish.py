@@ -30,7 +30,7 @@ from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.index.vector_store import VectorStore
 from mind_dist.publishing import KafkaHandOver, PublishReport, check_id_type, dataset_users, publish, rollback
 from mind_dist.records import BehaviorSequence
-from mind_dist.storage import Directory
+from mind_dist.training.run_versions import version_at
 
 _UNBOUNDED_WIDTH = 100_000
 
@@ -41,7 +41,7 @@ class PublishJob:
     """Bring a model version to readers, or put them back on an earlier one."""
 
     version_uri: str = ""
-    """URI of the model version to publish."""
+    """URI of the model version to publish, or of a run, whose newest version it then is."""
     dataset: str = ""
     """URI of the prepared dataset whose users a first version begins with; empty for none."""
     evaluation: Path | None = None
@@ -87,14 +87,15 @@ def main(job: PublishJob) -> None:
 
 def _publish(job: PublishJob, store: VectorStore, addresses: Addresses) -> PublishReport:
     log = KafkaHandOver(addresses.kafka, job.kafka.of_deployment(addresses.deployment))
-    encoder = InterestEncoder.load(job.version_uri)
+    version_uri = version_at(job.version_uri)
+    encoder = InterestEncoder.load(version_uri)
     columns = (TextColumn("{task.description}"), TextColumn("{task.completed:,}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not interactive()) as progress:
         tasks = {step: progress.add_task(step, total=None) for step in ("items", "users")}
         return publish(
             store,
             encoder,
-            Directory.at(job.version_uri).uri,
+            version_uri,
             job.publishing,
             metrics=_metrics(job.evaluation, encoder.model_version) if job.evaluation else None,
             sequences=_users(job, encoder),

@@ -5,6 +5,7 @@ python -m jobs.stack up
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from contextlib import suppress
@@ -15,6 +16,8 @@ from typing import Literal
 from tyro.conf import Positional
 
 from jobs.cli import run, stop_requested
+from mind_dist.config import KafkaConfig
+from mind_dist.data.kafka import ensure_event_topics
 from mind_dist.local_stack import LocalStack
 
 
@@ -33,7 +36,8 @@ class Stack:
     directory: Path = Path(".mind_dist/stack")
     """Where logs, data and ports are kept; one stack at a time."""
     broker: bool = True
-    """Start a broker: Apache Kafka where KAFKA_HOME is set, Tansu otherwise."""
+    """Start a broker, with the topics that jobs look for by default: Apache Kafka where KAFKA_HOME is set, Tansu
+    otherwise."""
     milvus: bool = True
     """Start a Milvus Lite server."""
     ray: bool = True
@@ -49,6 +53,8 @@ def main(job: Stack) -> None:
         job.directory, keep=True, broker=job.broker, milvus=job.milvus, ray=job.ray, num_cpus=job.num_cpus
     )
     with suppress(KeyboardInterrupt), up as stack:
+        if job.broker and "MIND_DIST_KAFKA" not in os.environ:  # our own broker: nobody else makes its topics
+            ensure_event_topics(stack.addresses.kafka, KafkaConfig())
         for name, value in stack.environment.items():
             print(f"export {name}={shlex.quote(value)}")
         if stack.metrics_discovery is not None:

@@ -21,7 +21,7 @@ from mind_dist.config import ModelConfig
 from mind_dist.data.parquet import ItemCatalog
 from mind_dist.errors import VersionError
 from mind_dist.model.interests import Behaviors, Interests
-from mind_dist.model.item_bag import COLD_KEY, bag_members, pool_bags, score_vectors
+from mind_dist.model.item_bag import COLD_KEY, ItemBags, bag_members, pool_bags, score_vectors
 from mind_dist.model.multi_interest import MultiInterestModel
 from mind_dist.records import BehaviorSequence, Keys
 
@@ -195,15 +195,27 @@ def _load_model(version: ModelVersion, config: ModelConfig) -> MultiInterestMode
 def _item_vectors(table: TableRows, catalog: ItemCatalog) -> _Vectors:
     """Return the vectors of all items that have one, as behaviors enter the model.
 
-    A cold item has the mean of its features' rows; one without any row of a feature has no vector, not even that of
-    the shared cold row: nothing is known of it that could tell it from others.
+    A cold item has the mean of its features' rows. One without any has no vector, not even that of the shared cold row:
+    nothing is known of it that could tell it from others. Nor has any item that of a cold row which was never trained.
     """
+    table = _without_untrained_cold_row(table)
     keys = np.union1d(catalog.keys, table.keys[table.counts > 0])
     bags = bag_members(keys, catalog, table.keys)
     vectors = pool_bags(torch.from_numpy(table.vectors), bags.members, bags.mask)
-    known = bags.mask.any(dim=1).numpy()
-    rows = catalog.rows(keys)
-    cold = (rows >= 0) & catalog.is_cold[rows] if len(catalog) else rows >= 0
-    shared = table.keys[bags.members[:, 0].numpy()] == COLD_KEY if len(table.keys) else known
-    known &= ~(cold & shared & bags.mask[:, 0].numpy())
+    known = bags.mask.any(dim=1).numpy() & ~_is_cold_alone(keys, bags, table, catalog)
     return _Vectors.of(keys[known], vectors[torch.from_numpy(known)])
+
+
+def _without_untrained_cold_row(table: TableRows) -> TableRows:
+    """Leave out a cold row without a gradient: it is looked up in every step, and has a random vector then."""
+    untrained = ~(table.first_moment.any(axis=1) | table.second_moment.any(axis=1))
+    return table.take(np.flatnonzero(~((table.keys == COLD_KEY) & untrained)))
+
+
+def _is_cold_alone(keys: Keys, bags: ItemBags, table: TableRows, catalog: ItemCatalog) -> NDArray[np.bool_]:
+    """Tell which items are cold ones made of nothing but the shared cold row, [N]."""
+    at = int(np.searchsorted(table.keys, COLD_KEY))
+    rows = catalog.rows(keys)
+    found = np.zeros(len(keys), dtype=np.bool_)
+    found[rows >= 0] = catalog.is_cold[rows[rows >= 0]]
+    return np.asarray(found & (bags.mask[:, 0] & (bags.members[:, 0] == at)).numpy())

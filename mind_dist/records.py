@@ -20,6 +20,10 @@ Positions = Mapping[int, int]
 """Partition → the position after the last event taken from it; where to go on."""
 
 
+FOREVER_MS = (1 << 63) - 1
+"""A time that never comes."""
+
+
 def no_keys() -> Keys:
     """Return an empty array of keys."""
     return np.empty(0, dtype=np.int64)
@@ -121,11 +125,13 @@ class PartTrained:
         count: Those that Kafka's partitioner puts here among so many partitions are trained.
         first: Position of the part's first record.
         end: Position behind its last.
+        until_ms: Records appended from this time on are not among the trained ones: the topic had grown once more.
     """
 
     count: int
     first: int
     end: int
+    until_ms: int = FOREVER_MS
 
 
 class UserHistory(NamedTuple):

@@ -109,7 +109,7 @@ class KafkaSource:
         else:
             self._notice_silence()
         return [
-            Record(each.partition, each.offset, each.key, each.value, each.timestamp)
+            Record(each.partition, each.offset, each.key, each.value, _appended_ms(each))
             for batch in batches.values()
             for each in batch
         ]
@@ -265,6 +265,12 @@ class KafkaSource:
             silent_s = time.monotonic() - self._silent_since_s
             if silent_s * 1000 > self._timeout_ms:
                 raise ServiceUnavailable("Kafka", self._address, silent_s, str(error)) from error
+
+
+def _appended_ms(message: Any) -> int:
+    """Return when the log took a message; producers of the oldest format send no time, and then it is now."""
+    known = message.timestamp is not None and message.timestamp >= 0
+    return int(message.timestamp) if known else time.time_ns() // 1_000_000
 
 
 def _settings(config: KafkaConfig, group: str) -> dict[str, Any]:

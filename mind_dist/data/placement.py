@@ -12,9 +12,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from mind_dist.data.partitioner import home_partition, key_hash
-from mind_dist.records import PartTrained, Positions, Record
+from mind_dist.records import FOREVER_MS, PartTrained, Positions, Record
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,8 @@ class Placement:
         num_partitions: Partitions that the run trains; 0 where they are not chosen by key.
         count_now: Asks how many the topic has now; called when a record is not where it should be.
         part_trained: Parts of partitions of which some records are trained already, by partition.
+        until_ms: Records appended later are not to be trained among so few partitions: the topic had grown twice by then,
+            and a user whom both numbers put into the same partition was in another one in between.
         clock: Seconds that never go back.
     """
 
@@ -38,6 +41,8 @@ class Placement:
         num_partitions: int,
         count_now: Callable[[], int],
         part_trained: Mapping[int, Sequence[PartTrained]],
+        *,
+        until_ms: int = FOREVER_MS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._num_partitions = num_partitions
@@ -46,16 +51,18 @@ class Placement:
         self._grown = False
         self._num_elsewhere = 0
         self._ask_at_s = clock()
-        self._done = {p: [part for part in parts if part.count != num_partitions] for p, parts in part_trained.items()}
-        self._passed_from = {
-            p: part.first for p, parts in part_trained.items() for part in parts if part.count == num_partitions
-        }
+        self._until_ms = until_ms
+        self._done = _parts_where(part_trained, lambda part: part.count != num_partitions)
+        self._passed_before = _parts_where(part_trained, lambda part: part.count == num_partitions)
+        self._passed_from: dict[int, int] = {}
 
     def is_done(self, record: Record) -> bool:
         """Tell whether a record has been applied before, among fewer partitions."""
-        parts = self._done.get(record.partition)
-        return bool(parts) and any(
-            part.first <= record.offset < part.end and _is_home(record, part.count) for part in parts or ()
+        return any(
+            part.first <= record.offset < part.end
+            and record.appended_ms < part.until_ms
+            and _is_home(record, part.count)
+            for part in self._done.get(record.partition, ())
         )
 
     def is_for_later(self, record: Record, *, known: bool) -> bool:
@@ -65,11 +72,12 @@ class Placement:
             record: The record.
             known: Whether its user has a history in its partition; then it is not for later, before the topic grows.
         """
-        if not self._num_partitions or (known and not self._grown) or _is_home(record, self._num_partitions):
-            return False
-        if not self._has_grown():
-            self._note_elsewhere(record)
-            return False
+        if record.appended_ms < self._until_ms:
+            if not self._num_partitions or (known and not self._grown) or _is_home(record, self._num_partitions):
+                return False
+            if not self._has_grown():
+                self._note_elsewhere(record)
+                return False
         self._passed_from.setdefault(record.partition, record.offset)
         return True
 
@@ -77,11 +85,20 @@ class Placement:
         """Return what a checkpoint at these positions must tell beside them."""
         parts = {}
         for partition, position in positions.items():
-            first = self._passed_from.get(partition, position)  # where the run will go on among more partitions
-            parts[partition] = [part for part in self._done.get(partition, ()) if part.end > first]
-            if first < position:
-                parts[partition].append(PartTrained(self._num_partitions, first, position))
+            passed = self._passed(partition, position)
+            goes_on_at = min([position, *(part.first for part in passed)])  # among more partitions
+            done = [part for part in self._done.get(partition, ()) if part.end > goes_on_at]
+            parts[partition] = [*done, *passed]
         return {partition: found for partition, found in parts.items() if found}
+
+    def _passed(self, partition: int, position: int) -> list[PartTrained]:
+        """Return the parts up to a position in which records were passed over, from the first such record on."""
+        before = self._passed_before.get(partition, [])
+        if before and before[-1].until_ms == self._until_ms:
+            return [*before[:-1], replace(before[-1], end=position)]
+        first = before[-1].end if before else self._passed_from.get(partition, position)
+        now = [PartTrained(self._num_partitions, first, position, self._until_ms)] if first < position else []
+        return [*before, *now]
 
     def _has_grown(self) -> bool:
         if not self._grown and (self._num_elsewhere < _SURELY_OTHERS or self._clock() >= self._ask_at_s):
@@ -98,6 +115,12 @@ class Placement:
                 "partitioner, or learnt too late of partitions that were added; such users may get two histories",
                 extra={"fields": fields},
             )
+
+
+def _parts_where(
+    part_trained: Mapping[int, Sequence[PartTrained]], wanted: Callable[[PartTrained], bool]
+) -> dict[int, list[PartTrained]]:
+    return {partition: [part for part in parts if wanted(part)] for partition, parts in part_trained.items()}
 
 
 def _is_home(record: Record, num_partitions: int) -> bool:

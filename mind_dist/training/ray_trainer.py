@@ -29,7 +29,7 @@ from mind_dist.training.moved_histories import check_partitions
 from mind_dist.training.ray_worker import train_worker
 from mind_dist.training.run_monitor import Fallback, RunMonitor, TrainProgress
 from mind_dist.training.settings import TrainResult, TrainSettings, check_dataset, source_name
-from mind_dist.training.topic_growth import TopicGrowth, earlier_counts
+from mind_dist.training.topic_growth import Stage, TopicGrowth, stages
 
 logger = logging.getLogger(__name__)
 
@@ -85,19 +85,18 @@ def _train_on_topic(settings: TrainSettings, bootstrap: str, fits: _Fits) -> Non
     First what was placed among the old number of partitions is trained to their ends, so that a user whose events go on in
     another partition has all those before in the history; then the histories follow their users.
     """
-    topic = settings.kafka.topic
-    growth = TopicGrowth(bootstrap, settings.kafka, settings.growth_wait_s)
-    opened, count = 0, growth.count()
-    while count != opened:
-        saved = _saved_partitions(settings)
-        for before in [saved] if saved else earlier_counts(bootstrap, settings.kafka, count):
-            if before < count:
-                if fits.run(dataclasses.replace(settings, follow=False), before, drain=True):
-                    return
-                logger.info("topic %s has grown from %d to %d partitions: going on with all", topic, before, count)
-        if fits.run(settings, count, until=partial(growth.due, count) if settings.follow else lambda: False):
+    kafka, opened = settings.kafka, 0
+    growth = TopicGrowth(bootstrap, kafka, settings.growth_wait_s)
+    while (count := growth.count()) != opened:
+        *before, last = stages(bootstrap, kafka, _saved_partitions(settings), count)
+        for stage in before:
+            if fits.run(dataclasses.replace(settings, follow=False), stage, drain=True):
+                return
+            fields = (kafka.topic, stage.num_partitions, count)
+            logger.info("topic %s has grown from %d to %d partitions: going on with all", *fields)
+        if fits.run(settings, last, until=partial(growth.due, count) if settings.follow else lambda: False):
             return
-        opened, count = count, growth.count()
+        opened = count
 
 
 def _saved_partitions(settings: TrainSettings) -> int:
@@ -124,7 +123,7 @@ class _Fits:
     def run(
         self,
         settings: TrainSettings,
-        num_partitions: int = 0,
+        stage: Stage | None = None,
         *,
         drain: bool = False,
         until: Callable[[], bool] = lambda: False,
@@ -133,7 +132,7 @@ class _Fits:
 
         Args:
             settings: The run.
-            num_partitions: Partitions of the topic to open, from the first on.
+            stage: Which records of a topic to train.
             drain: Save what was read even where it held nothing to train on.
             until: Asked about twice a second.
 
@@ -145,7 +144,7 @@ class _Fits:
             "settings": settings,
             "bootstrap": self._bootstrap,
             "monitor": monitor,
-            "num_partitions": num_partitions,
+            "stage": stage,
             "drain": drain,
         }
         fit = _Fit(_trainer(settings, loop))

@@ -38,6 +38,7 @@ from mind_dist.training.moved_histories import saved_histories, saved_positions
 from mind_dist.training.run import TrainingRun
 from mind_dist.training.run_monitor import Fallback, TrainProgress
 from mind_dist.training.settings import TrainSettings, source_name
+from mind_dist.training.topic_growth import Stage
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +56,8 @@ def train_worker(loop: dict[str, Any]) -> None:
     """Train this worker's partitions; what Ray Train runs on every worker.
 
     Args:
-        loop: `settings`: TrainSettings; `bootstrap`: brokers; `monitor`: handle of a RunMonitor; `num_partitions`: of
-            the topic, to open; `drain`: whether to save what was read even where it held nothing to train on.
+        loop: `settings`: TrainSettings; `bootstrap`: brokers; `monitor`: handle of a RunMonitor; `stage`: which records of
+            a topic to train; `drain`: whether to save what was read even where it held nothing to train on.
     """
     settings: TrainSettings = loop["settings"]
     logging.getLogger().setLevel(logging.WARNING)  # below it, Ray writes a line for every report of every worker
@@ -71,7 +72,7 @@ def train_worker(loop: dict[str, Any]) -> None:
         saved,
         ranks,
         device,
-        num_partitions=loop["num_partitions"],
+        stage=loop["stage"],
         should_stop=teller.should_stop,
     )
     teller.num_steps = run.num_steps()
@@ -107,7 +108,7 @@ def open_run(
     ranks: Collectives,
     device: torch.device,
     *,
-    num_partitions: int = 0,
+    stage: Stage | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainingRun:
     """Return this rank's part of the run, where a saved version stands, or at its beginning.
@@ -118,13 +119,13 @@ def open_run(
         saved: Where to go on.
         ranks: The other ranks.
         device: Where to compute.
-        num_partitions: Partitions of the topic to open, from the first on; 0 for all.
+        stage: Which records of a topic to train; None for all that there are.
         should_stop: Asked while waiting for events.
     """
     dataset = PreparedDataset.open(settings.dataset)
     from_kafka = settings.source == "kafka"
     if from_kafka:
-        examples = _open_log(settings, bootstrap, dataset, saved, ranks, count=num_partitions, should_stop=should_stop)
+        examples = _open_log(settings, bootstrap, dataset, saved, ranks, stage=stage, should_stop=should_stop)
     else:
         examples = _open_dataset(settings, dataset, saved, ranks)
     run = TrainingRun(
@@ -168,12 +169,13 @@ def _open_log(
     saved: ModelVersion | None,
     ranks: Collectives,
     *,
-    count: int,
+    stage: Stage | None,
     should_stop: Callable[[], bool],
 ) -> ExampleSource:
     kafka, max_behaviors = settings.kafka, settings.training.max_behaviors
     count_now = partial(num_partitions_of, bootstrap, kafka.topic, timeout_s=kafka.connect_timeout_s)
-    count = count or count_now()
+    stage = stage or Stage(count_now())
+    count = stage.num_partitions
     partitions = _share(count, ranks)
     return EventExamples(
         lambda partition: KafkaSource(bootstrap, kafka, settings.group, partitions=[partition]),
@@ -190,7 +192,7 @@ def _open_log(
         histories=saved_histories(saved, kafka.topic, partitions, count, max_behaviors) if saved else None,
         follow=settings.follow,
         topic=kafka.topic,
-        placement=Placement(count, count_now, saved.manifest.part_trained if saved else {}),
+        placement=Placement(count, count_now, saved.manifest.part_trained if saved else {}, until_ms=stage.until_ms),
         should_stop=should_stop,
     )
 

@@ -129,6 +129,21 @@ class RunVersions:
             logger.warning("an old version could not be deleted: %s: %s", (self.directory / name).uri, error)
 
 
+def version_at(uri: str) -> str:
+    """Return the URI of a version: the given one, or that of the newest whole version where it names a run's directory.
+
+    Raises:
+        VersionError: It names a run, and none of its versions is whole.
+    """
+    directory = Directory.at(uri)
+    if directory.exists(MANIFEST):
+        return directory.uri
+    found = RunVersions(directory).newest_whole()
+    for problem in found.damaged:
+        logger.warning("a newer version is damaged", extra={"fields": {"problem": problem}})
+    return found.version.directory.uri if found.version else directory.uri
+
+
 def _name(step: int) -> str:
     return f"checkpoint_{step:08d}"
 

@@ -36,6 +36,7 @@ def fill(store: VectorStore, version: str, columns: dict[Column, list[object]]) 
     vectors = np.eye(3, 2, dtype=np.float32)
     store.upsert_items(version, ItemRows(KEYS, vectors, {column.name: values for column, values in columns.items()}))
     store.settle_items(version)
+    assert store.count_items(version) == len(KEYS)  # what is counted is found from then on
 
 
 def found(store: VectorStore, version: str, name: str, value: str) -> list[int]:

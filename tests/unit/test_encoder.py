@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -56,12 +57,13 @@ def save(
     config: ModelConfig = CONFIG,
     mind: MultiInterestModel | None = None,
     items: ItemCatalog | None = None,
+    rows: TableRows | None = None,
 ) -> str:
     writer = VersionWriter(Directory.at(path))
     writer.write_dense((mind or model(config)).state_dict())
     writer.write_optimizer({})
     writer.write_catalog(items or catalog())
-    writer.write_item_shard(0, 1, table_rows())
+    writer.write_item_shard(0, 1, rows or table_rows())
     seal(
         writer.directory,
         writer.files,
@@ -175,6 +177,15 @@ def test_cold_items_are_made_of_known_features_alone_and_others_have_no_vector(t
     for key, pooled in ((9000, of[FEATURE]), (9001, (of[FEATURE] + of[FEATURE + 1]) / 2)):
         assert np.allclose(vectors[key], pooled / np.linalg.norm(pooled), atol=1e-5)
     assert len(encoder.encode([user(1, [9000, 9003, 9001])])[0].vectors) == 1  # a behavior on a cold item counts
+
+
+def test_no_item_has_the_vector_of_a_cold_row_that_nothing_trained(tmp_path: Path) -> None:
+    rows = table_rows()
+    moments = np.where((rows.keys == COLD_KEY)[:, None], 0, rows.vectors)
+    untrained = dataclasses.replace(rows, first_moment=moments, second_moment=moments)
+    encoder = InterestEncoder.load(save(tmp_path, rows=untrained))
+    assert encoder.item_keys.tolist() == [*range(NUM_ITEMS), TABLE_ONLY]
+    assert encoder.num_unknown_items == 1
 
 
 def test_a_missing_profile_is_zeros_and_one_of_another_width_is_refused(encoder: InterestEncoder) -> None:

@@ -14,7 +14,7 @@ from mind_dist.data.parquet import PreparedDataset
 from mind_dist.errors import VersionError
 from mind_dist.storage import Directory
 from mind_dist.training.run import TrainingRun
-from mind_dist.training.run_versions import RunVersions
+from mind_dist.training.run_versions import RunVersions, version_at
 from tests.toy_training import event_examples, open_run, toy_log, write_dataset
 from tests.versions import tiny_version
 
@@ -192,3 +192,16 @@ def test_training_from_a_log_goes_on_from_the_version_before_as_if_the_damaged_o
     assert resumed.manifest.files == uninterrupted.manifest.files
     assert resumed.manifest.positions == uninterrupted.manifest.positions
     assert resumed.manifest.step == uninterrupted.manifest.step
+
+
+def test_a_runs_directory_stands_for_its_newest_whole_version(tmp_path: Path) -> None:
+    versions = run_of(tmp_path / "run", 5, 9)
+    assert version_at(str(tmp_path / "run")) == versions.place(9).uri
+    assert version_at(versions.place(5).uri) == versions.place(5).uri
+    flip(Path(versions.place(9).path))
+    assert version_at(str(tmp_path / "run")) == versions.place(5).uri
+    flip(Path(versions.place(5).path))
+    with pytest.raises(VersionError, match="no saved version is whole"):
+        version_at(str(tmp_path / "run"))
+    with pytest.raises(VersionError, match=r"no manifest\.json"):
+        ModelVersion.open(version_at(str(tmp_path / "nothing")))
