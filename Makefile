@@ -1,5 +1,6 @@
 # make demo          see the whole system work on MovieLens-100K (ARGS=--exit ends instead of serving on)
 # make test          all tests, with real services
+# make soak          20 minutes of steady load on Apache Kafka; `make test` has 3 (ARGS='--minutes 5')
 # make lint          ruff, mypy, import-linter
 # make quality       recipes beside floors on MovieLens-100K (DATA=../shared/data: on ml1m and online_retail_ii)
 # make quality-full  all recipes, K, seeds and datasets; hours, goes on where it stopped
@@ -10,13 +11,16 @@ BIN := $(VENV)/bin
 ARGS ?=
 DATA ?=
 
-.PHONY: demo test lint quality quality-full format clean
+.PHONY: demo test soak lint quality quality-full format clean
 
 demo: $(VENV)/.installed-local
 	@$(BIN)/python -m jobs.demo $(ARGS)
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+
+soak: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.drills.soak $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -18,7 +18,7 @@ import pyarrow as pa
 import ray
 
 from jobs.cli import connect_ray
-from mind_dist.config import FeatureConfig, LogConfig, MetadataConfig, PrepareConfig, SplitConfig
+from mind_dist.config import FeatureConfig, LogConfig, MetadataConfig, PrepareConfig, SplitConfig, TimeUnit
 from mind_dist.data.movielens import movielens_100k
 from mind_dist.data.parquet import PreparedDataset, sequences_table, write_manifest
 from mind_dist.data.prepare import prepare
@@ -38,6 +38,7 @@ class DatasetInfo:
         separator: Between the values of that column, in the Parquet files.
         text: Column of the item metadata whose words are side features; empty where there is none.
         columns: Further columns of the item metadata.
+        time_unit: What its times are; several sets know the order of events alone.
     """
 
     max_behaviors: int
@@ -45,6 +46,7 @@ class DatasetInfo:
     separator: str = "|"
     text: str = ""
     columns: tuple[str, ...] = ()
+    time_unit: TimeUnit = "auto"
 
 
 MOVIELENS_100K = "movielens_100k"
@@ -54,10 +56,10 @@ COMIREC_SPLIT = 1230
 
 DATASETS: Mapping[str, DatasetInfo] = MappingProxyType(
     {
-        MOVIELENS_100K: DatasetInfo(50, "genres"),
-        "ml1m": DatasetInfo(50, "categories", columns=("title",)),
-        "online_retail_ii": DatasetInfo(200, text="title"),
-        "beauty": DatasetInfo(20, "categories", " "),
+        MOVIELENS_100K: DatasetInfo(50, "genres", time_unit="s"),
+        "ml1m": DatasetInfo(50, "categories", columns=("title",), time_unit="order"),
+        "online_retail_ii": DatasetInfo(200, text="title", time_unit="s"),
+        "beauty": DatasetInfo(20, "categories", " ", time_unit="order"),
     }
 )
 """Name → what it is measured with."""
@@ -65,6 +67,8 @@ DATASETS: Mapping[str, DatasetInfo] = MappingProxyType(
 
 def open_dataset(name: str, data: str, cache: Path, split: int = COMIREC_SPLIT) -> PreparedDataset:
     """Return a dataset of the user split: items with 5 events, then users with 5, shuffled with a seed.
+
+    Users keep all their events: the protocols that others measured by cut nobody.
 
     Args:
         name: One of `DATASETS`.
@@ -90,7 +94,7 @@ def log_of(name: str, data: str) -> LogConfig:
     path = Path(data) / f"{name}.parquet"
     if not data or not path.is_file():
         raise ConfigError("data", f"{name} needs the folder that holds {name}.parquet, not {data!r}")
-    return LogConfig((str(path.absolute()),))
+    return LogConfig((str(path.absolute()),), time_unit=DATASETS[name].time_unit)
 
 
 def metadata_of(name: str, data: str) -> MetadataConfig:
@@ -157,4 +161,4 @@ def _user_split(name: str, data: str, output: str, split: int) -> PrepareConfig:
         config = dataclasses.replace(config, items=metadata_of(name, data))
     else:
         config = PrepareConfig(output, log_of(name, data), metadata_of(name, data))
-    return dataclasses.replace(config, split=SplitConfig(seed=split))
+    return dataclasses.replace(config, split=SplitConfig(seed=split), max_user_events=0)

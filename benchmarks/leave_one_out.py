@@ -44,7 +44,7 @@ def _unfiltered(name: str, data: str, output: str) -> PrepareConfig:
         config = movielens_100k(output)
     else:
         config = PrepareConfig(output, log_of(name, data), metadata_of(name, data))
-    return dataclasses.replace(config, split=_EVERYBODY, min_item_events=1, min_user_events=1)
+    return dataclasses.replace(config, split=_EVERYBODY, min_item_events=1, min_user_events=1, max_user_events=0)
 
 
 def _stage(everything: PreparedDataset, directory: Path, left_out: int) -> Stage:

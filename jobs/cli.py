@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import signal
 import socket
 import sys
@@ -17,8 +18,17 @@ import tyro
 from mind_dist.config import load
 from mind_dist.errors import ConfigError, MindDistError, ServiceUnavailable
 from mind_dist.observability import configure_logging
+from mind_dist.storage import Directory
+
+logger = logging.getLogger("mind_dist.jobs")
 
 J = TypeVar("J")
+
+_IN_RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Environment variable that Ray sets for the command of `ray job submit`, and for nothing else."""
+
+_RAY_START_ATTEMPTS = 2
+_RAY_START_S = 120
 
 
 def run(
@@ -26,33 +36,58 @@ def run(
     main: Callable[[J], int | None],
     arguments: list[str] | None = None,
     recipes: Mapping[str, Callable[[], J]] | None = None,
+    example: str = "",
 ) -> None:
-    """Parse settings, call `main`, and exit.
+    """Parse settings, call `main`, and exit; where there is an example, `--example` prints that instead.
 
-    Settings come from `--config FILE.json` or `--recipe NAME` where given, then from the command line, which wins.
-    Exit codes: 0 done, 1 a known error (one line on standard error), 2 a setting is wrong, 130 interrupted; a bug keeps
-    its traceback.
+    Settings come from `--config FILE` (TOML or JSON) or `--recipe NAME` where given, then from the command line, which wins.
+    Exit codes: 0 done, 1 a known error (one line on standard error), 2 a setting is wrong, 130 interrupted, 141 the
+    reader of standard output left, as `head` does; a bug keeps its traceback.
     """
     configure_logging()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if example and "--example" in arguments:
+        print(example, end="")
+        sys.exit(0)
     try:
-        code = main(read_settings(job, sys.argv[1:] if arguments is None else arguments, recipes)) or 0
+        try:
+            code = main(read_settings(job, arguments, recipes)) or 0
+        finally:
+            sys.stdout.flush()
     except ConfigError as error:
         code = _fail(error, 2)
     except MindDistError as error:
         code = _fail(error, 1)
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
-    sys.stdout.flush()
+    except BrokenPipeError:
+        if not _reader_left():
+            raise
+        code = 128 + signal.SIGPIPE
     sys.exit(code)
 
 
+def _reader_left() -> bool:
+    """Tell whether nobody reads standard output any more; then nothing more is written to it, not even at exit."""
+    try:
+        descriptor = sys.stdout.fileno()
+    except OSError:  # replaced by something that is no file
+        return False
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    if not poll.poll(0):  # a pipe without a reader reports an error, whatever is asked for
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+    return True
+
+
 def read_settings(job: type[J], arguments: list[str], recipes: Mapping[str, Callable[[], J]] | None = None) -> J:
-    """Return a job's settings from a command line, over those of `--config FILE.json` or of `--recipe NAME`.
+    """Return a job's settings from a command line, over those of `--config FILE` or of `--recipe NAME`.
 
     Raises:
         ConfigError: A setting is unknown or not allowed.
     """
-    file, arguments = _taken("--config", arguments, "the path of a JSON file")
+    file, arguments = _taken("--config", arguments, "the path of a TOML or JSON file")
     name, arguments = _taken("--recipe", arguments, "a name") if recipes else (None, arguments)
     if file is not None and name is not None:
         raise ConfigError("--recipe", "give it or --config, not both: a file holds all settings")
@@ -89,6 +124,25 @@ def _fail(error: MindDistError, code: int) -> int:
     return code
 
 
+def check_output(setting: str, path: str) -> None:
+    """Refuse a relative output path in a job that `ray job submit` started: it would be lost.
+
+    Call it before the work begins.
+
+    Raises:
+        ConfigError: The path is relative, and this is such a job.
+    """
+    relative = path and "://" not in path and not Path(path).expanduser().is_absolute()
+    if relative and _IN_RAY_JOB in os.environ:
+        problem = f"{path!r} is relative to {Path.cwd()}, a directory of the cluster that may be deleted with the job"
+        raise ConfigError(setting, f"{problem}: give an absolute path or a URI")
+
+
+def write_output(path: str, content: str) -> None:
+    """Write a job's result to a local path or a URI, with the directories above it."""
+    Directory.at(path).write_bytes("", content.encode())
+
+
 def connect_ray(*, show_workers: bool = True) -> None:
     """Connect to the cluster of `RAY_ADDRESS`, which `ray job submit` sets, or start Ray on this machine until exit.
 
@@ -98,7 +152,7 @@ def connect_ray(*, show_workers: bool = True) -> None:
         show_workers: Repeat here what workers log; it is in Ray's own logs either way.
 
     Raises:
-        ServiceUnavailable: No cluster answers at the address.
+        ServiceUnavailable: No cluster answers at the address, or Ray does not start here.
     """
     import ray  # noqa: PLC0415 - seconds that jobs without Ray need not wait
 
@@ -107,7 +161,7 @@ def connect_ray(*, show_workers: bool = True) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray announces as its next default
     address = os.environ.get("RAY_ADDRESS", "local")
     if address == "local":
-        ray.init(address=address, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=show_workers)
+        _start_ray(show_workers)
         return
     started = time.monotonic()
     _await_cluster(address)
@@ -115,6 +169,30 @@ def connect_ray(*, show_workers: bool = True) -> None:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=show_workers)
     except ConnectionError as error:  # something else listens there, or the token is not the cluster's
         raise ServiceUnavailable("Ray", address, time.monotonic() - started, str(error)) from error
+
+
+def _start_ray(show_workers: bool) -> None:
+    """Start Ray on this machine, once more where it fails: on a busy machine its node may miss a bound of 30 s.
+
+    That bound cannot be set; of Ray's other waits, `RAY_raylet_start_wait_time_s` is raised.
+    """
+    import ray  # noqa: PLC0415 - as in connect_ray
+
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", str(_RAY_START_S))
+    started = time.monotonic()
+    for attempt in range(_RAY_START_ATTEMPTS):
+        try:
+            ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR, log_to_driver=show_workers)
+        except Exception as error:
+            ray.shutdown()
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            if attempt + 1 == _RAY_START_ATTEMPTS:
+                advice = "if the machine is busy, try again later or set RAY_ADDRESS to a running cluster"
+                problem = f"tried {_RAY_START_ATTEMPTS} times: {reason}; {advice}"
+                raise ServiceUnavailable("Ray", "this machine", time.monotonic() - started, problem) from error
+            logger.warning("Ray did not start, trying again", extra={"fields": {"error": reason}})
+        else:
+            return
 
 
 def _await_cluster(address: str, timeout_s: float = 30.0) -> None:

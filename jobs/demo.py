@@ -24,6 +24,7 @@ from rich.table import Table
 from jobs.cli import run, stop_requested
 from mind_dist.config import ServingConfig, TrainingConfig
 from mind_dist.local_stack import LocalStack
+from mind_dist.ports import check_port
 from mind_dist.recipes import best
 
 
@@ -51,6 +52,7 @@ class Demo:
 def main(job: Demo) -> None:
     """Start what is needed, run the whole line, show what came of it, and serve on."""
     started = time.monotonic()
+    check_port(job.serving.host, job.serving.port, purpose="HTTP", advice="choose another with --serving.port")
     shutil.rmtree(job.directory, ignore_errors=True)
     console = Console()
     console.print("starting a broker, a vector store and Ray")

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, redirect_stdout
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import numpy as np
-import ray
 from ray import serve
 from rich.console import Console
 
 from jobs import evaluate, prepare, publish, replay, train
 from jobs.cli import connect_ray
-from jobs.serve import deploy
+from jobs.serve import deploy, take_down
 from mind_dist.config import Addresses
 from mind_dist.data.kafka import ensure_topics
 from mind_dist.data.parquet import ItemCatalog, PreparedDataset
@@ -28,7 +26,7 @@ from mind_dist.errors import ConfigError, ServiceUnavailable
 from mind_dist.evaluation import HeldOut, held_out
 from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.index.vector_store import VectorStore
-from mind_dist.serving.ray_app import APPLICATION, UPDATER
+from mind_dist.serving.ray_app import UPDATER, application_name
 
 if TYPE_CHECKING:
     from jobs.demo import Demo
@@ -47,14 +45,12 @@ def serving_line(job: Demo, console: Console) -> Iterator[tuple[dict[str, Any], 
     connect_ray(show_workers=False)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
-        with closing(MilvusVectorStore(addresses.milvus, job.serving.milvus, addresses.milvus_token)) as store:
+        with closing(MilvusVectorStore.at(addresses, job.serving.milvus)) as store:
             _check_empty(store, addresses.milvus)
             line = _Line(job, console, addresses)
             yield line.run(store), line.url
     finally:
-        with redirect_stdout(io.StringIO()):  # Ray prints that its own calls to the controller it ends have failed
-            serve.shutdown()  # type: ignore[no-untyped-call]
-            ray.shutdown()  # before Ray ends: it takes every process with it that is still connected
+        take_down()  # before Ray ends: it takes every process with it that is still connected
 
 
 class _Line:
@@ -98,7 +94,12 @@ class _Line:
         with self._step("train"):
             output, storage = self.job.directory / "train.json", str(self.job.directory / "runs")
             job = train.Train(
-                self.dataset_uri, storage, "demo", output=output, workers=self.job.workers, training=self.job.training
+                self.dataset_uri,
+                storage,
+                "demo",
+                output=str(output),
+                workers=self.job.workers,
+                training=self.job.training,
             )
             train.main(job)
         return str(json.loads(output.read_text())["version_uri"])
@@ -122,12 +123,12 @@ class _Line:
             topics = {kafka.topic: _PARTITIONS, kafka.dead_letter_topic: 1}
             ensure_topics(self.addresses.kafka, topics, timeout_s=kafka.connect_timeout_s)
             self.url = deploy(self.job.serving, self.addresses, timeout_s=120)
-            _wait_for_updater("num_partitions", _PARTITIONS)
+            _wait_for_updater(self.addresses.deployment, "num_partitions", _PARTITIONS)
 
     def _replay(self) -> dict[str, Any]:
         with self._step("replay"):
             replayed = replay.main(replay.Replay(self.dataset_uri, part="tail", rate=self.job.rate))
-            status = _wait_for_updater("num_applied", replayed)
+            status = _wait_for_updater(self.addresses.deployment, "num_applied", replayed)
         return {
             "events_replayed": replayed,
             "events_applied": status["num_applied"],
@@ -149,20 +150,21 @@ def _check_empty(store: VectorStore, address: str) -> None:
         raise ConfigError("MIND_DIST_MILVUS", f"{address} holds {', '.join(versions)}: the demo wants an empty store")
 
 
-def _wait_for_updater(what: str, least: int) -> dict[str, Any]:
+def _wait_for_updater(deployment: str, what: str, least: int) -> dict[str, Any]:
     """Return the updater's status once its `what` is at least `least`.
 
     Raises:
         ServiceUnavailable: It is not within a while.
     """
-    updater = serve.get_deployment_handle(UPDATER, APPLICATION)
+    application = application_name(deployment)
+    updater = serve.get_deployment_handle(UPDATER, application)
     deadline = time.monotonic() + _CATCH_UP_S
     while True:
         statuses: list[dict[str, Any]] = updater.status.remote().result()
         if statuses and statuses[0][what] >= least:
             return statuses[0]
         if time.monotonic() > deadline:
-            raise ServiceUnavailable("the updater", APPLICATION, _CATCH_UP_S, f"{what} is not {least} in {statuses}")
+            raise ServiceUnavailable("the updater", application, _CATCH_UP_S, f"{what} is not {least} in {statuses}")
         time.sleep(0.2)
 
 

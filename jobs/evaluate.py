@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from pydantic import ConfigDict, with_config
 from rich.console import Console
 from rich.table import Table
 
-from jobs.cli import run
+from jobs.cli import check_output, run, write_output
 from mind_dist.config import dump
 from mind_dist.data.parquet import PreparedDataset
 from mind_dist.encoder import InterestEncoder
+from mind_dist.errors import without_secrets
 from mind_dist.evaluation import EvaluationReport, Report, evaluate_version
+from mind_dist.training.run_versions import version_at
 
 _SHOWN = (
     "recall@20",
@@ -49,9 +50,9 @@ class EvaluateJob:
     dataset: str
     """URI of the prepared dataset."""
     version_uri: str
-    """URI of the model version."""
+    """URI of the model version, or of a run, whose newest version it then is."""
     output: str = ""
-    """JSON file to write all metrics to; empty for none."""
+    """JSON file to write all metrics to, by path or URI; empty for none."""
     split: Literal["valid", "test"] = "test"
     """Whose users: valid to choose by, test to report."""
     category: str = ""
@@ -59,14 +60,23 @@ class EvaluateJob:
 
 
 def main(job: EvaluateJob) -> None:
-    """Evaluate, show a table, write the report."""
+    """Evaluate, show a table, write the report.
+
+    Raises:
+        ConfigError: The path to write to is relative, and this is a submitted job.
+    """
+    check_output("output", job.output)
     dataset = PreparedDataset.open(job.dataset)
-    encoder = InterestEncoder.load(job.version_uri)
+    encoder = InterestEncoder.load(version_at(job.version_uri))
     report = evaluate_version(dataset, encoder, job.split, job.category)
-    Console().print(metrics_table(report.metrics, title=f"{encoder.model_version} on {job.split} of {job.dataset}"))
+    Console().print(metrics_table(report.metrics, title=_title(job, encoder)))
     print(_about(report, encoder))
     if job.output:
-        Path(job.output).write_text(json.dumps(dump(report), indent=2) + "\n")
+        write_output(job.output, json.dumps(dump(report), indent=2) + "\n")
+
+
+def _title(job: EvaluateJob, encoder: InterestEncoder) -> str:
+    return f"{encoder.model_version} on {job.split} of {without_secrets(job.dataset)}"
 
 
 def _about(report: EvaluationReport, encoder: InterestEncoder) -> str:

@@ -16,6 +16,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, with_config
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -23,13 +24,15 @@ from jobs.cli import interactive, run
 from mind_dist.config import Addresses, KafkaConfig, MilvusConfig, PublishConfig, load
 from mind_dist.data.parquet import PreparedDataset
 from mind_dist.encoder import InterestEncoder
-from mind_dist.errors import ConfigError
+from mind_dist.errors import ConfigError, without_secrets
 from mind_dist.evaluation import EvaluationReport
 from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.index.vector_store import VectorStore
-from mind_dist.publishing import KafkaHandOver, PublishReport, dataset_users, publish, rollback
+from mind_dist.publishing import KafkaHandOver, PublishReport, check_id_type, dataset_users, publish, rollback
 from mind_dist.records import BehaviorSequence
-from mind_dist.storage import Directory
+from mind_dist.training.run_versions import version_at
+
+_UNBOUNDED_WIDTH = 100_000
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -38,7 +41,7 @@ class PublishJob:
     """Bring a model version to readers, or put them back on an earlier one."""
 
     version_uri: str = ""
-    """URI of the model version to publish."""
+    """URI of the model version to publish, or of a run, whose newest version it then is."""
     dataset: str = ""
     """URI of the prepared dataset whose users a first version begins with; empty for none."""
     evaluation: Path | None = None
@@ -73,28 +76,29 @@ def main(job: PublishJob) -> None:
     if len(job.rollback or ()) > 1:
         raise ConfigError("rollback", "takes at most one version")
     addresses = Addresses.from_environment()
-    with closing(MilvusVectorStore(addresses.milvus, job.milvus, addresses.milvus_token)) as store:
+    with closing(MilvusVectorStore.at(addresses, job.milvus)) as store:
         if job.version_uri:
-            Console().print(_summary(_publish(job, store, addresses.kafka)))
+            Console().print(_summary(_publish(job, store, addresses)))
         elif job.rollback is not None:
             Console().print(f"readers are on {rollback(store, *job.rollback)}")
         else:
-            Console().print(versions_table(store))
+            print_whole(versions_table(store))
 
 
-def _publish(job: PublishJob, store: VectorStore, kafka: str) -> PublishReport:
-    log = KafkaHandOver(kafka, job.kafka)
-    encoder = InterestEncoder.load(job.version_uri)
+def _publish(job: PublishJob, store: VectorStore, addresses: Addresses) -> PublishReport:
+    log = KafkaHandOver(addresses.kafka, job.kafka.of_deployment(addresses.deployment))
+    version_uri = version_at(job.version_uri)
+    encoder = InterestEncoder.load(version_uri)
     columns = (TextColumn("{task.description}"), TextColumn("{task.completed:,}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not interactive()) as progress:
         tasks = {step: progress.add_task(step, total=None) for step in ("items", "users")}
         return publish(
             store,
             encoder,
-            Directory.at(job.version_uri).uri,
+            version_uri,
             job.publishing,
             metrics=_metrics(job.evaluation, encoder.model_version) if job.evaluation else None,
-            sequences=_users(job),
+            sequences=_users(job, encoder),
             add_missing=job.add_missing_users,
             hand_over_positions=log.hand_over if job.updaters else None,
             catch_up=log.caught_up if job.updaters else None,
@@ -114,8 +118,12 @@ def _metrics(evaluation: Path, model_version: str) -> dict[str, float]:
     return report.metrics["model"]
 
 
-def _users(job: PublishJob) -> Iterable[BehaviorSequence]:
-    return dataset_users(PreparedDataset.open(job.dataset), job.backfill) if job.dataset else ()
+def _users(job: PublishJob, encoder: InterestEncoder) -> Iterable[BehaviorSequence]:
+    if not job.dataset:
+        return ()
+    dataset = PreparedDataset.open(job.dataset)
+    check_id_type(encoder.model_version, encoder.manifest.id_type, dataset.directory.uri, dataset.manifest.id_type)
+    return dataset_users(dataset, job.backfill)
 
 
 def _summary(report: PublishReport) -> str:
@@ -137,6 +145,14 @@ def _summary(report: PublishReport) -> str:
     return "\n".join(lines)
 
 
+def print_whole(table: Table) -> None:
+    """Print a table as wide as it is, also where the terminal is narrower: a name that is cut cannot be copied."""
+    console = Console()
+    unbounded = console.options.update(max_width=_UNBOUNDED_WIDTH)
+    width = max(console.width, Measurement.get(console, unbounded, table).maximum)
+    Console(width=width).print(table, soft_wrap=True)
+
+
 def versions_table(store: VectorStore) -> Table:
     """Return the versions in the store, newest first."""
     active, staged = store.active_version(), store.staged_version()
@@ -153,7 +169,7 @@ def versions_table(store: VectorStore) -> Table:
             "" if recall is None else f"{recall:.4f}",
             f"{store.count_items(info.model_version):,}",
             f"{store.count_users(info.model_version):,}",
-            info.uri,
+            without_secrets(info.uri),
         )
     return table
 

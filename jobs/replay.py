@@ -16,7 +16,7 @@ from rich.progress import track
 from jobs.cli import interactive, run
 from mind_dist.config import Addresses, KafkaConfig, LogConfig
 from mind_dist.data.codec import IdType
-from mind_dist.data.kafka import EventProducer, ensure_topics
+from mind_dist.data.kafka import EVENT_PARTITIONS, EventProducer, ensure_event_topics
 from mind_dist.data.parquet import PreparedDataset
 from mind_dist.data.replay import Part, dataset_events, due_s, log_events, pace, rows
 from mind_dist.errors import ConfigError
@@ -41,8 +41,8 @@ class Replay:
     """Events a second; 0 for as fast as possible."""
     speed_up: float = 0.0
     """Or so many times faster than they happened."""
-    partitions: int = 4
-    """Partitions of the events' topic, if it is not there yet."""
+    partitions: int = EVENT_PARTITIONS
+    """Partitions of the events' topic, if it is not there yet; the default is that of cluster/topics.yaml."""
     kafka: KafkaConfig = field(default_factory=KafkaConfig)
     """Topics."""
 
@@ -56,8 +56,7 @@ def main(job: Replay) -> int:
     _check(job)
     bootstrap, topics = Addresses.from_environment().kafka, job.kafka
     events, num_rejected = _events(job)
-    wanted = {topics.topic: job.partitions, topics.dead_letter_topic: 1}
-    ensure_topics(bootstrap, wanted, timeout_s=topics.connect_timeout_s)
+    ensure_event_topics(bootstrap, topics, job.partitions)
     paced = zip(pace(due_s(events, rate=job.rate, speed_up=job.speed_up)), rows(events), strict=True)
     console = Console(stderr=True)
     with closing(EventProducer(bootstrap, topics)) as producer:

@@ -5,24 +5,31 @@ Runs until Ctrl-C or SIGTERM. No model version need be there yet: it is picked u
 
 from __future__ import annotations
 
+import io
 import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 
+import ray
 from ray import serve
 from ray.serve.config import HTTPOptions
+from ray.serve.context import _get_global_client
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.cli import connect_ray, run, stop_requested
 from mind_dist.config import Addresses, ServingConfig
-from mind_dist.data.kafka import wait_for_broker
-from mind_dist.errors import ConfigError, ServiceUnavailable
+from mind_dist.data.kafka import ensure_dead_letter_topic, num_partitions, wait_for_broker
+from mind_dist.errors import ConfigError, MindDistError, ServiceUnavailable
 from mind_dist.index.milvus import MilvusVectorStore
-from mind_dist.serving.ray_app import APPLICATION, build_app
+from mind_dist.ports import check_port, is_local, reserved_port
+from mind_dist.serving.ray_app import APPLICATION, application_name, build_app
 
 _POLL_S = 0.2
+_HTTP = {"purpose": "HTTP", "advice": "choose another with --serving.port"}
 
 
 @dataclass(frozen=True)
@@ -39,35 +46,124 @@ class Serve:
 
 def main(job: Serve) -> None:
     """Deploy, wait until the service answers, print where, and stay."""
-    if not job.block and "RAY_ADDRESS" not in os.environ:
+    has_cluster = "RAY_ADDRESS" in os.environ
+    if not job.block and not has_cluster:
         raise ConfigError("block", "a service can be left running on a cluster only: set RAY_ADDRESS")
+    if not has_cluster:  # now, not after the seconds that Ray takes to start
+        check_port(job.serving.host, job.serving.port, **_HTTP)
     addresses = Addresses.from_environment()
-    wait_for_broker(addresses.kafka, job.serving.kafka.connect_timeout_s)
-    MilvusVectorStore(addresses.milvus, job.serving.milvus, addresses.milvus_token).close()
+    check_log(addresses.kafka, job.serving)
+    MilvusVectorStore.at(addresses, job.serving.milvus).close()
     connect_ray()
+    _check_alone(addresses.deployment)
     stop = stop_requested()
-    try:
-        url = deploy(job.serving, addresses, job.ready_timeout_s)
+    with ExitStack() as at_end:
+        on_start = (lambda: at_end.callback(take_down)) if job.block else (lambda: None)
+        url = deploy(job.serving, addresses, job.ready_timeout_s, on_start)
         print(f"serving at {url}, documented at {url}/docs", flush=True)
         while job.block and not stop():
             time.sleep(_POLL_S)
-    finally:
-        if job.block:
-            serve.shutdown()  # type: ignore[no-untyped-call]
 
 
-def deploy(config: ServingConfig, addresses: Addresses, timeout_s: float) -> str:
-    """Deploy to the connected cluster and return the service's URL once it answers.
+def _check_alone(deployment: str) -> None:
+    """Check that the connected cluster serves no other deployment.
+
+    Serve has one HTTP port a cluster, and is shut down as a whole when a blocking job ends.
 
     Raises:
+        ConfigError: It serves another one.
+    """
+    running = [name for name in serve.status().applications if name.endswith(APPLICATION)]
+    if others := set(running) - {application_name(deployment)}:
+        problem = f"this Ray cluster serves the deployment of the application {', '.join(sorted(others))} already"
+        raise ConfigError("MIND_DIST_DEPLOYMENT", f"{problem}: serve each deployment on a Ray cluster of its own")
+
+
+def check_log(bootstrap: str, config: ServingConfig) -> None:
+    """Return when the events' topic is there, and the dead letters' too, which is created where it is not.
+
+    Raises:
+        ConfigError: A topic is missing, with the command that creates it.
+        ServiceUnavailable: The broker did not answer.
+    """
+    wait_for_broker(bootstrap, config.kafka.connect_timeout_s)
+    num_partitions(bootstrap, config.kafka.topic, timeout_s=config.kafka.connect_timeout_s)
+    ensure_dead_letter_topic(bootstrap, config.kafka)
+
+
+def deploy(
+    config: ServingConfig, addresses: Addresses, timeout_s: float, on_start: Callable[[], object] = lambda: None
+) -> str:
+    """Deploy to the connected cluster and return the service's URL once it answers.
+
+    Args:
+        config: The replicas.
+        addresses: The services they use.
+        timeout_s: How long they may take to come up.
+        on_start: Called when the port is ours, before anything is started that would have to be taken down.
+
+    Raises:
+        PortInUse: Somebody else has the port.
+        ConfigError: Serve runs on this cluster already, on another port.
         ServiceUnavailable: The replicas did not come up, with the reason.
     """
     url = f"http://{config.host}:{config.port}"
-    serve.start(http_options=HTTPOptions(host=config.host, port=config.port))
-    target = serve.RunTarget(build_app(config, addresses), name=APPLICATION, route_prefix="/")
-    serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
-    _wait(lambda: _not_running() or _not_answering(url), url, timeout_s)
+    application = application_name(addresses.deployment)
+    with _http_port(config.host, config.port):
+        on_start()
+        serve.start(http_options=HTTPOptions(host=config.host, port=config.port))
+        target = serve.RunTarget(build_app(config, addresses), name=application, route_prefix="/")
+        serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+        _wait(lambda: _not_running(application) or _not_answering(url), url, timeout_s)
     return url
+
+
+def take_down() -> None:
+    """End Serve on the connected cluster, and leave the cluster.
+
+    Ray prints that its own calls to the controller, which it ends, have failed and are retried for ever.
+    """
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        serve.shutdown()  # type: ignore[no-untyped-call]
+        ray.shutdown()  # such lines come from a thread that ends here
+
+
+@contextmanager
+def _http_port(host: str, port: int) -> Iterator[None]:
+    """Hold the port that Serve's proxies are about to bind, on every machine of the cluster that this one can ask.
+
+    Where Serve runs on the cluster already, its proxies have a port and keep it, so it must be the one wanted.
+    """
+    running = _get_global_client(raise_if_no_controller_running=False)
+    if running is not None:
+        options = running.http_config
+        if (options.host, options.port) != (host, port):
+            problem = f"Ray Serve runs on this cluster at {options.host}:{options.port} and cannot move: give that"
+            raise ConfigError("serving.port", f"{problem}, or end it with `serve shutdown`")
+        yield
+        return
+    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    here = [node for node in nodes if is_local(node["NodeManagerAddress"])]
+    _check_port_on([node["NodeID"] for node in nodes if node not in here], host, port)
+    with reserved_port(host, port, **_HTTP) if here else nullcontext():
+        yield
+
+
+def _check_port_on(node_ids: list[str], host: str, port: int) -> None:
+    """Raise `PortInUse` when somebody has the port on one of these machines."""
+    check = ray.remote(num_cpus=0, max_retries=0)(_port_problem)
+    on_nodes = [NodeAffinitySchedulingStrategy(node_id, soft=False) for node_id in node_ids]
+    for problem in ray.get([check.options(scheduling_strategy=each).remote(host, port) for each in on_nodes]):
+        if problem is not None:
+            raise problem
+
+
+def _port_problem(host: str, port: int) -> MindDistError | None:
+    try:
+        check_port(host, port, **_HTTP)
+    except MindDistError as error:
+        return error
+    return None
 
 
 def _wait(problem: Callable[[], str], url: str, timeout_s: float) -> None:
@@ -79,9 +175,9 @@ def _wait(problem: Callable[[], str], url: str, timeout_s: float) -> None:
         time.sleep(_POLL_S)
 
 
-def _not_running() -> str:
-    """Return why the application does not run; "" when it does."""
-    application = serve.status().applications.get(APPLICATION)
+def _not_running(name: str) -> str:
+    """Return why an application does not run; "" when it does."""
+    application = serve.status().applications.get(name)
     if application is None:
         return "not deployed yet"
     if application.status == "RUNNING":

@@ -5,6 +5,7 @@ python -m jobs.stack up
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from contextlib import suppress
@@ -15,19 +16,28 @@ from typing import Literal
 from tyro.conf import Positional
 
 from jobs.cli import run, stop_requested
+from mind_dist.config import KafkaConfig
+from mind_dist.data.kafka import ensure_event_topics
 from mind_dist.local_stack import LocalStack
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Start services as local processes and keep them until Ctrl-C or SIGTERM."""
+    """Start services as local processes and keep them until Ctrl-C or SIGTERM.
+
+    A later start in the same directory goes on where this one stops, however it stops: the broker's records and committed
+    offsets, Milvus' collections, all ports and Ray's token are kept. Ray's jobs and what Serve had deployed are not:
+    submit and serve again. Tansu and Apache Kafka keep records of their own: with KAFKA_HOME set and without, different
+    ones are there. Delete the directory to begin empty.
+    """
 
     action: Positional[Literal["up"]]
     """What to do."""
     directory: Path = Path(".mind_dist/stack")
-    """Where logs and data go, each start's below a directory of its own."""
+    """Where logs, data and ports are kept; one stack at a time."""
     broker: bool = True
-    """Start a broker: Apache Kafka where KAFKA_HOME is set, Tansu otherwise."""
+    """Start a broker, with the topics that jobs look for by default: Apache Kafka where KAFKA_HOME is set, Tansu
+    otherwise."""
     milvus: bool = True
     """Start a Milvus Lite server."""
     ray: bool = True
@@ -39,11 +49,17 @@ class Stack:
 def main(job: Stack) -> None:
     """Start, say where everything is in lines for a shell, and wait."""
     stop = stop_requested()
-    up = LocalStack.start(job.directory, broker=job.broker, milvus=job.milvus, ray=job.ray, num_cpus=job.num_cpus)
+    up = LocalStack.start(
+        job.directory, keep=True, broker=job.broker, milvus=job.milvus, ray=job.ray, num_cpus=job.num_cpus
+    )
     with suppress(KeyboardInterrupt), up as stack:
+        if job.broker and "MIND_DIST_KAFKA" not in os.environ:  # our own broker: nobody else makes its topics
+            ensure_event_topics(stack.addresses.kafka, KafkaConfig())
         for name, value in stack.environment.items():
             print(f"export {name}={shlex.quote(value)}")
-        print(f"# up until Ctrl-C; logs are in {stack.directory}", flush=True)
+        if stack.metrics_discovery is not None:
+            print(f"# Prometheus finds Ray's metrics by file_sd_configs: {stack.metrics_discovery}")
+        print(f"# up until Ctrl-C; logs and data are in {stack.directory}", flush=True)
         while not stop():
             time.sleep(0.2)
 

@@ -17,14 +17,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jobs.cli import connect_ray, interactive, run, stop_requested
+from jobs.cli import check_output, connect_ray, interactive, run, stop_requested, write_output
 from mind_dist.config import Addresses
+from mind_dist.errors import without_secrets
 from mind_dist.recipes import RECIPES, Recipe
 from mind_dist.training.ray_trainer import train_on_ray
 from mind_dist.training.run_monitor import TrainProgress
@@ -42,19 +42,25 @@ class Train(TrainSettings):
     `--recipe NAME` takes model and training from `mind_dist.recipes`; they are those of `best` without it.
     """
 
-    output: Path | None = None
-    """Write the result here as JSON, too."""
+    output: str = ""
+    """JSON file to write the result to, too, by path or URI; empty for none."""
 
 
 def main(job: Train) -> None:
-    """Train, and print what came of it."""
+    """Train, and print what came of it.
+
+    Raises:
+        ConfigError: A path to write to is relative, and this is a submitted job.
+    """
+    check_output("storage", job.storage)
+    check_output("output", job.output)
     connect_ray()
     with shown_progress() as show:
         result = train_on_ray(job, Addresses.from_environment(), on_progress=show, should_stop=stop_requested())
     values = json.dumps(dataclasses.asdict(result), indent=2)
-    if job.output is not None:
-        job.output.write_text(values)
-    print(values)
+    if job.output:
+        write_output(job.output, values)
+    print(without_secrets(values))
 
 
 @contextmanager

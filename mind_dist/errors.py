@@ -6,11 +6,14 @@
     ├── PoisonEvent            one record cannot be decoded; it is dead-lettered
     ├── PoisonLimitExceeded    so many records are poison that the producer must be broken
     ├── PositionLost           a position is older than the oldest record still kept
+    ├── UnreadableBatch        a batch of records cannot be decompressed or decoded
+    ├── PartitionStalled       a partition delivers nothing, though it has not been read to its end
     ├── VersionError           a model version is missing, torn or altered
     ├── TrainingError          training cannot go on (a non-finite loss, say)
     ├── PublishError           a version was not activated; readers stay where they were
     ├── VectorStoreError       the vector store refused a call
     ├── ServiceUnavailable     a broker, vector store or cluster could not be reached in time
+    ├── PortInUse              somebody else has a port that a server of ours is to bind
     ├── StaleAssignment        a batch outlived its right to be written
     ├── UpdaterStopped         an updater's thread died, is stuck, or has been failing for too long
     ├── NotReady               no model version is active and loaded yet (HTTP 503)
@@ -22,9 +25,33 @@ Errors carry what they name as attributes; adapters translate their clients' exc
 
 from __future__ import annotations
 
+import re
+
+_USER_AND_PASSWORD = re.compile(r"(?<=://)[^/@\s]+:[^/@\s]+(?=@)")
+_SECRET_SETTING = re.compile(
+    r"([?&][^=&\s]*(?:secret|password|token|credential|signature|access_key|account_key)[^=&\s]*=)"
+    r"[^&\s]*[^&\s:,;'\")]",
+    re.IGNORECASE,
+)
+
+
+def without_secrets(text: str) -> str:
+    """Return a text with the passwords and keys in its URIs masked.
+
+    >>> without_secrets("s3://key:secret@bucket/data?secret_key=abc&region=eu: no such file")
+    's3://***@bucket/data?secret_key=***&region=eu: no such file'
+    """
+    return _SECRET_SETTING.sub(r"\1***", _USER_AND_PASSWORD.sub("***", text))
+
 
 class MindDistError(Exception):
-    """Base of all errors raised on purpose; jobs print it as one line and exit with 1."""
+    """Base of all errors raised on purpose; jobs print it as one line and exit with 1.
+
+    Passwords and keys in URIs are masked in its message.
+    """
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(without_secrets(each) if isinstance(each, str) else each for each in arguments))
 
     def __reduce__(self) -> tuple[object, ...]:
         """Travel between processes, as Ray sends errors, whatever arguments a subclass takes."""
@@ -90,6 +117,60 @@ class PositionLost(MindDistError):
         self.oldest = oldest
 
 
+class UnreadableBatch(MindDistError):
+    """A batch of a partition cannot be decompressed or decoded; reading again would fail again.
+
+    Attributes:
+        topic: Topic of the partition.
+        partition: The partition.
+        position: Position of the first record that cannot be read.
+        codec: Compression codec whose library is missing; empty when the batch is damaged.
+        package: Package to install for that codec; empty when the batch is damaged.
+    """
+
+    def __init__(
+        self, topic: str, partition: int, position: int, reason: str, *, codec: str = "", package: str = ""
+    ) -> None:
+        super().__init__(
+            f"partition {partition} of topic {topic}: the batch at position {position} cannot be read"
+            + (
+                f": it is compressed with {codec}, and no library for it is installed: pip install {package}"
+                if codec
+                else f" ({reason}): it is damaged; go on behind it by storing a later position for the group, "
+                "or by letting retention remove it"
+            )
+        )
+        self.topic = topic
+        self.partition = partition
+        self.position = position
+        self.codec = codec
+        self.package = package
+
+
+class PartitionStalled(MindDistError):
+    """A partition delivered nothing for too long, though it has not been read to its end.
+
+    Attributes:
+        topic: Topic of the partition.
+        partition: The partition.
+        position: Position of the next record to read.
+        end: Position up to which it was to be read.
+        waited_s: How long nothing came, in seconds.
+    """
+
+    def __init__(self, topic: str, partition: int, position: int, end: int, waited_s: float) -> None:
+        super().__init__(
+            f"partition {partition} of topic {topic} delivered nothing for {waited_s:.0f} s at position {position}, "
+            f"though its end is {end}: see whether the partition has a leader (kafka-topics.sh --describe), then start "
+            "again: training goes on from its last checkpoint"
+        )
+        self.topic = topic
+        self.partition = partition
+        self.position = position
+        self.end = end
+        self.waited_s = waited_s
+
+
 class VersionError(MindDistError):
     """A model version is missing, torn or altered.
 
@@ -129,6 +210,23 @@ class ServiceUnavailable(MindDistError):
         self.service = service
         self.address = address
         self.waited_s = waited_s
+
+
+class PortInUse(MindDistError):
+    """Somebody else has a port that a server of ours is to bind.
+
+    Attributes:
+        port: The port.
+        holder: The processes that listen on it; empty where they cannot be seen.
+    """
+
+    def __init__(self, purpose: str, host: str, port: int, holder: str, advice: str) -> None:
+        super().__init__(
+            f"port {port} at {host}, wanted for {purpose}, is held by {holder or 'another process'}: "
+            f"stop it, or {advice}"
+        )
+        self.port = port
+        self.holder = holder
 
 
 class StaleAssignment(MindDistError):

@@ -3,48 +3,19 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 from mind_dist import supervise
 from mind_dist.errors import ServiceUnavailable
+from mind_dist.ports import check_port, free_ports, listeners
 
-
-def free_ports(count: int) -> list[int]:
-    """Return distinct TCP ports that nobody listens on now."""
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
-def listeners(port: int) -> set[int]:
-    """Return the processes that listen on a TCP port of this machine (Linux; those we may look into)."""
-    inodes = set()
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        for line in Path(table).read_text().splitlines()[1:]:
-            columns = line.split()
-            if columns[3] == "0A" and int(columns[1].rpartition(":")[2], 16) == port:
-                inodes.add(f"socket:[{columns[9]}]")
-    return {pid for link, pid in _open_sockets() if link in inodes} if inodes else set()
-
-
-def _open_sockets() -> list[tuple[str, int]]:
-    found = []
-    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
-        try:
-            found.append((str(descriptor.readlink()), int(descriptor.parts[2])))
-        except OSError:  # closed meanwhile, or another user's
-            continue
-    return found
+__all__ = ["LocalProcess", "free_ports", "listeners"]
 
 
 @dataclass
@@ -57,8 +28,11 @@ class LocalProcess:
         port: Where it listens. Another process on the same port is noticed, not talked to.
         command: What to run.
         log: Where its output goes.
+        other_ports: Further ports it binds; they must be free at the start, too.
+        port_advice: How to choose other ports, for the message where one is held.
         is_ready: Tells whether it serves; asked only when its port is open.
         environment: Variables added to ours.
+        kept_open: Descriptors that stay open until the server and all that came of it has ended.
         ready_within_s: How long it may take to be ready.
         stop_within_s: How long it may take to end by itself after SIGTERM.
     """
@@ -70,12 +44,21 @@ class LocalProcess:
     log: Path
     is_ready: Callable[[], bool] = lambda: True
     environment: Mapping[str, str] = field(default_factory=dict)
+    other_ports: Sequence[int] = ()
+    port_advice: str = "choose another port"
+    kept_open: Sequence[int] = ()
     ready_within_s: float = 120.0
     stop_within_s: float = 10.0
     _process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start the server under a supervisor and return at once."""
+        """Start the server under a supervisor and return at once.
+
+        Raises:
+            PortInUse: Somebody else has its port.
+        """
+        for port in (self.port, *self.other_ports):
+            check_port("127.0.0.1", port, purpose=self.service, advice=self.port_advice)
         self.log.parent.mkdir(parents=True, exist_ok=True)
         supervised = [sys.executable, "-I", "-S", supervise.__file__, str(self.stop_within_s), *self.command]
         with self.log.open("ab") as log:
@@ -85,6 +68,7 @@ class LocalProcess:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **self.environment},
+                pass_fds=self.kept_open,
                 start_new_session=True,  # a Ctrl-C is ours alone: we stop the servers in order
             )
 

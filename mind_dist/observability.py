@@ -13,6 +13,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from mind_dist.errors import without_secrets
+
 _LATENCY_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 
@@ -37,6 +39,9 @@ _BY_VERSION = ("model_version",)
 
 METRICS: dict[str, Metric] = {
     "mind_dist_events_applied": Metric("counter", "Events applied to user rows.", tags=_BY_VERSION),
+    "mind_dist_events_ignored": Metric(
+        "counter", "Events of types that the model version does not take as behaviors.", tags=_BY_VERSION
+    ),
     "mind_dist_events_skipped": Metric(
         "counter", "Events below a row's next_offset, delivered again.", tags=_BY_VERSION
     ),
@@ -51,6 +56,14 @@ METRICS: dict[str, Metric] = {
     "mind_dist_user_upserts": Metric("counter", "User rows written.", tags=_BY_VERSION),
     "mind_dist_lag_records": Metric(
         "gauge", "Records of an owned partition not yet applied.", tags=("partition", *_BY_VERSION)
+    ),
+    "mind_dist_problem": Metric(
+        "gauge",
+        "1 while a problem of this name is there (names: docs/operations.md), 0 when it is over.",
+        tags=("problem", "source"),
+    ),
+    "mind_dist_lag_report_failures": Metric(
+        "counter", "Times the lag could not be asked for; its gauge keeps the last value.", tags=_BY_VERSION
     ),
     "mind_dist_freshness_seconds": Metric(
         "histogram", "From an event's append to its user's row.", _LATENCY_S, tags=_BY_VERSION
@@ -108,12 +121,12 @@ class InMemoryMetrics:
 
 
 class _KeyValueFormatter(logging.Formatter):
-    """`time level logger message key=value …`, the values from `extra={"fields": {...}}`."""
+    """`time level logger message key=value …`, the values from `extra={"fields": {...}}`; secrets in URIs are masked."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = super().format(record)
         fields = getattr(record, "fields", {})
-        return " ".join([line, *(f"{key}={value}" for key, value in fields.items())])
+        return without_secrets(" ".join([line, *(f"{key}={value}" for key, value in fields.items())]))
 
 
 def configure_logging(level: int = logging.INFO) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,10 @@ Keys = NDArray[np.int64]
 
 Positions = Mapping[int, int]
 """Partition → the position after the last event taken from it; where to go on."""
+
+
+FOREVER_MS = (1 << 63) - 1
+"""A time that never comes."""
 
 
 def no_keys() -> Keys:
@@ -111,6 +115,35 @@ class BehaviorSequence:
         if len(order) == len(self) and bool((order < len(self)).all()):
             return self
         return type(self)(self.user_key, items[order], times[order], self.profile_keys)
+
+
+@dataclass(frozen=True, slots=True)
+class PartTrained:
+    """A part of a partition of which some records are trained, and the others not yet.
+
+    Attributes:
+        count: Those that Kafka's partitioner puts here among so many partitions are trained.
+        first: Position of the part's first record.
+        end: Position behind its last.
+        until_ms: Records appended from this time on are not among the trained ones: the topic had grown once more.
+    """
+
+    count: int
+    first: int
+    end: int
+    until_ms: int = FOREVER_MS
+
+
+class UserHistory(NamedTuple):
+    """What training from a log keeps of a user.
+
+    Attributes:
+        sequence: The user's behaviors.
+        key_hash: Hash of the key of the user's records; the number of partitions and it give the partition.
+    """
+
+    sequence: BehaviorSequence
+    key_hash: int
 
 
 @dataclass(frozen=True, slots=True)

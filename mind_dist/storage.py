@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,13 +14,17 @@ from pyarrow import fs
 
 from mind_dist.errors import ConfigError
 
+_PLAIN = "/=@:+,"
+"""Characters that may stand in a URI's path as they are."""
+
 
 @dataclass(frozen=True)
 class Directory:
     """A directory somewhere, reachable from any machine that can reach its URI.
 
     Attributes:
-        uri: As it was given, absolute if local; what messages and manifests name.
+        uri: As it was given, absolute if local; `Directory.at` opens it again. Settings of the filesystem such as
+            `?endpoint_override=…` stay at its end.
         filesystem: Where it is.
         path: Its path there.
     """
@@ -41,10 +48,15 @@ class Directory:
             filesystem, path = fs.FileSystem.from_uri(text)
         except (pa.ArrowInvalid, OSError) as error:
             raise ConfigError(text, f"not a directory URI (local path, file://, s3://, gs://): {error}") from error
-        return cls(text.rstrip("/"), filesystem, path.rstrip("/"))
+        head, mark, settings = text.partition("?")
+        return cls(head.rstrip("/") + mark + settings, filesystem, path.rstrip("/"))
 
     def __truediv__(self, name: str) -> Directory:
-        return Directory(f"{self.uri}/{name}", self.filesystem, f"{self.path}/{name}")
+        path = f"{self.path}/{name}"
+        if "://" not in self.uri:
+            return Directory(path, self.filesystem, path)
+        head, mark, settings = self.uri.partition("?")
+        return Directory(f"{head}/{quote(name, safe=_PLAIN)}{mark}{settings}", self.filesystem, path)
 
     def exists(self, name: str = "") -> bool:
         """Tell whether a file or directory is there."""
@@ -65,28 +77,41 @@ class Directory:
         """Open a file to read it in blocks; FileNotFoundError when it is missing."""
         return self.filesystem.open_input_stream(self._join(name))
 
-    def write_bytes(self, name: str, content: bytes) -> None:
-        """Write a file, whole or not at all where the filesystem is local."""
+    def write_bytes(self, name: str, content: bytes, *, durable: bool = True) -> None:
+        """Write a file, whole or not at all; when this returns, it outlives a crash of the machine.
+
+        An object store promises that by itself. On a local filesystem the content reaches the disk before the file gets
+        its name, or a crash could leave the name of an empty file; what is not `durable` does not wait for the disk.
+        """
         path = self._join(name)
-        self.filesystem.create_dir(path.rpartition("/")[0], recursive=True)
-        if not isinstance(self.filesystem, fs.LocalFileSystem):
-            with self.filesystem.open_output_stream(path) as stream:
-                stream.write(content)
+        if isinstance(self.filesystem, fs.LocalFileSystem):
+            _write_whole(Path(path), content, durable=durable)
             return
-        with self.filesystem.open_output_stream(f"{path}.part") as stream:
+        self.filesystem.create_dir(path.rpartition("/")[0], recursive=True)
+        with self.filesystem.open_output_stream(path) as stream:
             stream.write(content)
-        self.filesystem.move(f"{path}.part", path)
+
+    def rename(self, name: str, new_name: str) -> None:
+        """Give a file another name."""
+        self.filesystem.move(self._join(name), self._join(new_name))
 
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """Return a Parquet file; FileNotFoundError when it is missing, ArrowInvalid when it is torn."""
         with self.filesystem.open_input_file(self._join(name)) as stream:
             return pq.read_table(stream, columns=columns)
 
-    def write_table(self, name: str, table: pa.Table) -> None:
-        """Write a Parquet file."""
+    def write_table(self, name: str, table: pa.Table, *, scratch: bool = False) -> None:
+        """Write a Parquet file.
+
+        Args:
+            name: Its path below this directory.
+            table: Its content.
+            scratch: It is read once and need not outlive a crash: written in a quarter of the time, without
+                dictionaries.
+        """
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink)
-        self.write_bytes(name, sink.getvalue().to_pybytes())
+        pq.write_table(table, sink, use_dictionary=not scratch)
+        self.write_bytes(name, sink.getvalue().to_pybytes(), durable=not scratch)
 
     def delete(self) -> None:
         """Remove the directory and all below it, or the file; nothing happens when it is missing."""
@@ -98,3 +123,31 @@ class Directory:
 
     def _join(self, name: str) -> str:
         return f"{self.path}/{name}" if name else self.path
+
+
+def _write_whole(path: Path, content: bytes, *, durable: bool) -> None:
+    fresh = [directory for directory in path.parents if not directory.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    with part.open("wb") as stream:
+        stream.write(content)
+        if durable:
+            stream.flush()
+            os.fsync(stream.fileno())
+    part.replace(path)
+    if not durable:
+        return
+    for directory in (path.parent, *(directory.parent for directory in fresh)):
+        _sync_directory(directory)
+
+
+def _sync_directory(directory: Path) -> None:
+    """Let the names in a directory reach the disk."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # what a filesystem answers that has no such call
+            raise
+    finally:
+        os.close(descriptor)

@@ -5,7 +5,9 @@ Apache Kafka comes from `KAFKA_HOME`, or from `shared/kafka` beside the reposito
 """
 
 import os
+import sys
 import urllib.request
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -102,3 +104,31 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         reset_auth_token_state()  # Ray read the environment when it was imported
         yield head.address
     reset_auth_token_state()
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Yield the address of an S3 server."""
+    (port,) = free_ports(1)
+    address = f"http://127.0.0.1:{port}"
+    command = [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p", str(port)]
+    log = tmp_path_factory.mktemp("s3") / "moto.log"
+    with LocalProcess("S3", address, port, command, log, lambda: _answers(f"{address}/moto-api/")) as server:
+        yield server.address
+
+
+def _answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(url, timeout=2).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.fixture
+def s3_bucket(s3_server: str) -> str:
+    """Return the URI of a fresh bucket on the S3 server: key and secret before the bucket, settings behind it."""
+    name = f"bucket-{uuid.uuid4().hex}"
+    urllib.request.urlopen(urllib.request.Request(f"{s3_server}/{name}", method="PUT"), timeout=10).close()
+    host = s3_server.removeprefix("http://")
+    return f"s3://key:secret@{name}?endpoint_override={host}&scheme=http&region=us-east-1"

@@ -30,15 +30,19 @@ KNOWN_ITEMS = 20
 """Items 0 … 19 are known to the toy encoder."""
 
 
+def toy_manifest(*event_types: str) -> Manifest:
+    """Return a manifest of a version that takes these event types as behaviors, or all."""
+    config = {"event_types": list(event_types)}
+    return Manifest(FORMAT_VERSION, VERSION, 0, config, "int64", 1, 0, {}, {}, "toy", {})
+
+
 @dataclass
 class ToyEncoder:
     """Interests that are a fingerprint of the known history and the profile, in place of a trained model."""
 
     max_behaviors: int = 5
     config: ModelConfig = field(default_factory=lambda: ModelConfig(dim=DIM, num_interests=2, num_profile_features=2))
-    manifest: Manifest = field(
-        default_factory=lambda: Manifest(FORMAT_VERSION, VERSION, 0, {}, "int64", 1, 0, {}, {}, "toy", {})
-    )
+    manifest: Manifest = field(default_factory=toy_manifest)
 
     def knows(self, keys: Keys) -> NDArray[np.bool_]:
         return np.asarray((keys >= 0) & (keys < KNOWN_ITEMS))
@@ -96,8 +100,8 @@ class CrashAt:
             self._left -= 1
 
 
-def click(user: int, item: int, time: int) -> tuple[bytes, bytes | None]:
-    return encode_key(user), encode_event(user, item, time)
+def click(user: int, item: int, time: int, event_type: str = "click") -> tuple[bytes, bytes | None]:
+    return encode_key(user), encode_event(user, item, time, event_type)
 
 
 def forget(user: int) -> tuple[bytes, bytes | None]:

@@ -47,7 +47,7 @@ def toy_users(num_users: int = 24) -> list[BehaviorSequence]:
     return users
 
 
-def write_dataset(path: Path) -> str:
+def write_dataset(path: Path | str) -> str:
     """Write the toy users as the train split; items have a feature, users a profile."""
     directory, users = Directory.at(path), toy_users()
     bucket_of = partition_of(np.array([user.user_key for user in users]), NUM_BUCKETS)
@@ -120,16 +120,18 @@ def event_examples(
     **options: Any,
 ) -> EventExamples:
     """Open the log where a version stands."""
-    source = InMemorySource(log, "training", options.pop("partitions", None), max_records)
+    partitions = options.pop("partitions", range(log.num_partitions))
     if version:
         options["positions"] = version.manifest.positions
-        options["histories"] = {p: version.history(p) for p in source.assignment()}
+        options["histories"] = {p: version.history(p) for p in partitions}
     return EventExamples(
-        source,
+        options.pop("open_source", lambda partition: InMemorySource(log, "training", [partition], max_records)),
+        partitions,
         "int64",
         options.pop("dead_letters", InMemoryDeadLetters()),
         options.pop("gate", PoisonGate(0.5, 1000)),
         max_behaviors=options.pop("max_behaviors", TRAINING.max_behaviors),
+        max_clock_skew_ms=options.pop("max_clock_skew_ms", 3_600_000),
         profiles=dataset.profiles() if dataset else None,
         num_profile_features=1 if dataset else 0,
         **options,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import xxhash
@@ -14,6 +14,7 @@ import xxhash
 from mind_dist.config import parse
 from mind_dist.data.codec import IdType
 from mind_dist.errors import ConfigError, VersionError
+from mind_dist.records import PartTrained
 from mind_dist.storage import Directory
 
 FORMAT_VERSION = 1
@@ -45,7 +46,8 @@ class Manifest:
         format_version: Version of this layout.
         model_version: Its name; the same content has the same name.
         created_ms: When it was sealed.
-        config: Plain JSON values: `model`, `training`, `item_features`, `item_columns`, `profile_features`.
+        config: Plain JSON values: `model`, `training`, `item_features`, `item_columns`, `profile_features`,
+            `event_types`.
         id_type: What ids are outside.
         step: Training step.
         watermark_ms: Time of the newest event trained on.
@@ -53,6 +55,7 @@ class Manifest:
         metrics: Metrics by name.
         source: URI of what it was trained on.
         files: Every other file, by its path in the directory.
+        part_trained: Partition → parts of which only some records are trained: the topic has grown.
     """
 
     format_version: int
@@ -66,6 +69,12 @@ class Manifest:
     metrics: dict[str, float]
     source: str
     files: dict[str, FileEntry]
+    part_trained: dict[int, list[PartTrained]] = field(default_factory=dict)
+
+    @property
+    def event_types(self) -> tuple[str, ...]:
+        """Types of the events that the version takes as behaviors; empty where it takes events of every type."""
+        return tuple(self.config.get("event_types", ()))
 
 
 def seal(
@@ -79,6 +88,7 @@ def seal(
     positions: Mapping[int, int],
     metrics: Mapping[str, float],
     source: str,
+    part_trained: Mapping[int, Sequence[PartTrained]] | None = None,
 ) -> Manifest:
     """Write the manifest, which makes a version whole: when every file of every worker is written.
 
@@ -101,6 +111,7 @@ def seal(
         metrics=dict(metrics),
         source=source,
         files=listed,
+        part_trained={partition: list(parts) for partition, parts in (part_trained or {}).items()},
     )
     values = json.loads(json.dumps(dataclasses.asdict(manifest)))  # partitions as texts, which sort otherwise: 10 < 2
     directory.write_bytes(MANIFEST, json.dumps({**values, "digest": _digest_of(values)}, indent=2).encode())

@@ -28,9 +28,11 @@ from mind_dist.checkpoint.manifest import (
 )
 from mind_dist.checkpoint.rows import SightingCounts, TableRows
 from mind_dist.config import ModelConfig, TrainingConfig, parse
+from mind_dist.data.codec import encode_key
 from mind_dist.data.parquet import ItemCatalog, sequences_table
+from mind_dist.data.partitioner import key_hash
 from mind_dist.errors import ConfigError, VersionError
-from mind_dist.records import BehaviorSequence, Keys
+from mind_dist.records import BehaviorSequence, Keys, UserHistory
 from mind_dist.storage import Directory
 
 C = TypeVar("C")
@@ -67,12 +69,14 @@ class VersionWriter:
         if len(sightings.keys):
             self._write(waiting_name(shard, num_shards), _encode_table(sightings.to_table()))
 
-    def write_history(self, partition: int, sequences: Sequence[BehaviorSequence]) -> None:
+    def write_history(self, partition: int, histories: Sequence[UserHistory]) -> None:
         """Write the histories of a partition's users."""
-        ordered = sorted(sequences, key=lambda sequence: sequence.user_key)
-        profiles = pa.array([sequence.profile_keys for sequence in ordered], pa.list_(pa.int64()))
-        table = sequences_table(ordered).append_column("profile_keys", profiles)
-        self._write(history_name(partition), _encode_table(table))
+        ordered = sorted(histories, key=lambda history: history.sequence.user_key)
+        sequences = [history.sequence for history in ordered]
+        profiles = pa.array([sequence.profile_keys for sequence in sequences], pa.list_(pa.int64()))
+        key_hashes = pa.array([history.key_hash for history in ordered], pa.int64())
+        table = sequences_table(sequences).append_column("profile_keys", profiles)
+        self._write(history_name(partition), _encode_table(table.append_column("key_hash", key_hashes)))
 
     def write_catalog(self, catalog: ItemCatalog) -> None:
         """Write the item catalog."""
@@ -151,15 +155,26 @@ class ModelVersion:
         names = [name for name in self.manifest.files if name.startswith("waiting/")]
         return SightingCounts.from_tables([self._read_table(name) for name in names])
 
-    def history(self, partition: int) -> list[BehaviorSequence]:
-        """Return the histories of a partition's users, by user key; none where the version keeps none for it."""
+    def history(self, partition: int) -> list[UserHistory]:
+        """Return the histories of a partition's users, by user key; none where the version keeps none for it.
+
+        Versions of earlier releases have no column `key_hash`: it follows from an int64 id, and is -1 for others.
+        """
         name = history_name(partition)
         if name not in self.manifest.files:
             return []
         table = self._read_table(name)
         users = table["user_id"].to_pylist()
         lists = (_to_lists(table[column]) for column in ("item_ids", "timestamps_ms", "profile_keys"))
-        return [BehaviorSequence(*parts) for parts in zip(users, *lists, strict=True)]
+        sequences = (BehaviorSequence(*parts) for parts in zip(users, *lists, strict=True))
+        return [UserHistory(*pair) for pair in zip(sequences, self._key_hashes(table, users), strict=True)]
+
+    def _key_hashes(self, table: pa.Table, users: list[int]) -> list[int]:
+        if "key_hash" in table.column_names:
+            hashes: list[int] = table["key_hash"].to_pylist()
+            return hashes
+        known = self.manifest.id_type == "int64"
+        return [key_hash(encode_key(user)) if known else -1 for user in users]
 
     def catalog(self) -> ItemCatalog:
         """Return the item catalog."""

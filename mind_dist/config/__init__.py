@@ -5,9 +5,18 @@ One declaration has three readers: `tyro` for command lines, pydantic for JSON a
 Addresses and secrets come from the environment, in `Addresses` alone.
 """
 
+from mind_dist.config.deployment import prefixed
 from mind_dist.config.loading import dump, load, parse
 from mind_dist.config.model import ModelConfig, ModelKind, RoutingStart
-from mind_dist.config.preparing import FeatureConfig, FilesConfig, LogConfig, MetadataConfig, PrepareConfig, SplitConfig
+from mind_dist.config.preparing import (
+    FeatureConfig,
+    FilesConfig,
+    LogConfig,
+    MetadataConfig,
+    PrepareConfig,
+    SplitConfig,
+    TimeUnit,
+)
 from mind_dist.config.serving import Addresses, KafkaConfig, MilvusConfig, PublishConfig, ServingConfig
 from mind_dist.config.training import TrainingConfig
 
@@ -26,8 +35,10 @@ __all__ = [
     "RoutingStart",
     "ServingConfig",
     "SplitConfig",
+    "TimeUnit",
     "TrainingConfig",
     "dump",
     "load",
     "parse",
+    "prefixed",
 ]

@@ -1,9 +1,10 @@
-"""JSON values and files ↔ settings."""
+"""JSON values, JSON and TOML files ↔ settings."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,15 +39,16 @@ def _known_settings(kind: Any) -> str:
 
 
 def load(kind: type[C], path: Path) -> C:
-    """Read a config from a JSON file.
+    """Read a config from a TOML file, when its name ends with `.toml`, or else from a JSON file.
 
     Raises:
-        ConfigError: The file is missing or not JSON, or its content is not allowed.
+        ConfigError: The file is missing or not of its format, or its content is not allowed.
     """
+    language, read = ("TOML", tomllib.loads) if path.suffix == ".toml" else ("JSON", json.loads)
     try:
-        values = json.loads(path.read_text())
+        values = read(path.read_text())
     except (OSError, ValueError) as error:
-        raise ConfigError(str(path), f"cannot be read as JSON: {error}") from error
+        raise ConfigError(str(path.absolute()), f"cannot be read as {language}: {error}") from error
     return parse(kind, values, where=path.name)
 
 

@@ -8,6 +8,15 @@ from typing import Literal
 from pydantic import with_config
 
 from mind_dist.config.checks import STRICT, check
+from mind_dist.limits import MAX_COLUMNS, MAX_PROFILE, USER_FIELDS, allowed_name, column_problem
+
+TimeUnit = Literal["auto", "s", "ms", "us", "ns", "iso", "order"]
+"""Numbers since the epoch in a unit; ISO 8601 texts (UTC where they name no zone); or positions in an order, which are no
+times. `auto` reads from the log which of them it is, but never takes values for positions."""
+
+
+_NUM_OWN_COLUMNS = 3
+"""Columns that an index may have of each item beside those named: its outside id, and its bounds of availability."""
 
 
 @with_config(STRICT)
@@ -40,8 +49,10 @@ class LogConfig(FilesConfig):
     """Column of the item ids."""
     timestamp_column: str = "timestamp"
     """Column of the times."""
-    time_unit: Literal["s", "ms", "us", "ns", "iso"] = "s"
-    """Numbers since the epoch in this unit, or ISO 8601 texts (UTC where they name no zone)."""
+    time_unit: TimeUnit = "auto"
+    """What the times are: numbers since the epoch in `s`, `ms`, `us` or `ns`; `iso` texts (UTC where they name no zone);
+    `order` for positions that are no times; `auto` to decide it from the first rows of the files, or stop.
+    Times before 1995 or more than a day ahead of now are rejected; positions may be any from 0 on."""
     event_type_column: str = ""
     """Column of the event types; empty where there is none."""
     event_types: tuple[str, ...] = ()
@@ -60,11 +71,11 @@ class FeatureConfig:
     name: str
     """Its name in the dataset."""
     kind: Literal["category", "categories", "buckets"] = "category"
-    """One value, several in one text, or a number cut into buckets of equal size."""
+    """One value; several, in a list or in one text; or a number or time cut into buckets of equal size."""
     column: str = ""
     """Column it comes from; empty when that is its name."""
     separator: str = "|"
-    """Between the values of `categories`."""
+    """Between the values of `categories` that stand in one text."""
     num_buckets: int = 10
     """Quantile buckets of `buckets`."""
 
@@ -83,15 +94,25 @@ class MetadataConfig(FilesConfig):
     features: tuple[FeatureConfig, ...] = ()
     """Features the model learns from."""
     columns: tuple[str, ...] = ()
-    """Further columns kept for display, such as titles (items only)."""
+    """Further columns kept for display and filters, such as titles (items only): a column of the files, or
+    `name=column` to give it another name."""
+    decimal: Literal[".", ","] = "."
+    """Before the fraction of a number that stands as text: `,` reads `1,50` and `1.234,50`."""
+
     keep_cold: bool = True
     """Keep the rows of items that the log lacks or has too seldom, so that their features can find them (items only)."""
     available_from: str = ""
     """Column of the time from which an item may be recommended; empty for none (items only)."""
     available_until: str = ""
     """Column of the time from which it may no longer be; empty for none (items only)."""
-    available_unit: Literal["", "s", "ms", "us", "ns", "iso"] = ""
+    available_unit: Literal["", "s", "ms", "us", "ns", "iso", "order"] = ""
     """What the values of both are, as in `log.time_unit`; empty when they are as in the log."""
+
+    @property
+    def display_columns(self) -> dict[str, str]:
+        """Name of each column kept for display → the column of the files."""
+        parts = [column.partition("=") for column in self.columns]
+        return {name: column or name for name, _, column in parts}
 
     @property
     def has_availability(self) -> bool:
@@ -100,11 +121,9 @@ class MetadataConfig(FilesConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        names = [*(feature.name for feature in self.features), *self.columns]
+        names = [*(feature.name for feature in self.features), *(each.partition("=")[0] for each in self.columns)]
         check(len(set(names)) == len(names), "features and columns", "of different names")
-        reserved = ("available_from", "available_until", "is_cold")
         check(bool(self.paths) or not self.has_availability, "available_from", "empty where there are no paths")
-        check(not set(names) & set(reserved), "features and columns", f"of names other than {', '.join(reserved)}")
 
 
 @with_config(STRICT)
@@ -154,9 +173,13 @@ class PrepareConfig:
     id_type: Literal["int64", "string"] = "int64"
     """What user and item ids are."""
     min_item_events: int = 5
-    """Keep items with so many events."""
+    """Keep items with so many events, counted after `max_user_events`: no single user makes an item frequent."""
     min_user_events: int = 5
     """Then keep users with so many events on kept items."""
+    max_user_events: int = 2_000
+    """Of each user keep the newest so many events, before items are counted; 0 for all. A person reaches 2,000 with five
+    a day for a year, and no recipe reads more than 200 at once; above are mostly bots and shared accounts, whose
+    every event would be trained on."""
     num_buckets: int = 16
     """Files per split; a bucket is read by one worker, and must fit into its memory."""
     max_rejected_fraction: float = 0.01
@@ -167,7 +190,30 @@ class PrepareConfig:
     def __post_init__(self) -> None:
         check(self.min_item_events >= 1, "min_item_events", "at least 1")
         check(self.min_user_events >= 1, "min_user_events", "at least 1")
+        check(self.max_user_events >= 0, "max_user_events", "0 or more")
         check(self.num_buckets >= 1, "num_buckets", "at least 1")
         check(0 <= self.max_rejected_fraction <= 1, "max_rejected_fraction", "between 0 and 1")
         check(all(f.kind != "categories" for f in self.users.features), "users.features", "of one value each")
+        check(len(self.users.features) <= MAX_PROFILE, "users.features", f"at most {MAX_PROFILE}")
+        num_columns = len(self.items.features) + len(self.items.columns) + _NUM_OWN_COLUMNS
+        check(num_columns <= MAX_COLUMNS, "items.features and columns", f"at most {MAX_COLUMNS - _NUM_OWN_COLUMNS}")
         check(not self.users.has_availability, "users.available_from", "empty: only items have availability")
+        self._check_names()
+
+    def _check_names(self) -> None:
+        """Refuse names that a column of items or users cannot have, with one to take instead."""
+        for feature in self.items.features:
+            instead = f"give it name {allowed_name(feature.name)!r} and column {feature.column or feature.name!r}"
+            _check_name("items.features", feature.name, column_problem(feature.name), instead)
+        for name, column in self.items.display_columns.items():
+            instead = f"write {f'{allowed_name(name)}={column}'!r}"
+            _check_name("items.columns", name, column_problem(name), instead)
+        for feature in self.users.features:
+            problem = "is the name of a column that every user has already" if feature.name in USER_FIELDS else ""
+            instead = f"give it another name, and column {feature.column or feature.name!r}"
+            _check_name("users.features", feature.name, problem, instead)
+
+
+def _check_name(setting: str, name: str, problem: str, instead: str) -> None:
+    if problem:
+        raise ValueError(f"{setting}: the name {name!r} {problem}: {instead}")

@@ -11,6 +11,8 @@ from typing import Literal
 from pydantic import with_config
 
 from mind_dist.config.checks import STRICT, check
+from mind_dist.config.deployment import ALLOWED, is_deployment, prefixed
+from mind_dist.errors import ConfigError
 
 
 @with_config(STRICT)
@@ -26,26 +28,44 @@ class KafkaConfig:
     """Stop when more than this share of a window's records is poison."""
     poison_window: int = 1000
     """Records in that window; no judgement before it is full."""
+    max_clock_skew_s: float = 3600.0
+    """An event whose time lies further ahead of the time at which the log took it is poison: it would stay its user's
+    newest behavior, and what the user does until then would count as too old."""
     max_poll_records: int = 500
     """Most records of one poll, and so of one micro-batch."""
     connect_timeout_s: float = 30.0
     """How long to try to reach the broker."""
+    metadata_max_age_s: float = 30.0
+    """How old a client's knowledge of the topic may get: partitions that are added are noticed so late, in seconds."""
     session_timeout_s: float = 8.0
     """A consumer that died loses its partitions after so long."""
     max_poll_interval_s: float = 90.0
     """A consumer that polls less often loses its partitions; a batch older than half of it is not written."""
+    group_prefix: str = ""
+    """Beginning of the names of consumer groups; jobs set it to the deployment's name and `__`."""
 
     def __post_init__(self) -> None:
         check(0 <= self.max_poison_fraction <= 1, "max_poison_fraction", "between 0 and 1")
         check(self.poison_window >= 1, "poison_window", "at least 1")
+        check(self.max_clock_skew_s >= 0, "max_clock_skew_s", "0 or more")
         check(self.max_poll_records >= 1, "max_poll_records", "at least 1")
         check(self.connect_timeout_s > 0, "connect_timeout_s", "above 0")
+        check(self.metadata_max_age_s > 0, "metadata_max_age_s", "above 0")
         check(self.session_timeout_s >= 6, "session_timeout_s", "at least 6, the brokers' own limit")  # noqa: PLR2004
         check(self.max_poll_interval_s >= 1, "max_poll_interval_s", "at least 1")
 
+    @property
+    def max_clock_skew_ms(self) -> int:
+        """`max_clock_skew_s` in milliseconds."""
+        return int(self.max_clock_skew_s * 1000)
+
     def group(self, model_version: str) -> str:
         """Return the consumer group that keeps a version's users fresh: each version has its own positions."""
-        return f"mind-dist-users-{model_version}"
+        return f"{self.group_prefix}mind-dist-users-{model_version}"
+
+    def of_deployment(self, deployment: str) -> KafkaConfig:
+        """Return the same with the consumer groups of a deployment; without a name, as they are."""
+        return dataclasses.replace(self, group_prefix=prefixed(deployment, self.group_prefix))
 
 
 @with_config(STRICT)
@@ -63,6 +83,9 @@ class PublishConfig:
     """Least recall@50 the version must have been evaluated with; 0 asks for none."""
     max_recall_drop: float = 0.1
     """Largest share of the active version's recall@50 that may be lost."""
+    allow_breaking: bool = False
+    """Also publish a version of another width, similarity or columns than the active one: readers' queries or filters
+    may fail then. Ids of another type are refused all the same."""
     catch_up_s: float = 300.0
     """How long updaters may take to bring the new version's users up to date."""
     keep: int = 2
@@ -141,6 +164,8 @@ class ServingConfig:
     """Longest pause before a batch that failed is tried again."""
     unhealthy_after_s: float = 60.0
     """An updater that has failed for so long is unhealthy and replaced."""
+    degraded_after_s: float = 60.0
+    """An updater that for so long owns no partition, applies nothing of what it polls, or falls behind says so."""
     stuck_after_s: float = 90.0
     """An updater that has spent so long in one step is stuck and replaced."""
     max_limit: int = 1000
@@ -152,7 +177,9 @@ class ServingConfig:
         check(0 <= self.port < 1 << 16, "port", "between 0 and 65535")
         for name in ("num_updaters", "num_recommenders", "max_limit"):
             check(getattr(self, name) >= 1, name, "at least 1")
-        for name in ("version_poll_s", "poll_timeout_s", "max_backoff_s", "unhealthy_after_s", "stuck_after_s"):
+        for name in ("version_poll_s", "poll_timeout_s", "max_backoff_s"):
+            check(getattr(self, name) > 0, name, "above 0")
+        for name in ("unhealthy_after_s", "degraded_after_s", "stuck_after_s"):
             check(getattr(self, name) > 0, name, "above 0")
         check(self.cpus_per_replica >= 0, "cpus_per_replica", "0 or more")
         check(self.visibility_s >= 0, "visibility_s", "0 or more")
@@ -177,9 +204,21 @@ class Addresses:
     """`MIND_DIST_MILVUS`: URI of the Milvus server."""
     milvus_token: str = field(default="", repr=False)
     """`MIND_DIST_MILVUS_TOKEN`: user:password, or empty."""
+    deployment: str = ""
+    """`MIND_DIST_DEPLOYMENT`: name of this deployment where several share a Milvus or a Kafka; empty for none. Its
+    collections, aliases and consumer groups begin with it. It never changes, or what it has is found no more."""
+
+    def __post_init__(self) -> None:
+        check(is_deployment(self.deployment), "deployment", ALLOWED)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Addresses:
-        """Read the addresses."""
+        """Read the addresses.
+
+        Raises:
+            ConfigError: The name of the deployment is not allowed.
+        """
         names = {f.name: f"MIND_DIST_{f.name.upper()}" for f in dataclasses.fields(cls)}
+        if not is_deployment(name := environment.get(names["deployment"], "")):
+            raise ConfigError(names["deployment"], f"{name!r} must be {ALLOWED}")
         return cls(**{name: environment[variable] for name, variable in names.items() if variable in environment})

@@ -77,7 +77,5 @@ def read_activity(dataset: PreparedDataset) -> Activity:
     try:
         table = _summed(pa.concat_tables([dataset.directory.read_table(name) for name in names]))
     except (OSError, pa.ArrowException) as error:
-        raise DatasetError(
-            f"{dataset.directory.uri}/{ACTIVITY}", f"missing or torn: {error}; prepare it again"
-        ) from error
+        raise DatasetError((dataset.directory / ACTIVITY).uri, f"missing or torn: {error}; prepare it again") from error
     return Activity(*(table[name].to_numpy() for name in ("slot", "item_id", "count", "first_ms")))

@@ -9,11 +9,13 @@ import pyarrow as pa
 from pyarrow import compute as pc
 
 from mind_dist.config import PrepareConfig
-from mind_dist.data.cleaning import keys_of, parse_ids, parse_times, plain
+from mind_dist.data.cleaning import keys_of, parse_ids
 from mind_dist.data.features import rows_of
 from mind_dist.data.parquet import AVAILABILITY_LIMITS, AVAILABLE_FROM, IS_COLD
-from mind_dist.data.raw_log import read_all
+from mind_dist.data.raw_log import plain, read_all
+from mind_dist.data.times import parse_times
 from mind_dist.errors import DatasetError
+from mind_dist.limits import FIRST_KEY, LAST_KEY
 from mind_dist.records import Keys
 
 _LATEST_START_MS = 4_102_444_800_000
@@ -54,14 +56,18 @@ def catalog_items(config: PrepareConfig, items: pa.Table) -> pa.Table:
 
 
 def _listed_items(config: PrepareConfig) -> pa.Table:
-    """Return each item of the metadata once: `item` and `id`; rows whose id is none of the type are left out."""
+    """Return each item of the metadata once: `item` and `id`; rows whose id is none, or one that no item may have, are left out."""
     ids = parse_ids(_read(config, {})["id"], config.id_type).drop_null()
     keys, first = np.unique(keys_of(pa.chunked_array([ids])), return_index=True)
+    allowed = (keys >= FIRST_KEY) & (keys <= LAST_KEY)
+    keys, first = keys[allowed], first[allowed]
     return pa.table({"item": pa.array(keys, pa.int64()), "id": ids.take(pa.array(first)).cast(pa.string())})
 
 
 def read_availability(config: PrepareConfig, keys: Keys) -> AvailabilityColumns:
     """Return when each item is available; an item without a row, or a row without a value, has no bound.
+
+    The unit of the log must be known here, and not be `auto`.
 
     Raises:
         DatasetError: A file is missing, torn or lacks a column; more than `max_rejected_fraction` of the items have a

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
 from pyarrow import compute as pc
 
 from mind_dist.config import LogConfig
-from mind_dist.data.codec import IdType, fingerprint
-from mind_dist.data.raw_log import RawBatch
+from mind_dist.data.codec import IdType, fingerprint, is_json_string
+from mind_dist.data.numbers import parse_integers
+from mind_dist.data.raw_log import RawBatch, plain
+from mind_dist.data.times import FIRST_MS, Times, parse_times
+from mind_dist.limits import FIRST_KEY, LAST_KEY
 from mind_dist.records import Keys
 
 REJECTED_SCHEMA = pa.schema(
@@ -26,14 +28,10 @@ REJECTED_SCHEMA = pa.schema(
 )
 """An unusable row: why, where, and what stood there (`line` of a CSV line that could not be told into values)."""
 
-_INT64_LIMITS = (-(1 << 63), (1 << 63) - 1)
-_EXACT_FLOAT = 1 << 53
-_MS_PER_UNIT = {"s": (1_000, 1), "ms": (1, 1), "us": (1, 1_000), "ns": (1, 1_000_000)}
-_INTEGER = r"^-?[0-9]{1,19}$"
-_REAL = r"^-?[0-9]+\.[0-9]*$"
+_SHOWN_CHARACTERS = 80
 
 
-def clean(batch: RawBatch, log: LogConfig, id_type: IdType, file: str) -> tuple[pa.Table, pa.Table]:
+def clean(batch: RawBatch, log: LogConfig, id_type: IdType, times: Times, file: str) -> tuple[pa.Table, pa.Table]:
     """Return the usable rows and the rejected ones (`REJECTED_SCHEMA`).
 
     Usable rows have `user` and `item` as outside ids (int64 or string), `timestamp_ms`, and `row`, their place in the
@@ -43,13 +41,24 @@ def clean(batch: RawBatch, log: LogConfig, id_type: IdType, file: str) -> tuple[
     parsed = {
         "user": parse_ids(raw["user"], id_type),
         "item": parse_ids(raw["item"], id_type),
-        "timestamp": parse_times(raw["timestamp"], log.time_unit),
+        "timestamp": parse_times(raw["timestamp"], times.unit),
     }
-    reasons = _reasons(raw, parsed)
+    reasons = _reasons(raw, parsed, times)
     usable = pc.is_null(reasons)
     columns = [parsed["user"], parsed["item"], parsed["timestamp"], raw["row"]]
     events = pa.table(columns, names=["user", "item", "timestamp_ms", "row"]).filter(usable)
     return events, _rejected(raw, reasons, batch.malformed, file)
+
+
+def by_reason(rejected: pa.Table) -> dict[str, tuple[int, str]]:
+    """Return how many rows each reason rejects, and the value of one of them; "" where the value is missing."""
+    found = {}
+    for reason in rejected["reason"].unique().to_pylist():
+        rows = rejected.filter(pc.equal(rejected["reason"], reason))
+        column = reason.partition("_")[0]
+        value = rows[column if column in rows.column_names else "line"][0].as_py() or ""
+        found[reason] = (rows.num_rows, value[:_SHOWN_CHARACTERS])
+    return found
 
 
 def keys_of(ids: pa.ChunkedArray) -> Keys:
@@ -65,102 +74,18 @@ def parse_ids(column: pa.Array, id_type: IdType) -> pa.Array:
     """Return ids as int64 or string; null where a value is no such id."""
     if id_type == "int64":
         return parse_integers(column)
+    if pa.types.is_decimal(column.type):
+        column = parse_integers(column)
     if not (pa.types.is_string(column.type) or pa.types.is_integer(column.type)):
         return pa.nulls(len(column), pa.string())
     texts = column.cast(pa.string())
     return pc.if_else(pc.equal(texts, ""), None, texts)
 
 
-def parse_integers(column: pa.Array) -> pa.Array:
-    """Return values as int64; null where a value is not a whole number of that range."""
-    kind = column.type
-    if pa.types.is_string(kind):
-        digits = pc.if_else(pc.match_substring_regex(column, _INTEGER), column, None)
-        return _int64_or_null(digits.cast(pa.decimal128(19)))
-    if pa.types.is_uint64(kind):
-        return _int64_or_null(column.cast(pa.decimal128(20)))
-    if pa.types.is_floating(kind):
-        whole = pc.and_(pc.equal(pc.floor(column), column), pc.less_equal(pc.abs(column), float(_EXACT_FLOAT)))
-        return pc.if_else(whole, column, None).cast(pa.int64())
-    return column.cast(pa.int64()) if pa.types.is_integer(kind) else pa.nulls(len(column), pa.int64())
-
-
-def _int64_or_null(wide: pa.Array) -> pa.Array:
-    low, high = (pa.scalar(limit, wide.type) for limit in _INT64_LIMITS)
-    fits = pc.and_(pc.greater_equal(wide, low), pc.less_equal(wide, high))
-    return pc.if_else(fits, wide, None).cast(pa.int64())
-
-
-def parse_times(column: pa.Array, unit: str) -> pa.Array:
-    """Return times as int64 milliseconds; null where a value is no time in this unit.
-
-    Arrow's own times and dates mean what their type says, whatever the unit.
-    """
-    kind = column.type
-    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        return column.cast(pa.timestamp("ms", getattr(kind, "tz", None)), safe=False).cast(pa.int64())
-    if unit == "iso":
-        return _iso_times(column)
-    factor, divisor = _MS_PER_UNIT[unit]
-    whole = _scale_integers(parse_integers(column), factor, divisor)
-    return pc.coalesce(whole, _scale_reals(parse_reals(column), factor / divisor))
-
-
-def parse_reals(column: pa.Array) -> pa.Array:
-    """Return values as float64; null where a value is no number."""
-    if pa.types.is_string(column.type):
-        either = pc.or_(pc.match_substring_regex(column, _REAL), pc.match_substring_regex(column, _INTEGER))
-        return pc.if_else(either, column, None).cast(pa.float64())
-    numeric = pa.types.is_floating(column.type) or pa.types.is_integer(column.type)
-    return column.cast(pa.float64(), safe=False) if numeric else pa.nulls(len(column), pa.float64())
-
-
-def _scale_integers(values: pa.Array, factor: int, divisor: int) -> pa.Array:
-    values = pc.max_element_wise(values, -1, skip_nulls=False)  # all negative times are one: refused
-    fits = pc.less_equal(values, _INT64_LIMITS[1] // factor)
-    rounded_down = np.asarray(pc.if_else(fits, values, 0).fill_null(0)) // divisor
-    return pa.array(rounded_down * factor, mask=np.asarray(pc.invert(fits.fill_null(False))))
-
-
-def _scale_reals(values: pa.Array, factor: float) -> pa.Array:
-    scaled = pc.round(pc.multiply(values, factor))
-    fits = pc.less_equal(pc.abs(scaled), float(_EXACT_FLOAT))
-    return pc.if_else(fits, scaled, None).cast(pa.int64())
-
-
-def _iso_times(column: pa.Array) -> pa.Array:
-    if not pa.types.is_string(column.type):
-        return pa.nulls(len(column), pa.int64())
-    try:
-        return column.cast(pa.timestamp("ms")).cast(pa.int64())
-    except pa.ArrowInvalid:  # a zone, finer fractions, or something that is no time: value by value
-        return pa.array([_iso_time(text) for text in column.to_pylist()], pa.int64())
-
-
-def _iso_time(text: str | None) -> int | None:
-    try:
-        moment = datetime.fromisoformat(text or "")
-    except ValueError:
-        return None
-    since_epoch = moment.replace(tzinfo=moment.tzinfo or UTC) - datetime(1970, 1, 1, tzinfo=UTC)
-    return (since_epoch.days * 86_400 + since_epoch.seconds) * 1_000 + since_epoch.microseconds // 1_000
-
-
 def _numbered(table: pa.Table) -> pa.Table:
     """Return the table with plain values and the number of each row."""
     columns = {name: plain(table[name].combine_chunks()) for name in table.column_names}
     return pa.table({**columns, "row": pa.array(np.arange(table.num_rows), pa.int64())})
-
-
-def plain(values: pa.Array) -> pa.Array:
-    """Return any kind of text as string, dictionaries as their values, NaN as null."""
-    if pa.types.is_dictionary(values.type):
-        values = values.dictionary_decode()
-    if pa.types.is_large_string(values.type) or pa.types.is_string_view(values.type):
-        return values.cast(pa.string())
-    if pa.types.is_floating(values.type):
-        return pc.if_else(pc.is_nan(values), None, values)
-    return values
 
 
 def _of_types(raw: pa.Table, log: LogConfig) -> dict[str, pa.Array]:
@@ -170,16 +95,40 @@ def _of_types(raw: pa.Table, log: LogConfig) -> dict[str, pa.Array]:
     return {name: raw[name].combine_chunks() for name in raw.column_names}
 
 
-def _reasons(raw: dict[str, pa.Array], parsed: dict[str, pa.Array]) -> pa.Array:
+def _reasons(raw: dict[str, pa.Array], parsed: dict[str, pa.Array], times: Times) -> pa.Array:
     """Return the first reason against each row; null where there is none."""
-    conditions, names = [], []
+    conditions: dict[str, pa.Array] = {}
     for name, values in parsed.items():
-        conditions += [pc.is_null(raw[name]), pc.is_null(values)]
-        names += [f"{name}_null", f"{name}_type"]
-    conditions.append(pc.less(parsed["timestamp"].fill_null(0), 0))
-    names.append("timestamp_negative")
-    struct = pc.make_struct(*conditions, field_names=[str(place) for place in range(len(conditions))])
-    return pc.case_when(struct, *(pa.scalar(name) for name in names))
+        conditions |= {f"{name}_null": pc.is_null(raw[name]), f"{name}_type": pc.is_null(values)}
+        if name != "timestamp" and pa.types.is_integer(values.type):
+            conditions[f"{name}_reserved"] = _outside(values, FIRST_KEY, LAST_KEY)
+        elif name == "user":
+            conditions["user_reserved"] = _in_json_quotes(values)
+    conditions |= _time_bounds(parsed["timestamp"], times)
+    struct = pc.make_struct(*conditions.values(), field_names=list(conditions))
+    return pc.case_when(struct, *(pa.scalar(name) for name in conditions))
+
+
+def _outside(values: pa.Array, first: int, last: int) -> pa.Array:
+    return pc.or_(pc.less(values, first), pc.greater(values, last)).fill_null(False)
+
+
+def _in_json_quotes(texts: pa.Array) -> pa.Array:
+    """Tell which texts are JSON strings: no event of a user with such an id would be taken from Kafka."""
+    quoted = pc.and_(pc.starts_with(texts, '"'), pc.ends_with(texts, '"')).fill_null(False)
+    if not pc.any(quoted).as_py():
+        return quoted
+    found = [is_json_string(text) for text in texts.filter(quoted).to_pylist()]
+    return pc.replace_with_mask(quoted, quoted, pa.array(found, pa.bool_()))
+
+
+def _time_bounds(values: pa.Array, times: Times) -> dict[str, pa.Array]:
+    if times.are_positions:
+        return {"timestamp_negative": pc.less(values, 0).fill_null(False)}
+    return {
+        "timestamp_past": pc.less(values, FIRST_MS).fill_null(False),
+        "timestamp_future": pc.greater(values, times.last_ms).fill_null(False),
+    }
 
 
 def _rejected(raw: dict[str, pa.Array], reasons: pa.Array, malformed: Sequence[str], file: str) -> pa.Table:

@@ -1,14 +1,15 @@
 """Outside ids and bytes ↔ inside keys and events: the one boundary where ids change form.
 
 An int64 id is its own key; a string id is its xxh3-64 fingerprint. Nothing further inside asks which it was.
-An event is JSON, `{"user_id":…, "item_id":…, "timestamp_ms":…, "event_type":"click"}`, under the key `user_id`; a null
-value under a key means: forget this user.
+An event is JSON, `{"user_id":…, "item_id":…, "timestamp_ms":…, "event_type":"click"}`, under its user id as the key
+(an int64 in decimal digits, a string as UTF-8); a null value under a key means: forget this user.
 """
 
 from __future__ import annotations
 
 import re
 from collections import deque
+from collections.abc import Collection
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from mind_dist.errors import PoisonEvent, PoisonLimitExceeded
+from mind_dist.limits import FIRST_KEY, LAST_KEY
 from mind_dist.records import Event, Keys, Record, Tombstone
 
 IdType = Literal["int64", "string"]
@@ -24,6 +26,8 @@ IdType = Literal["int64", "string"]
 
 _INT64_MAX = (1 << 63) - 1
 _INTEGER = re.compile(rb"-?[0-9]{1,19}")
+_MOST_SHOWN = 80
+"""Bytes of a wrong key that an error shows."""
 
 
 def fingerprint(text: str) -> int:
@@ -69,22 +73,57 @@ def id_key(value: object, id_type: IdType) -> int:
     7
 
     Raises:
-        PoisonEvent: The id is not of the deployment's type, out of int64, or empty.
+        PoisonEvent: The id is not of the deployment's type, outside `FIRST_KEY` … `LAST_KEY`, empty, or no valid text.
     """
     if id_type == "int64":
-        return _int64(value)
+        key = _int64(value)
+        if not FIRST_KEY <= key <= LAST_KEY:
+            raise PoisonEvent(f"must be between {FIRST_KEY} and {LAST_KEY}")
+        return key
     if not isinstance(value, str):
         raise PoisonEvent(f"must be a string, not {type(value).__name__}")
     if not value:
         raise PoisonEvent("must not be empty")
+    check_text(value)
     return fingerprint(value)
 
 
-def decode(record: Record, id_type: IdType) -> Event | Tombstone:
-    """Return what a record says; unknown fields are ignored.
+def check_text(text: str) -> None:
+    """Refuse a text that cannot be written as UTF-8; JSON can hold one, as the escape of half a character.
 
     Raises:
-        PoisonEvent: The key is missing, the value is no JSON object, or a field is missing or mistyped.
+        PoisonEvent: The text has a lone surrogate.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PoisonEvent(f"must be valid Unicode text: {error.reason} at {error.start}") from error
+
+
+def user_id_key(value: object, id_type: IdType) -> int:
+    """Return the key of an outside user id, which must also be usable as a record's key.
+
+    Raises:
+        PoisonEvent: As `id_key`; or the id is a text in JSON quotes. A producer that encodes its keys as JSON writes
+            those, and a tombstone under one would forget nobody, so no user may be named so.
+    """
+    key = id_key(value, id_type)
+    if isinstance(value, str) and is_json_string(value):
+        raise PoisonEvent(f"must not be a JSON string in quotes: {_shown(value.encode())}")
+    return key
+
+
+def decode(record: Record, id_type: IdType, *, max_clock_skew_ms: int) -> Event | Tombstone:
+    """Return what a record says; unknown fields are ignored.
+
+    Args:
+        record: The record.
+        id_type: What ids are outside.
+        max_clock_skew_ms: How far an event's time may lie ahead of the time at which the log took the record.
+
+    Raises:
+        PoisonEvent: The key is not the user id, the value is no JSON object, a field is missing or mistyped, or the
+            event lies in the future.
     """
     if record.key is None:
         raise PoisonEvent("key: missing")
@@ -96,13 +135,30 @@ def decode(record: Record, id_type: IdType) -> Event | Tombstone:
         raise PoisonEvent(f"value: not JSON: {error}") from error
     if not isinstance(fields, dict):
         raise PoisonEvent(f"value: must be a JSON object, not {type(fields).__name__}")
-    return _event(fields, id_type)
+    event = _event(fields, id_type)
+    _check_key(record.key, fields["user_id"])
+    try:
+        check_time(event.timestamp_ms, record.appended_ms, max_clock_skew_ms)
+    except PoisonEvent as error:
+        raise PoisonEvent(f"timestamp_ms: {error}") from error
+    return event
+
+
+def check_time(timestamp_ms: int, arrived_ms: int, max_clock_skew_ms: int) -> None:
+    """Refuse an event of the future: it would stay the newest of its user, and later events would count as late.
+
+    Raises:
+        PoisonEvent: The event's time is more than `max_clock_skew_ms` ahead of its arrival.
+    """
+    if timestamp_ms > arrived_ms + max_clock_skew_ms:
+        limit = f"more than max_clock_skew_s ({max_clock_skew_ms / 1000:g} s)"
+        raise PoisonEvent(f"{timestamp_ms} is {limit} ahead of {arrived_ms}, its arrival, in ms since the epoch")
 
 
 def _event(fields: dict[str, Any], id_type: IdType) -> Event:
     name = "user_id"
     try:
-        user_key = id_key(fields[name], id_type)
+        user_key = user_id_key(fields[name], id_type)
         item_key = id_key(fields[name := "item_id"], id_type)
         timestamp_ms = _int64(fields[name := "timestamp_ms"])
         event_type = fields[name := "event_type"]
@@ -117,17 +173,44 @@ def _event(fields: dict[str, Any], id_type: IdType) -> Event:
     return Event(user_key, item_key, timestamp_ms, event_type)
 
 
+def _check_key(key: bytes, user_id: int | str) -> None:
+    """Refuse a key that is not the user id: it picks another partition, so two workers would keep one user."""
+    expected = encode_key(user_id)
+    if key != expected:
+        raise PoisonEvent(f"key: must be the user id, {_shown(expected)}, not {_shown(key)}")
+
+
 def _user_of(key: bytes, id_type: IdType) -> int:
+    """Return the user whom a tombstone's key names."""
     try:
-        return id_key(key.decode() if id_type == "string" else _parse(key), id_type)
-    except (UnicodeDecodeError, PoisonEvent) as error:
+        return user_id_key(key.decode() if id_type == "string" else _parse(key), id_type)
+    except UnicodeDecodeError as error:
+        raise PoisonEvent(f"key: must be the user id as UTF-8, not {_shown(key)}") from error
+    except PoisonEvent as error:
         raise PoisonEvent(f"key: {error}") from error
 
 
 def _parse(digits: bytes) -> int:
-    if not _INTEGER.fullmatch(digits):  # int() alone would take " 7", "+7" and "7_0"
-        raise PoisonEvent("must be an integer in decimal digits")
+    # int() alone would take " 7", "+7", "7_0" and "07", which stand in other partitions than "7"
+    if not _INTEGER.fullmatch(digits) or encode_key(int(digits)) != digits:
+        raise PoisonEvent(f"must be the user id, an integer in decimal digits, not {_shown(digits)}")
     return int(digits)
+
+
+def is_json_string(text: str) -> bool:
+    """Tell whether a text is a JSON string in its quotes, which no user may be named."""
+    if not (text.startswith('"') and text.endswith('"')):
+        return False
+    try:
+        return isinstance(orjson.loads(text), str)
+    except orjson.JSONDecodeError:
+        return False
+
+
+def _shown(key: bytes) -> str:
+    """Return a key for an error's text, cut where it is long."""
+    text = repr(key[:_MOST_SHOWN].decode(errors="backslashreplace"))
+    return text if len(key) <= _MOST_SHOWN else f"{text} … ({len(key)} bytes)"
 
 
 def _int64(value: object) -> int:
@@ -136,6 +219,11 @@ def _int64(value: object) -> int:
     if not -_INT64_MAX - 1 <= value <= _INT64_MAX:
         raise PoisonEvent("must fit 64 bits")
     return value
+
+
+def is_kept(event: Event, event_types: Collection[str]) -> bool:
+    """Tell whether an event is a behavior: of one of these types; where none is named, every event is."""
+    return not event_types or event.event_type in event_types
 
 
 class PoisonGate:

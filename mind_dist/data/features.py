@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 from pyarrow import compute as pc
 
 from mind_dist.config import FeatureConfig, MetadataConfig
-from mind_dist.data.cleaning import keys_of, parse_ids, parse_reals, plain
+from mind_dist.data.cleaning import keys_of, parse_ids
 from mind_dist.data.codec import IdType, feature_key
+from mind_dist.data.columns import ColumnKind, Values, read_column
 from mind_dist.data.parquet import FeatureInfo
-from mind_dist.data.raw_log import read_all
+from mind_dist.data.provenance import Coverage
+from mind_dist.data.raw_log import plain, read_all
+from mind_dist.errors import DatasetError
 from mind_dist.records import Keys
 
 
@@ -26,18 +29,26 @@ class Features:
         infos: What the F features are.
         keys: A table of the keys each row has: `row` [n], `feature` [n] (its place in `infos`), `key` [n].
         columns: The raw feature and display columns, N rows each.
+        coverage: How many of the rows have a value, for the ids and then for each column.
     """
 
     infos: tuple[FeatureInfo, ...]
     keys: NDArray[np.void]
     columns: dict[str, pa.Array]
+    coverage: tuple[Coverage, ...] = ()
 
 
 _KEY = np.dtype([("row", np.int64), ("feature", np.int64), ("key", np.int64)])
 
 
 def read_features(
-    config: MetadataConfig, id_column: str, id_type: IdType, keys: Keys, fitted: NDArray[np.bool_] | None = None
+    config: MetadataConfig,
+    id_column: str,
+    id_type: IdType,
+    keys: Keys,
+    fitted: NDArray[np.bool_] | None = None,
+    *,
+    log_id: str = "",
 ) -> Features:
     """Read metadata and align it with `keys`; a key without a row has no features, and of several rows the first counts.
 
@@ -46,17 +57,105 @@ def read_features(
         id_column: Column of the ids, unless the config names one.
         id_type: What ids are.
         keys: What to read, [N].
-        fitted: Whose numbers the buckets are cut by, [N]; None for all.
+        fitted: Which of them the log has, [N]; None for all. Buckets are cut by their numbers, and coverage is theirs.
+        log_id: An id of the log, for the message that none is in the metadata.
 
     Raises:
-        DatasetError: A file is missing, torn or lacks a column.
+        DatasetError: A file is missing, torn or lacks a column; no id of the log is in it; or a column has a type or
+            values that cannot be used.
     """
-    sources = {feature.name: feature.column or feature.name for feature in config.features}
-    sources |= {name: name for name in config.columns}
-    table = read_all(config, {"": config.id_column or id_column, **sources})
-    aligned = table.select(list(sources)).take(rows_of(table[""].combine_chunks(), id_type, keys))
-    columns = {name: plain(aligned[name].combine_chunks()) for name in sources}
-    return _build(config.features, columns, np.ones(len(keys), np.bool_) if fitted is None else fitted)
+    fitted = np.ones(len(keys), np.bool_) if fitted is None else fitted
+    sources = {feature.name: feature.column or feature.name for feature in config.features} | config.display_columns
+    id_name = config.id_column or id_column
+    table = read_all(config, {"": id_name, **sources})
+    ids = plain(table[""].combine_chunks())
+    rows = rows_of(ids, id_type, keys)
+    coverage = _id_coverage(config, id_name, ids, id_type, rows.filter(pa.array(fitted)), log_id=log_id)
+    kinds: dict[str, ColumnKind] = dict.fromkeys(sources, "display")
+    kinds |= {feature.name: feature.kind for feature in config.features}
+    separators = {feature.name: feature.separator for feature in config.features}
+    columns = {}
+    for name, source in sources.items():
+        raw = table[name].combine_chunks().take(rows)
+        columns[name] = read_column(raw, kinds[name], source, separators.get(name, ""), config.decimal)
+        coverage.append(_coverage(name, source, raw, columns[name], fitted))
+    return _build(config.features, columns, fitted, tuple(coverage))
+
+
+def _id_coverage(
+    config: MetadataConfig, name: str, ids: pa.Array, id_type: IdType, rows: pa.Array, *, log_id: str
+) -> list[Coverage]:
+    """Return how many of the log's ids the metadata has.
+
+    Args:
+        config: Where the metadata is.
+        name: Its column of ids.
+        ids: The ids there.
+        id_type: What ids are.
+        rows: The row of each id of the log, null where there is none.
+        log_id: An id of the log.
+
+    Raises:
+        DatasetError: It has none of them.
+    """
+    unusable = pc.and_(ids.is_valid(), parse_ids(ids, id_type).is_null())
+    bad = ids.filter(unusable)
+    num_found = len(rows) - rows.null_count
+    if len(rows) and not num_found and len(ids.drop_null()):
+        problem = (
+            f"column {name} has none of the log's {len(rows):,} ids: it has {ids.drop_null()[0]}, the log {log_id}"
+        )
+        raise DatasetError(", ".join(config.paths), f"{problem}; set id_column, or mend the ids")
+    if pa.types.is_uint64(ids.type) and id_type == "int64" and len(bad):
+        problem = f"column {name} has {bad[0]}, above the largest int64: set id_type to string"
+        raise DatasetError(", ".join(config.paths), problem)
+    example = str(bad[0]) if len(bad) else ""
+    return [Coverage(name, "id", num_found, rows.null_count, len(bad), _num_distinct(ids), example=example)]
+
+
+def _coverage(name: str, source: str, raw: pa.Array, column: Values, fitted: NDArray[np.bool_]) -> Coverage:
+    """Return how many of the log's items or users have a value in a column.
+
+    Raises:
+        DatasetError: Some have a value, but none that can be used.
+    """
+    present = _present(column.values)
+    unusable = raw.filter(pa.array(column.unusable))
+    if len(unusable) and not present.any():
+        problem = f"has no number or time, but values such as {str(unusable[0])!r}{_comma_advice(str(unusable[0]))}"
+        raise DatasetError(f"column {source}", problem)
+    values = pc.list_flatten(column.values) if pa.types.is_list(column.values.type) else column.values
+    return Coverage(
+        name,
+        "column",
+        int((present & fitted).sum()),
+        int((~present & ~column.unusable & fitted).sum()),
+        int((column.unusable & fitted).sum()),
+        _num_distinct(values),
+        column.num_cut,
+        str(unusable[0]) if len(unusable) else "",
+    )
+
+
+def _comma_advice(value: str) -> str:
+    return ": set decimal to ','" if "," in value and any(c.isdigit() for c in value) else ""
+
+
+def _num_distinct(values: pa.Array) -> int:
+    """Return how many distinct values there are, but for null and empty ones."""
+    known = values.drop_null().unique()
+    return len(known.filter(pc.not_equal(known, ""))) if pa.types.is_string(known.type) else len(known)
+
+
+def _present(values: pa.Array) -> NDArray[np.bool_]:
+    """Tell which values are neither null nor empty."""
+    if pa.types.is_list(values.type):
+        filled = pc.greater(pc.list_value_length(values), 0)
+    elif pa.types.is_string(values.type):
+        filled = pc.not_equal(values, "")
+    else:
+        filled = values.is_valid()
+    return np.asarray(filled.fill_null(False), dtype=np.bool_)
 
 
 def no_features() -> Features:
@@ -89,20 +188,23 @@ def rows_of(ids: pa.Array, id_type: IdType, keys: Keys) -> pa.Array:
     return pa.array(rows[first[places]], mask=distinct[places] != keys)
 
 
-def _build(configs: Sequence[FeatureConfig], columns: dict[str, pa.Array], fitted: NDArray[np.bool_]) -> Features:
-    infos, keys, kept = [], [np.empty(0, _KEY)], dict(columns)
+def _build(
+    configs: Sequence[FeatureConfig],
+    columns: dict[str, Values],
+    fitted: NDArray[np.bool_],
+    coverage: tuple[Coverage, ...],
+) -> Features:
+    infos, keys = [], [np.empty(0, _KEY)]
     for place, config in enumerate(configs):
         boundaries: tuple[float, ...] = ()
-        values = columns[config.name]
+        values = columns[config.name].values
         if config.kind == "buckets":
-            kept[config.name] = values = parse_reals(values)
             boundaries = quantile_boundaries(values.filter(pa.array(fitted)), config.num_buckets)
             values = _buckets(values, boundaries)
-        if config.kind == "categories":
-            kept[config.name] = values = _split(values, config.separator)
         infos.append(FeatureInfo(config.name, config.kind, boundaries))
         keys.append(_keys(config.name, place, values))
-    return Features(tuple(infos), np.sort(np.concatenate(keys), order=["row", "feature", "key"]), kept)
+    ordered = np.sort(np.concatenate(keys), order=["row", "feature", "key"])
+    return Features(tuple(infos), ordered, {name: column.values for name, column in columns.items()}, coverage)
 
 
 def quantile_boundaries(values: pa.Array, num_buckets: int) -> tuple[float, ...]:
@@ -119,15 +221,9 @@ def quantile_boundaries(values: pa.Array, num_buckets: int) -> tuple[float, ...]
 
 
 def _buckets(values: pa.Array, boundaries: Sequence[float]) -> pa.Array:
-    buckets = np.searchsorted(np.array(boundaries), np.asarray(values.fill_null(0.0)), side="left")
+    numbers = np.asarray(values.cast(pa.float64(), safe=False).fill_null(0.0))
+    buckets = np.searchsorted(np.array(boundaries), numbers, side="left")
     return pa.array(buckets, pa.int64(), mask=np.asarray(values.is_null()))
-
-
-def _split(values: pa.Array, separator: str) -> pa.Array:
-    """Return texts as lists of their parts, without empty ones; null becomes an empty list."""
-    texts = values.cast(pa.string()).to_pylist()
-    parts = [[part.strip() for part in (text or "").split(separator)] for text in texts]
-    return pa.array([[part for part in row if part] for row in parts], pa.list_(pa.string()))
 
 
 def _keys(name: str, place: int, values: pa.Array) -> NDArray[np.void]:

@@ -1,13 +1,13 @@
 """The event log in Kafka: `KafkaSource` here; producer and topics by the same name, from the modules beside.
 
-It hides how Apache Kafka and Tansu differ: Tansu cannot do cooperative or sticky assignment, and tells the end of a
-partition rightly only when one fetches there.
+It hides how Apache Kafka and Tansu differ: Tansu cannot do cooperative or sticky assignment, and does not tell the end
+of a partition rightly.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
@@ -23,15 +23,26 @@ from kafka.errors import (
 )
 
 from mind_dist.config import KafkaConfig
-from mind_dist.data.kafka_broker import connect, ensure_topics, num_partitions, translated, wait_for_broker
+from mind_dist.data.kafka_broker import connect, translated, wait_for_broker
+from mind_dist.data.kafka_probe import UNREADABLE, PartitionProbe
+from mind_dist.data.kafka_topics import (
+    EVENT_PARTITIONS,
+    ensure_dead_letter_topic,
+    ensure_event_topics,
+    ensure_topics,
+    num_partitions,
+)
 from mind_dist.data.kafka_writing import EventProducer, KafkaDeadLetters
-from mind_dist.errors import ConfigError, PositionLost, ServiceUnavailable, StaleAssignment
+from mind_dist.errors import ConfigError, PositionLost, ServiceUnavailable, StaleAssignment, UnreadableBatch
 from mind_dist.records import Positions, Record
 
 __all__ = [
+    "EVENT_PARTITIONS",
     "EventProducer",
     "KafkaDeadLetters",
     "KafkaSource",
+    "ensure_dead_letter_topic",
+    "ensure_event_topics",
     "ensure_topics",
     "num_partitions",
     "wait_for_broker",
@@ -65,10 +76,10 @@ class KafkaSource:
         self._address = bootstrap
         self._topic = config.topic
         self._timeout_ms = int(config.connect_timeout_s * 1000)
-        self._paused: set[TopicPartition] = set()
         self._heard_s = time.monotonic()
         self._silent_since_s: float | None = None
-        self._ends: Any = None
+        self._probe = PartitionProbe(bootstrap)
+        self._broken_by: Exception | None = None
         wanted = [TopicPartition(config.topic, partition) for partition in partitions or ()]
         if any(partition >= count for _, partition in wanted):
             raise ConfigError("partitions", f"{config.topic!r} has {count}, numbered from 0")
@@ -88,17 +99,17 @@ class KafkaSource:
 
         Raises:
             PositionLost: A position is older than the oldest record kept, or behind the end.
+            UnreadableBatch: A batch is damaged, or the library of its codec is not installed; so does every later poll.
             ServiceUnavailable: The broker was silent for the connect timeout; polling again goes on without loss.
         """
         with translated(self._address):
-            batches = self._with_positions(lambda: self._consumer.poll(timeout_ms=int(timeout_s * 1000)))
-        self._consumer.pause(*self._paused & self._consumer.assignment())  # a rebalance forgets pauses
+            batches = self._with_positions(lambda: self._fetched(timeout_s))
         if batches:
             self._heard()
         else:
             self._notice_silence()
         return [
-            Record(each.partition, each.offset, each.key, each.value, each.timestamp)
+            Record(each.partition, each.offset, each.key, each.value, _appended_ms(each))
             for batch in batches.values()
             for each in batch
         ]
@@ -119,19 +130,19 @@ class KafkaSource:
         return {each.partition: offset for each, offset in oldest.items()}
 
     def end_positions(self) -> Positions:
-        """Return the end of every owned partition, exactly.
+        """Return the position up to which every owned partition can be read now, exactly."""
+        try:
+            return self._ends(self._timeout_ms / 1000)
+        finally:
+            self._probe.close()  # asked once, as by each of many sources, it need not keep a connection
 
-        Asked for the end, Tansu answers with the newest batch's *first* record. A fetch at that place tells the true
-        end on every broker, so one is done, by a consumer of its own.
-        """
-        owned = list(self._consumer.assignment())
-        if not owned:
-            return {}
-        if self._ends is None:
-            settings = {"enable_auto_commit": False, "auto_offset_reset": "none", "fetch_max_wait_ms": 1}
-            self._ends = connect(KafkaConsumer, self._address, self._timeout_ms / 1000, **settings)
+    def lag(self, timeout_s: float) -> Mapping[int, int]:
+        """Return how far every owned partition is from its end."""
+        deadline_s = time.monotonic() + timeout_s
+        ends = self._ends(timeout_s)
         with translated(self._address):
-            return {each.partition: end for each, end in _exact_ends(self._ends, owned, self._timeout_ms).items()}
+            reached = {p: self._position_of(TopicPartition(self._topic, p), deadline_s) for p in sorted(ends)}
+        return {partition: max(0, end - reached[partition]) for partition, end in ends.items()}
 
     def seek(self, positions: Positions) -> None:
         """Go on from these positions; partitions not owned are left out."""
@@ -160,21 +171,39 @@ class KafkaSource:
             }
         return {partition: position for partition, position in stored.items() if position is not None}
 
-    def pause(self, partitions: Iterable[int]) -> None:
-        """Poll nothing more from these partitions, while they are ours, until resumed."""
-        self._paused |= {TopicPartition(self._topic, partition) for partition in partitions}
-        self._consumer.pause(*self._paused & self._consumer.assignment())
-
-    def resume(self, partitions: Iterable[int]) -> None:
-        """Poll from these partitions again."""
-        self._paused -= {TopicPartition(self._topic, partition) for partition in partitions}
-        self._consumer.resume(*self._owned(partitions))
-
     def close(self) -> None:
         """Leave the group, without committing."""
         self._consumer.close(autocommit=False, timeout_ms=_CLOSE_TIMEOUT_MS)
-        if self._ends is not None:
-            self._ends.close(autocommit=False)
+        self._probe.close()
+
+    def _fetched(self, timeout_s: float) -> Any:
+        """Poll; after a batch that cannot be read never again: the client would not return from that poll."""
+        if self._broken_by is not None:
+            self._raise_unreadable(self._broken_by)
+        try:
+            return self._consumer.poll(timeout_ms=int(timeout_s * 1000))
+        except Exception as error:
+            if isinstance(error, KafkaError) and not isinstance(error, UNREADABLE):
+                raise
+            self._broken_by = error
+            self._raise_unreadable(error)
+
+    def _raise_unreadable(self, error: Exception) -> NoReturn:
+        if isinstance(error, UnreadableBatch):
+            raise error
+        owned = self._consumer.assignment()
+        positions = {each: self._consumer.position(each, timeout_ms=self._timeout_ms) for each in owned}
+        try:
+            self._probe.raise_unreadable({each: at for each, at in positions.items() if at is not None}, error)
+        except UnreadableBatch as named:
+            self._broken_by = named
+            raise
+        raise error
+
+    def _ends(self, timeout_s: float) -> Positions:
+        owned = sorted(self._consumer.assignment())
+        ends = self._probe.ends(owned, timeout_s) if owned else {}
+        return {each.partition: end for each, end in ends.items()}
 
     def _learn_partitions(self) -> None:
         """Wait until the client knows the topic's partitions: if it leads the group, it is these that it shares out.
@@ -192,8 +221,9 @@ class KafkaSource:
         owned: set[TopicPartition] = self._consumer.assignment()
         return owned & {TopicPartition(self._topic, partition) for partition in partitions}
 
-    def _position_of(self, partition: TopicPartition) -> int:
-        found = self._with_positions(lambda: self._consumer.position(partition, timeout_ms=self._timeout_ms))
+    def _position_of(self, partition: TopicPartition, deadline_s: float | None = None) -> int:
+        left_ms = self._timeout_ms if deadline_s is None else max(1, int((deadline_s - time.monotonic()) * 1000))
+        found = self._with_positions(lambda: self._consumer.position(partition, timeout_ms=left_ms))
         if found is None:
             raise KafkaTimeoutError(f"no position of {partition}")
         return int(found)
@@ -237,32 +267,23 @@ class KafkaSource:
                 raise ServiceUnavailable("Kafka", self._address, silent_s, str(error)) from error
 
 
+def _appended_ms(message: Any) -> int:
+    """Return when the log took a message; producers of the oldest format send no time, and then it is now."""
+    known = message.timestamp is not None and message.timestamp >= 0
+    return int(message.timestamp) if known else time.time_ns() // 1_000_000
+
+
 def _settings(config: KafkaConfig, group: str) -> dict[str, Any]:
     return {
         "group_id": group,
         "enable_auto_commit": False,
         "auto_offset_reset": "none",  # see KafkaSource._with_positions
+        "isolation_level": "read_committed",  # records of aborted transactions never count
         "allow_auto_create_topics": False,
+        "metadata_max_age_ms": int(config.metadata_max_age_s * 1000),
         "max_poll_records": config.max_poll_records,
         "partition_assignment_strategy": [RangePartitionAssignor()],  # eager; see the module's first lines
         "session_timeout_ms": int(config.session_timeout_s * 1000),
         "heartbeat_interval_ms": int(config.session_timeout_s * 125),
         "max_poll_interval_ms": int(config.max_poll_interval_s * 1000),
     }
-
-
-def _exact_ends(consumer: Any, partitions: list[TopicPartition], timeout_ms: int) -> dict[TopicPartition, int]:
-    """Return the high watermark that a fetch at each partition's (alleged) end brings."""
-    deadline_s = time.monotonic() + timeout_ms / 1000
-    alleged = consumer.end_offsets(partitions, timeout_ms=timeout_ms)
-    consumer.unsubscribe()  # forgets the watermarks seen last time
-    consumer.assign(partitions)
-    for partition, end in alleged.items():
-        consumer.seek(partition, end)
-    ends: dict[TopicPartition, int | None] = dict.fromkeys(partitions)
-    while None in ends.values():
-        if time.monotonic() > deadline_s:
-            raise KafkaTimeoutError(f"no end of {partitions}")
-        consumer.poll(timeout_ms=5)
-        ends = {partition: consumer.highwater(partition) for partition in partitions}
-    return {partition: end for partition, end in ends.items() if end is not None}

@@ -32,7 +32,7 @@ class EventProducer:
         Raises:
             ServiceUnavailable: It did not answer within `config.connect_timeout_s`.
         """
-        self._outbox = _Outbox(bootstrap, config.topic, config.connect_timeout_s)
+        self._outbox = _Outbox(bootstrap, config.topic, config)
 
     def send(self, user_id: int | str, item_id: int | str, timestamp_ms: int, event_type: str = "click") -> None:
         """Hand over an event; it is stored when `flush` returns."""
@@ -66,7 +66,7 @@ class KafkaDeadLetters:
             ServiceUnavailable: It did not answer within `config.connect_timeout_s`.
         """
         self._source_topic = config.topic
-        self._outbox = _Outbox(bootstrap, config.dead_letter_topic, config.connect_timeout_s)
+        self._outbox = _Outbox(bootstrap, config.dead_letter_topic, config)
 
     def send(self, record: Record, error: str) -> None:
         """Hand over a poison record; one too large to travel with headers is cut, and says so."""
@@ -96,10 +96,11 @@ class _Outbox:
     takes a new one. Each thread's `flush` answers for what that thread handed over.
     """
 
-    def __init__(self, bootstrap: str, topic: str, timeout_s: float) -> None:
+    def __init__(self, bootstrap: str, topic: str, config: KafkaConfig) -> None:
         self._address = bootstrap
         self._topic = topic
-        self._timeout_s = timeout_s
+        self._timeout_s = config.connect_timeout_s
+        self._metadata_max_age_s = config.metadata_max_age_s
         self._lock = threading.Lock()
         self._mine = threading.local()
         self._producer: Any = self._connect()
@@ -116,6 +117,7 @@ class _Outbox:
             max_block_ms=timeout_ms,
             request_timeout_ms=timeout_ms,
             delivery_timeout_ms=timeout_ms + 5,
+            metadata_max_age_ms=int(self._metadata_max_age_s * 1000),
             allow_auto_create_topics=False,
         )
 

@@ -26,6 +26,7 @@ from pyarrow import compute as pc
 
 from mind_dist.config import parse
 from mind_dist.data.codec import IdType
+from mind_dist.data.provenance import Coverage, FilterStep
 from mind_dist.errors import ConfigError, DatasetError
 from mind_dist.records import BehaviorSequence, Keys
 from mind_dist.storage import Directory
@@ -97,6 +98,14 @@ class DatasetManifest:
         profile_features: Profile features of users, in the order of `profile_keys`.
         split: How users were split, in words and numbers.
         num_rejected: Rows left out by reason.
+        rejected_examples: A value of a row left out, by reason; none where the value is missing.
+        num_cut_users: Users of whom only the newest `max_user_events` events are kept.
+        time_unit: `ms` where times are milliseconds since the epoch, `order` where they are positions and no times.
+        steps: What was left of the log after each step, in their order.
+        item_coverage: How many kept items have a value in each column of the metadata.
+        user_coverage: The same of users and their profiles.
+        event_types: Types of the events that count as behaviors; empty where events of every type do.
+        num_duplicates: Events left out because one of the same user, item and time came before in the log.
         num_cold_items: Items that are in the catalog beside them, known from the metadata alone.
         num_bad_availability: Items with a value for when they are available that is no time; it counts as no bound.
         format_version: Version of this layout.
@@ -114,6 +123,14 @@ class DatasetManifest:
     profile_features: tuple[FeatureInfo, ...] = ()
     split: dict[str, Any] = field(default_factory=dict)
     num_rejected: dict[str, int] = field(default_factory=dict)
+    rejected_examples: dict[str, str] = field(default_factory=dict)
+    num_cut_users: int = 0
+    time_unit: Literal["ms", "order"] = "ms"
+    steps: tuple[FilterStep, ...] = ()
+    item_coverage: tuple[Coverage, ...] = ()
+    user_coverage: tuple[Coverage, ...] = ()
+    event_types: tuple[str, ...] = ()
+    num_duplicates: int = 0
     num_cold_items: int = 0
     num_bad_availability: int = 0
     format_version: int = FORMAT_VERSION
@@ -260,7 +277,7 @@ class PreparedDataset:
         try:
             return self.directory.read_table(name)
         except (OSError, pa.ArrowException) as error:
-            raise DatasetError(f"{self.directory.uri}/{name}", f"missing or torn: {error}; prepare it again") from error
+            raise DatasetError((self.directory / name).uri, f"missing or torn: {error}; prepare it again") from error
 
 
 def write_manifest(directory: Directory, manifest: DatasetManifest) -> None:

@@ -1,9 +1,13 @@
 """Raw logs → prepared dataset, with Ray Data; the log may be larger than the memory of any machine.
 
     1 read       each part of the log: clean, reject, count items, stage the events by user bucket
-    2 group      each bucket: drop rare items and then short users, sort by time, stage the sequences
-    3 split      each bucket: write train, valid and test
-    4 describe   items.parquet, users.parquet, and at last manifest.json
+    2 group      each bucket: sort each user's events by time, drop duplicates, keep the newest, stage the users
+    3 filter     each bucket: drop rare items and then short users, stage the sequences
+    4 split      each bucket: write train, valid and test
+    5 describe   items.parquet, users.parquet, and at last manifest.json
+
+Items are counted after duplicates are dropped and users are cut to their newest events (2), so that neither a log that
+was written twice nor a bot with 50,000 events makes an item frequent.
 
 The shuffle by user goes through files under the output (`mind_dist.data.staging`), not through Ray's object store: no
 event stays in memory for longer than its batch, a lost task just writes its file again, and a small log does not wait
@@ -12,9 +16,11 @@ for shuffle workers to start. This process collects tables with one row an item 
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
@@ -29,9 +35,12 @@ from ray.exceptions import RayTaskError
 from mind_dist.config import MetadataConfig, PrepareConfig, SplitConfig
 from mind_dist.data.catalog import catalog_items, read_availability
 from mind_dist.data.features import Features, bags, no_features, profiles, read_features
+from mind_dist.data.item_counts import ItemCounts
 from mind_dist.data.parquet import IS_COLD, ITEM_SCHEMA, USER_SCHEMA, DatasetManifest, write_manifest
-from mind_dist.data.raw_log import list_fragments
-from mind_dist.data.staging import READ_SCHEMA, SPLIT_SCHEMA, SPLITS, group_buckets, split_buckets, stage_events
+from mind_dist.data.prepare_report import check_rejected, filter_steps, no_events, nothing_left, total
+from mind_dist.data.raw_log import Fragment, list_fragments
+from mind_dist.data.staging import READ_SCHEMA, SPLITS, filter_buckets, group_buckets, split_buckets, stage_events
+from mind_dist.data.times import Times, times_of
 from mind_dist.errors import ConfigError, DatasetError, MindDistError
 from mind_dist.records import Keys
 from mind_dist.storage import Directory
@@ -43,10 +52,9 @@ _ROWS_PER_TASK = 1 << 21
 """Fewer rows are quicker in one process than in several that must start first."""
 
 _MOST_READ_TASKS = 256
-_MERGE_ROWS = 1 << 20
 
 Advance = Callable[[str, int, int], None]
-"""Told a stage, how many of its parts are begun, and how many there are."""
+"""Progress callback: stage, parts begun, total parts."""
 
 
 def _silent(_stage: str, _begun: int, _total: int) -> None: ...
@@ -60,19 +68,30 @@ def prepare(config: PrepareConfig, advance: Advance = _silent) -> DatasetManifes
     which the ones from `train_before_ms` on are to be found; a test user all events, of which the ones from
     `valid_before_ms` on are to be found. A user is in valid or test only with events on both sides of the cut.
 
-    Item counts, and so every popularity, come from train alone. Behaviors of equal time stay in the log's order.
+    Of events with the same user, item and time the first stays, before anything is counted: `min_item_events` and
+    `min_user_events` count distinct events. Item counts, and so every popularity, come from train alone. Behaviors of
+    equal time stay in the log's order.
+
+    Args:
+        config: What to prepare, and how.
+        advance: Progress callback: stage, parts begun, total parts.
 
     Raises:
-        ConfigError: No log is named.
+        ConfigError: No log is named, or the unit of its times cannot be told.
         DatasetError: The output holds a dataset already, a file is missing or torn, too many of the log's rows are
-            unusable (`rejected/` has them), or nothing is left after filtering.
+            unusable (`rejected/` has them), the metadata cannot be used, or nothing is left after filtering.
     """
     if not config.log.paths:
         raise ConfigError("log.paths", "must name at least one file or directory")
     target = Directory.at(config.output)
+    fragments = list_fragments(config.log)
+    times = times_of(config.log, fragments, int(time.time() * 1000))
+    # Tasks run in the cluster's own directories: a relative output would be another place there.
+    log = dataclasses.replace(config.log, time_unit=times.unit)
+    config = dataclasses.replace(config, output=target.uri, log=log)
     _clear(target, overwrite=config.overwrite)
     with _quiet_ray_data():
-        manifest = _prepare(config, target, advance)
+        manifest = _prepare(config, fragments, times, target, advance)
     (target / "staging").delete()
     write_manifest(target, manifest)
     return manifest
@@ -88,10 +107,23 @@ def _clear(target: Directory, *, overwrite: bool) -> None:
         (target / name).delete()
 
 
-def _prepare(config: PrepareConfig, target: Directory, advance: Advance) -> DatasetManifest:
-    batches, found = _read(config, advance)
-    items = found.filter(pc.greater_equal(found["count"], config.min_item_events))
-    users = _group(config, batches, items["item"].to_numpy(), advance)
+def _prepare(
+    config: PrepareConfig, fragments: Sequence[Fragment], times: Times, target: Directory, advance: Advance
+) -> DatasetManifest:
+    counts = ItemCounts()
+    batches = _read(config, fragments, times, counts, advance)
+    rejected = check_rejected(config, batches)
+    num_read = counts.total().num_rows
+    if not num_read:
+        raise no_events(config, batches)
+    grouped = _group(config, batches, counts, advance)
+    counted = counts.total()
+    counted = counted.filter(pc.greater(counted["count"], 0))
+    items = counted.filter(pc.greater_equal(counted["count"], config.min_item_events))
+    users = _filter(config, batches, items["item"].to_numpy(), advance)
+    steps = filter_steps(config, batches, grouped, users, (num_read, counted.num_rows, items.num_rows))
+    if not len(pc.list_flatten(users["users"])):
+        raise nothing_left(config, steps)
     splits, train_counts = _split(config, users, advance)
     catalog = catalog_items(config, items)
     item_features, num_bad = _write_items(config, target, catalog, train_counts)
@@ -105,56 +137,53 @@ def _prepare(config: PrepareConfig, target: Directory, advance: Advance) -> Data
         first_ms=pc.min(users["first_ms"]).as_py(),
         last_ms=pc.max(users["last_ms"]).as_py(),
         item_features=item_features.infos,
-        item_columns=config.items.columns,
+        item_columns=tuple(config.items.display_columns),
         profile_features=user_features.infos,
         split=_describe(config.split),
-        num_rejected=_by_reason(batches),
+        num_rejected={reason: count for reason, (count, _) in rejected.items()},
+        rejected_examples={reason: value for reason, (_, value) in rejected.items() if value},
+        num_cut_users=total(grouped["num_cut_users"]),
+        time_unit="order" if times.are_positions else "ms",
+        steps=steps,
+        event_types=config.log.event_types,
+        num_duplicates=total(batches["num_events"]) - total(grouped["num_distinct"]),
+        item_coverage=item_features.coverage,
+        user_coverage=user_features.coverage,
         num_cold_items=catalog.num_rows - items.num_rows,
         num_bad_availability=num_bad,
     )
 
 
-def _read(config: PrepareConfig, advance: Advance) -> tuple[pa.Table, pa.Table]:
-    """Stage the log; returns a row per batch, and a row per item: `item` (ascending), `count`, `id`."""
-    parts = pa.Table.from_pylist([vars(part) for part in list_fragments(config.log)])
-    counts, batches = _Counts(), []
-    for found in _each(parts, stage_events, "read", _MOST_READ_TASKS, advance, config=config):
+def _read(
+    config: PrepareConfig, fragments: Sequence[Fragment], times: Times, counts: ItemCounts, advance: Advance
+) -> pa.Table:
+    """Stage the log and count its items; returns a row per batch."""
+    parts, batches = pa.Table.from_pylist([vars(part) for part in fragments]), []
+    for found in _each(parts, stage_events, "read", _MOST_READ_TASKS, advance, config=config, times=times):
         counts.add(found)
         batches.append(found.drop_columns(["items", "counts", "ids"]))
-    read = pa.concat_tables(batches or [READ_SCHEMA.empty_table()])
-    _check_rejected(config, read)
-    return read, counts.total()
+    return pa.concat_tables(batches or [READ_SCHEMA.empty_table()])
 
 
-def _check_rejected(config: PrepareConfig, batches: pa.Table) -> None:
-    reasons = _by_reason(batches)
-    num_rejected = sum(reasons.values())
-    num_rows = num_rejected + (pc.sum(batches["num_events"]).as_py() or 0)
-    if num_rejected > config.max_rejected_fraction * num_rows:
-        detail = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
-        limit = f"{config.max_rejected_fraction:.2%}"
-        problem = f"{num_rejected} of {num_rows} rows are unusable, above the limit of {limit}: {detail}"
-        raise DatasetError(f"{config.output}/rejected", problem)
+def _group(config: PrepareConfig, batches: pa.Table, counts: ItemCounts, advance: Advance) -> pa.Table:
+    """Stage the users, and take events of them that are not kept off the counts; returns a row per bucket."""
+    buckets, grouped = pa.table({"part": np.arange(config.num_buckets)}), []
+    options = {"config": config, "files": batches["file"].to_pylist()}
+    for found in _each(buckets, group_buckets, "group", _num_tasks(batches), advance, **options):
+        counts.add(found)
+        grouped.append(found.drop_columns(["items", "counts"]))
+    return pa.concat_tables(grouped)
 
 
-def _by_reason(batches: pa.Table) -> dict[str, int]:
-    counted = pc.value_counts(pc.list_flatten(batches["reasons"])).to_pylist()
-    return {row["values"]: row["counts"] for row in sorted(counted, key=lambda row: row["values"])}
-
-
-def _group(config: PrepareConfig, batches: pa.Table, items: Keys, advance: Advance) -> pa.Table:
+def _filter(config: PrepareConfig, batches: pa.Table, items: Keys, advance: Advance) -> pa.Table:
     """Stage the sequences; returns a row per bucket, in order."""
-    num_rows = pc.sum(batches["num_events"]).as_py() or 0
-    nothing_left = DatasetError(", ".join(config.log.paths), f"nothing is left of {num_rows} events after filtering")
-    if not num_rows:
-        raise nothing_left
     buckets = pa.table({"part": np.arange(config.num_buckets)})
-    options = {"config": config, "files": batches["file"].to_pylist(), "items": items}
-    found = _each(buckets, group_buckets, "group", 1 + num_rows // _ROWS_PER_TASK, advance, **options)
-    users = pa.concat_tables(found).sort_by("part")
-    if not len(pc.list_flatten(users["users"])):
-        raise nothing_left
-    return users
+    found = _each(buckets, filter_buckets, "filter", _num_tasks(batches), advance, config=config, items=items)
+    return pa.concat_tables(found).sort_by("part")
+
+
+def _num_tasks(batches: pa.Table) -> int:
+    return 1 + total(batches["num_events"]) // _ROWS_PER_TASK
 
 
 def _split(config: PrepareConfig, users: pa.Table, advance: Advance) -> tuple[pa.Table, pa.Table]:
@@ -163,12 +192,12 @@ def _split(config: PrepareConfig, users: pa.Table, advance: Advance) -> tuple[pa
     lengths = np.asarray(pc.list_value_length(users["users"]), dtype=np.int64)
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
     buckets = pa.table({"part": users["part"], "places": pa.ListArray.from_arrays(offsets, pa.array(places))})
-    counts, splits = _Counts(), []
-    num_tasks = 1 + len(places) * config.min_user_events // _ROWS_PER_TASK
+    counts, splits = ItemCounts(), []
+    num_tasks = 1 + total(users["num_kept_events"]) // _ROWS_PER_TASK
     for found in _each(buckets, split_buckets, "split", num_tasks, advance, config=config):
         counts.add(found)
         splits.append(found)
-    return pa.concat_tables(splits or [SPLIT_SCHEMA.empty_table()]), counts.total()
+    return pa.concat_tables(splits), counts.total()
 
 
 def _places(first_seen: Keys, split: SplitConfig) -> Keys:
@@ -188,7 +217,7 @@ def _write_items(
 ) -> tuple[Features, int]:
     """Write the catalog of `catalog_items`; returns its features, and how many items have a bad availability."""
     keys, is_cold = items["item"].to_numpy(), items[IS_COLD].to_numpy()
-    features = _features(config, config.items, config.log.item_column, keys, ~is_cold)
+    features = _features(config, config.items, config.log.item_column, keys, items["id"], fitted=~is_cold)
     available = read_availability(config, keys)
     columns = [items["item"], items["id"], _aligned(train_counts, keys), bags(features, len(keys))]
     table = pa.table(columns, schema=ITEM_SCHEMA).append_column(IS_COLD, items[IS_COLD])
@@ -201,9 +230,9 @@ def _write_items(
 def _write_users(config: PrepareConfig, target: Directory, users: pa.Table) -> Features:
     """Write profiles, and string ids; without either there is nothing to write."""
     keys = pc.list_flatten(users["users"])
-    features = _features(config, config.users, config.log.user_column, keys.to_numpy())
+    ids = pc.list_flatten(users["ids"]) if config.id_type == "string" else keys.cast(pa.string())
+    features = _features(config, config.users, config.log.user_column, keys.to_numpy(), ids)
     if features.infos or config.id_type == "string":
-        ids = pc.list_flatten(users["ids"]) if config.id_type == "string" else keys.cast(pa.string())
         table = pa.table([keys, ids, profiles(features, len(keys))], schema=USER_SCHEMA)
         target.write_table("users.parquet", table.sort_by("user_id"))
     return features
@@ -214,9 +243,15 @@ def _features(
     metadata: MetadataConfig,
     id_column: str,
     keys: Keys,
+    ids: pa.ChunkedArray,
+    *,
     fitted: NDArray[np.bool_] | None = None,
 ) -> Features:
-    return read_features(metadata, id_column, config.id_type, keys, fitted) if metadata.paths else no_features()
+    if not metadata.paths:
+        return no_features()
+    of_log = ids if fitted is None else ids.filter(pa.array(fitted))
+    log_id = of_log[0].as_py() if len(of_log) else ""
+    return read_features(metadata, id_column, config.id_type, keys, fitted, log_id=log_id)
 
 
 def _aligned(counts: pa.Table, keys: Keys) -> Keys:
@@ -238,35 +273,6 @@ def _describe(split: SplitConfig) -> dict[str, Any]:
         return {"by": "time", **cuts}
     names = ("seed", "train_fraction", "valid_fraction", "input_fraction")
     return {"by": "user", **{name: getattr(split, name) for name in names}}
-
-
-class _Counts:
-    """Counts per item, added up as they come."""
-
-    def __init__(self) -> None:
-        self._parts = [self._table(pa.array([], pa.int64()), pa.array([], pa.int64()), None)]
-        self._pending = 0
-
-    def add(self, found: pa.Table) -> None:
-        """Add `items` with their `counts`, and `ids` where there are any."""
-        items, counts = pc.list_flatten(found["items"]), pc.list_flatten(found["counts"])
-        ids = pc.list_flatten(found["ids"]) if "ids" in found.column_names else None
-        self._parts.append(self._table(items, counts, ids))
-        self._pending += len(items)
-        if self._pending > max(_MERGE_ROWS, self._parts[0].num_rows):
-            self._parts = [self.total()]
-            self._pending = 0
-
-    def total(self) -> pa.Table:
-        """Return a row per item, ascending."""
-        grouped = pa.concat_tables(self._parts).group_by("item", use_threads=False)
-        total = grouped.aggregate([("count", "sum"), ("id", "first")])
-        return total.rename_columns(["item", "count", "id"]).sort_by("item")
-
-    @staticmethod
-    def _table(items: pa.Array, counts: pa.Array, ids: pa.Array | None) -> pa.Table:
-        originals = ids if ids is not None and len(ids) else pa.nulls(len(items), pa.string())
-        return pa.table({"item": items, "count": counts, "id": originals})
 
 
 def _each(

@@ -11,9 +11,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
+from pyarrow import compute as pc
 from pyarrow import fs
 
-from mind_dist.config import FilesConfig
+from mind_dist.config import FilesConfig, LogConfig
 from mind_dist.errors import DatasetError
 from mind_dist.storage import Directory
 
@@ -93,15 +94,29 @@ def _row_groups(uri: str, config: FilesConfig) -> Sequence[int]:
         return range(pq.ParquetFile(stream).num_row_groups)
 
 
-def read_fragment(config: FilesConfig, fragment: Fragment, columns: Columns) -> Iterator[RawBatch]:
+def log_columns(log: LogConfig) -> Columns:
+    """Return the columns of the raw log by what they are."""
+    columns = {"user": log.user_column, "item": log.item_column, "timestamp": log.timestamp_column}
+    return columns | ({"event_type": log.event_type_column} if log.event_type_column else {})
+
+
+def read_fragment(
+    config: FilesConfig, fragment: Fragment, columns: Columns, *, batch_rows: int = _BATCH_ROWS
+) -> Iterator[RawBatch]:
     """Yield a part's rows in order, in batches that fit into memory.
+
+    Args:
+        config: How the file is read.
+        fragment: The part.
+        columns: The wanted columns.
+        batch_rows: Rows of a batch of Parquet; of CSV, blocks are smaller when it is.
 
     Raises:
         DatasetError: The file is torn, or lacks a column.
     """
     read = _read_csv if config.format == "csv" else _read_parquet
     with _naming(fragment.uri, config):
-        yield from read(config, fragment, columns)
+        yield from read(config, fragment, columns, batch_rows)
 
 
 def read_all(config: FilesConfig, columns: Columns) -> pa.Table:
@@ -130,16 +145,16 @@ def _open(uri: str) -> Any:
     return place.filesystem.open_input_file(place.path)
 
 
-def _read_parquet(_config: FilesConfig, fragment: Fragment, columns: Columns) -> Iterator[RawBatch]:
+def _read_parquet(_config: FilesConfig, fragment: Fragment, columns: Columns, batch_rows: int) -> Iterator[RawBatch]:
     with _open(fragment.uri) as stream:
         file = pq.ParquetFile(stream)
         _check_columns(fragment.uri, columns, file.schema_arrow.names)
         wanted = sorted(set(columns.values()))
-        for batch in file.iter_batches(_BATCH_ROWS, row_groups=[fragment.row_group], columns=wanted):
+        for batch in file.iter_batches(batch_rows, row_groups=[fragment.row_group], columns=wanted):
             yield RawBatch(pa.table({name: batch.column(source) for name, source in columns.items()}))
 
 
-def _read_csv(config: FilesConfig, fragment: Fragment, columns: Columns) -> Iterator[RawBatch]:
+def _read_csv(config: FilesConfig, fragment: Fragment, columns: Columns, batch_rows: int) -> Iterator[RawBatch]:
     header = _csv_header(fragment.uri, config)
     _check_columns(fragment.uri, columns, list(header))
     malformed: list[str] = []
@@ -149,9 +164,10 @@ def _read_csv(config: FilesConfig, fragment: Fragment, columns: Columns) -> Iter
         return "skip"
 
     wanted = sorted({header[source] for source in columns.values()})
+    block_bytes = _CSV_BLOCK_BYTES if batch_rows >= _BATCH_ROWS else _HEADER_BYTES
     place = Directory.at(fragment.uri)
     with place.filesystem.open_input_stream(place.path) as stream:  # decompresses by the file's extension
-        for batch in pyarrow.csv.open_csv(stream, *_csv_options(config, wanted, keep_line)):
+        for batch in pyarrow.csv.open_csv(stream, *_csv_options(config, wanted, keep_line, block_bytes)):
             lines, malformed[:] = tuple(malformed), ()
             texts = {name: _texts(batch.column(header[source])) for name, source in columns.items()}
             yield RawBatch(pa.table(texts), lines)
@@ -159,8 +175,8 @@ def _read_csv(config: FilesConfig, fragment: Fragment, columns: Columns) -> Iter
         yield RawBatch(pa.table({name: pa.array([], pa.string()) for name in columns}), tuple(malformed))
 
 
-def _csv_options(config: FilesConfig, wanted: list[str], keep_line: Any) -> tuple[Any, Any, Any]:
-    reading = pyarrow.csv.ReadOptions(use_threads=False, block_size=_CSV_BLOCK_BYTES)
+def _csv_options(config: FilesConfig, wanted: list[str], keep_line: Any, block_bytes: int) -> tuple[Any, Any, Any]:
+    reading = pyarrow.csv.ReadOptions(use_threads=False, block_size=block_bytes)
     parsing = pyarrow.csv.ParseOptions(
         delimiter=config.delimiter, quote_char=config.quote or False, invalid_row_handler=keep_line
     )
@@ -196,6 +212,24 @@ def _texts(column: pa.Array) -> pa.Array:
     except pa.ArrowInvalid:
         decoded = [None if value is None else value.decode(errors="replace") for value in column.to_pylist()]
         return pa.array(decoded, pa.string())
+
+
+def plain(values: pa.Array) -> pa.Array:
+    """Return any kind of text as string, dictionaries as their values, NaN as null."""
+    kind = values.type
+    if pa.types.is_dictionary(kind):
+        return plain(values.dictionary_decode())
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return values.cast(pa.string())
+    if _is_binary(kind):  # Hive and Impala write texts so
+        return _texts(values)
+    if pa.types.is_floating(kind):
+        return pc.if_else(pc.is_nan(values), None, values)
+    return values
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 
 
 def _check_columns(uri: str, columns: Columns, found: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
 """Prepared dataset or raw log → its events in time order, at a chosen pace: what `jobs/replay` puts into Kafka.
 
-A replay is a table with the columns `user_id` and `item_id` (outside ids) and `timestamp_ms`. It is held in memory:
-some 24 bytes an event with integer ids.
+A replay is a table with the columns `user_id` and `item_id` (outside ids), `timestamp_ms` and `event_type`. It is held in
+memory: some 28 bytes an event with integer ids.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from mind_dist.config import LogConfig
 from mind_dist.data.cleaning import clean
 from mind_dist.data.codec import IdType
 from mind_dist.data.parquet import PreparedDataset, Split
-from mind_dist.data.raw_log import list_fragments, read_fragment
+from mind_dist.data.raw_log import list_fragments, log_columns, plain, read_fragment
+from mind_dist.data.times import times_of
 from mind_dist.records import BehaviorSequence, Keys
 
 Part = Literal["all", "tail"]
@@ -27,24 +28,32 @@ Part = Literal["all", "tail"]
 
 _ROWS_AT_A_TIME = 10_000
 
-_ROWS_AT_A_TIME = 10_000
+_COLUMNS = ["user_id", "item_id", "timestamp_ms", "event_type"]
+
+_DEFAULT_TYPE = "click"
+"""Event type where none is known."""
 _NEWEST_FIRST: tuple[Split, ...] = ("test", "valid", "train")
 
 
 def dataset_events(dataset: PreparedDataset, part: Part) -> pa.Table:
     """Return the events of a prepared dataset in time order, under their outside ids.
 
+    A dataset does not keep the type of each event, so all have the first of the types that it was made of: one that
+    its model versions take as a behavior.
+
     Raises:
         DatasetError: A file is missing or torn.
     """
     users = list(_tails(dataset) if part == "tail" else _whole(dataset))
     user_keys = np.repeat(np.array([user.user_key for user in users], np.int64), [len(user) for user in users])
+    event_type = (*dataset.manifest.event_types, _DEFAULT_TYPE)[0]
     columns = [
         _outside_ids(dataset, "users.parquet", "user_id", user_keys),
         _outside_ids(dataset, "items.parquet", "item_id", _joined([user.item_keys for user in users])),
         pa.array(_joined([user.timestamps_ms for user in users])),
+        pa.array([event_type]).dictionary_encode().take(pa.array(np.zeros(len(user_keys), dtype=np.int64))),
     ]
-    return _in_time_order(pa.table(columns, names=["user_id", "item_id", "timestamp_ms"]))
+    return _in_time_order(pa.table(columns, names=_COLUMNS))
 
 
 def _tails(dataset: PreparedDataset) -> Iterator[BehaviorSequence]:
@@ -78,22 +87,33 @@ def _outside_ids(dataset: PreparedDataset, file: str, column: str, keys: Keys) -
 
 
 def log_events(log: LogConfig, id_type: IdType) -> tuple[pa.Table, int]:
-    """Return the usable events of a raw log in time order, and how many rows were unusable.
+    """Return the events of a raw log that preparing would take, in time order, and how many rows were unusable.
+
+    They have the types of the log's own column, `click` where it has none.
 
     Raises:
+        ConfigError: The unit of the times cannot be told.
         DatasetError: A path is missing, or a file is torn or lacks a column.
     """
-    columns = {"user": log.user_column, "item": log.item_column, "timestamp": log.timestamp_column}
-    if log.event_type_column:
-        columns["event_type"] = log.event_type_column
-    kept, num_rejected = [], 0
-    for fragment in list_fragments(log):
-        for batch in read_fragment(log, fragment, columns):
-            events, rejected = clean(batch, log, id_type, fragment.uri)
-            kept.append(events.select(["user", "item", "timestamp_ms"]))
+    fragments, kept, num_rejected = list_fragments(log), [], 0
+    times = times_of(log, fragments, int(time.time() * 1000))
+    for fragment in fragments:
+        for batch in read_fragment(log, fragment, log_columns(log)):
+            events, rejected = clean(batch, log, id_type, times, fragment.uri)
+            types = _event_types(batch.table, events["row"])
+            kept.append(events.select(["user", "item", "timestamp_ms"]).append_column("event_type", types))
             num_rejected += rejected.num_rows
-    events = pa.concat_tables(kept).rename_columns(["user_id", "item_id", "timestamp_ms"])
+    events = pa.concat_tables(kept).rename_columns(_COLUMNS).unify_dictionaries()
     return _in_time_order(events), num_rejected
+
+
+def _event_types(raw: pa.Table, rows: pa.ChunkedArray) -> pa.DictionaryArray:
+    """Return the event types of some rows of a raw log."""
+    if "event_type" not in raw.column_names:
+        types = pa.nulls(len(rows), pa.string())
+    else:
+        types = plain(raw["event_type"].combine_chunks()).cast(pa.string()).take(rows.combine_chunks())
+    return types.fill_null(_DEFAULT_TYPE).dictionary_encode()
 
 
 def _in_time_order(events: pa.Table) -> pa.Table:
@@ -101,8 +121,8 @@ def _in_time_order(events: pa.Table) -> pa.Table:
     return events.take(pa.array(np.argsort(events["timestamp_ms"].to_numpy(), kind="stable")))
 
 
-def rows(events: pa.Table) -> Iterator[tuple[Any, Any, int]]:
-    """Yield user id, item id and time of each event."""
+def rows(events: pa.Table) -> Iterator[tuple[Any, Any, int, str]]:
+    """Yield user id, item id, time and type of each event."""
     for batch in events.to_batches(max_chunksize=_ROWS_AT_A_TIME):
         yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 

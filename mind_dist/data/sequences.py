@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pyarrow import compute as pc
 
 from mind_dist.data.parquet import PreparedDataset
-from mind_dist.records import BehaviorSequence, Keys, Positions
+from mind_dist.records import Keys, PartTrained, Positions, UserHistory
 
 Mask = NDArray[np.bool_]
 
@@ -77,12 +77,19 @@ class ExampleSource(Protocol):
         """Examples left in all owned partitions together; None when that cannot be known."""
         ...
 
+    @property
+    def num_ignored(self) -> int:
+        """Events of types that are no behaviors, passed over since the source was opened."""
+        ...
+
     def take(self, partition: int, count: int) -> Examples:
         """Return the next `count` examples; fewer where the partition ends, or none came in time to a live one.
 
         Raises:
             PositionLost: The log no longer keeps the position to go on from.
             PoisonLimitExceeded: Too many records cannot be decoded.
+            PartitionStalled: The log delivers nothing, though the partition has not ended.
+            UnreadableBatch: The log has a batch that cannot be decompressed or decoded.
         """
         ...
 
@@ -90,8 +97,12 @@ class ExampleSource(Protocol):
         """Return, for every owned partition, the position after the last example taken."""
         ...
 
-    def history(self, partition: int) -> Sequence[BehaviorSequence]:
+    def history(self, partition: int) -> Sequence[UserHistory]:
         """Return the histories behind a partition's coming examples, as of its position; none for datasets."""
+        ...
+
+    def part_trained(self) -> Mapping[int, Sequence[PartTrained]]:
+        """Return parts of partitions of which only some records are trained; none for datasets."""
         ...
 
     def finished(self) -> bool:
@@ -164,6 +175,11 @@ class ParquetExamples:
         """Examples left, over all epochs."""
         return sum(max(0, self._end(p) - position) for p, position in self._positions.items())
 
+    @property
+    def num_ignored(self) -> int:
+        """Return 0: the dataset has events of the right types only."""
+        return 0
+
     def take(self, partition: int, count: int) -> Examples:
         """Return the next `count` examples of a bucket; fewer only at its end."""
         bucket = self._buckets[partition]
@@ -182,10 +198,14 @@ class ParquetExamples:
         """Return the position after the last example taken from each bucket."""
         return dict(self._positions)
 
-    def history(self, partition: int) -> Sequence[BehaviorSequence]:
+    def history(self, partition: int) -> Sequence[UserHistory]:
         """Return nothing: the dataset holds every history."""
         assert partition in self._buckets
         return []
+
+    def part_trained(self) -> Mapping[int, Sequence[PartTrained]]:
+        """Return nothing: buckets are read in order."""
+        return {}
 
     def finished(self) -> bool:
         """Tell whether the last epoch of every bucket is through."""

@@ -6,15 +6,16 @@ Whatever reads events â€” the updater that serves, the Kafka side of training â€
 
 from __future__ import annotations
 
-import threading
-import time
-from collections import defaultdict
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from mind_dist.errors import PositionLost
+from mind_dist.data.memory_log import InMemoryLog
+from mind_dist.errors import StaleAssignment
 from mind_dist.records import Positions, Record
+
+__all__ = ["DeadLetters", "EventSource", "InMemoryDeadLetters", "InMemoryLog", "InMemorySource"]
 
 
 class EventSource(Protocol):
@@ -28,6 +29,7 @@ class EventSource(Protocol):
 
         Raises:
             PositionLost: A position to go on from is no longer kept, or behind the end.
+            UnreadableBatch: A batch cannot be decompressed or decoded.
             ServiceUnavailable: The log could not be reached within the implementation's bound.
         """
         ...
@@ -37,7 +39,10 @@ class EventSource(Protocol):
         ...
 
     def position(self) -> Positions:
-        """Return, for every owned partition, the position of the next record to poll."""
+        """Return, for every owned partition, the position of the next record to poll.
+
+        Positions may have gaps (transaction markers, compacted records); polling passes those that hold no record.
+        """
         ...
 
     def oldest_positions(self) -> Positions:
@@ -45,7 +50,18 @@ class EventSource(Protocol):
         ...
 
     def end_positions(self) -> Positions:
-        """Return, for every owned partition, the position after its newest record."""
+        """Return, for every owned partition, the position up to which it can be read now.
+
+        It never waits for a partition that stands still.
+        """
+        ...
+
+    def lag(self, timeout_s: float) -> Mapping[int, int]:
+        """Return, for every owned partition, how many positions lie between its next record and its end.
+
+        Raises:
+            ServiceUnavailable: The log did not answer within `timeout_s`.
+        """
         ...
 
     def seek(self, positions: Positions) -> None:
@@ -63,14 +79,6 @@ class EventSource(Protocol):
 
     def committed(self) -> Positions:
         """Return the group's stored positions of the owned partitions; those never stored are absent."""
-        ...
-
-    def pause(self, partitions: Iterable[int]) -> None:
-        """Poll nothing more from these partitions until resumed."""
-        ...
-
-    def resume(self, partitions: Iterable[int]) -> None:
-        """Poll from these partitions again."""
         ...
 
     def close(self) -> None:
@@ -94,70 +102,23 @@ class DeadLetters(Protocol):
         ...
 
 
+_FETCHED_AHEAD = 1000
+"""Records of a partition that an in-memory source takes at a time, like a client that fetches ahead."""
+
+
 @dataclass
-class InMemoryLog:
-    """A partitioned log in this process, the twin of a broker's topic; safe to share between threads."""
+class _Fetched:
+    """Records of a partition that are at hand, from a position on."""
 
-    num_partitions: int = 1
-    _partitions: dict[int, list[Record]] = field(default_factory=lambda: defaultdict(list))
-    _first_offset: dict[int, int] = field(default_factory=lambda: defaultdict(int))
-    _committed: dict[tuple[str, int], int] = field(default_factory=dict)
-    _lock: threading.Condition = field(default_factory=threading.Condition)
-
-    def append(self, key: bytes | None, value: bytes | None, partition: int = 0) -> int:
-        """Append a record and return its offset."""
-        with self._lock:
-            offset = self.end(partition)
-            now_ms = time.time_ns() // 1_000_000
-            self._partitions[partition].append(Record(partition, offset, key, value, now_ms))
-            self._lock.notify_all()
-            return offset
-
-    def truncate(self, partition: int, first_offset: int) -> None:
-        """Forget the records below an offset, as a broker's retention does."""
-        with self._lock:
-            kept = [record for record in self._partitions[partition] if record.offset >= first_offset]
-            self._partitions[partition] = kept
-            self._first_offset[partition] = first_offset
-
-    def first(self, partition: int) -> int:
-        """Return the offset of the oldest record kept."""
-        return self._first_offset[partition]
-
-    def end(self, partition: int) -> int:
-        """Return the offset after the newest record."""
-        return self._first_offset[partition] + len(self._partitions[partition])
-
-    def read(self, partition: int, position: int, count: int) -> list[Record]:
-        """Return up to `count` records from a position on.
-
-        Raises:
-            PositionLost: The position is below the oldest record kept, or behind the end.
-        """
-        with self._lock:
-            first = self.first(partition)
-            if not first <= position <= self.end(partition):
-                raise PositionLost(partition, position, first)
-            return self._partitions[partition][position - first : position - first + count]
-
-    def wait(self, timeout_s: float) -> None:
-        """Return when something was appended, or after `timeout_s`."""
-        with self._lock:
-            self._lock.wait(timeout_s)
-
-    def store(self, group: str, positions: Positions) -> None:
-        """Keep a group's positions."""
-        with self._lock:
-            self._committed.update({(group, partition): p for partition, p in positions.items()})
-
-    def stored(self, group: str, partitions: Iterable[int]) -> Mapping[int, int]:
-        """Return a group's positions of some partitions."""
-        with self._lock:
-            return {p: self._committed[group, p] for p in partitions if (group, p) in self._committed}
+    position: int
+    records: deque[Record] = field(default_factory=deque)
 
 
 class InMemorySource:
     """An `EventSource` over an `InMemoryLog`, going on from its group's stored positions.
+
+    It is a member of its group that owns all partitions, those added later too, or it has `partitions` by hand. Like
+    a broker's client it fetches ahead: a member that was thrown out still gets what it had fetched, once.
 
     >>> log = InMemoryLog()
     >>> log.append(b"7", b"{}")
@@ -179,32 +140,59 @@ class InMemorySource:
     ) -> None:
         self._log = log
         self._group = group
-        self._owned = frozenset(range(log.num_partitions) if partitions is None else partitions)
+        self._is_member = partitions is None
         self._max_records = max_records
-        self._paused: set[int] = set()
-        stored = log.stored(group, self._owned)
-        self._position = {p: stored.get(p, log.first(p)) for p in sorted(self._owned)}
+        self._fetched: dict[int, _Fetched] = {}
+        self._position: dict[int, int] = {}
+        self._generation = log.generation(group)
+        self._owned: frozenset[int] = frozenset()
+        self._own(range(log.num_partitions) if partitions is None else partitions)
 
     def poll(self, timeout_s: float) -> Sequence[Record]:
         """Return the next records, at most `max_records` over all partitions."""
+        if self._is_member and self._log.generation(self._group) != self._generation:
+            left_over = self._take_fetched()
+            if left_over:
+                return left_over
+            self._generation = self._log.generation(self._group)
+            self._own(())
+        if self._is_member and len(self._owned) < self._log.num_partitions:
+            self._own(range(self._log.num_partitions))
         records = self._read()
         if not records and timeout_s > 0:
             self._log.wait(timeout_s)
             records = self._read()
         return records
 
+    def _own(self, partitions: Iterable[int]) -> None:
+        """Own these partitions from now on; those that were not owned before start where the group has come to."""
+        self._owned = frozenset(partitions)
+        stored = self._log.stored(self._group, self._owned)
+        starts = {p: stored.get(p, self._log.first(p)) for p in sorted(self._owned)}
+        self._position = {p: self._position.get(p, start) for p, start in starts.items()}
+
     def _read(self) -> list[Record]:
-        records: list[Record] = []
-        for partition in self._position:
-            if partition not in self._paused:
-                room = self._max_records - len(records)
-                taken = self._log.read(partition, self._position[partition], room)
-                self._position[partition] += len(taken)
-                records += taken
-        return records
+        for partition, position in self._position.items():
+            fetched = self._fetched.get(partition, _Fetched(position))
+            if fetched.position != position or not fetched.records:
+                records, behind = self._log.fetch(partition, position, _FETCHED_AHEAD)
+                self._fetched[partition] = _Fetched(position, deque(records))
+                if not records:
+                    self._position[partition] = behind
+        return self._take_fetched()
+
+    def _take_fetched(self) -> list[Record]:
+        taken: list[Record] = []
+        for partition, position in self._position.items():
+            fetched = self._fetched.get(partition)
+            if fetched is not None and fetched.position == position:
+                while fetched.records and len(taken) < self._max_records:
+                    taken.append(fetched.records.popleft())
+                    self._position[partition] = fetched.position = taken[-1].offset + 1
+        return taken
 
     def assignment(self) -> frozenset[int]:
-        """Return the partitions given at the start."""
+        """Return the partitions owned as far as this source knows."""
         return self._owned
 
     def position(self) -> Positions:
@@ -219,25 +207,27 @@ class InMemorySource:
         """Return the end of every partition."""
         return {p: self._log.end(p) for p in self._position}
 
+    def lag(self, timeout_s: float) -> Mapping[int, int]:  # noqa: ARG002 - nothing here takes time
+        """Return how far every partition is from its end."""
+        return {p: max(0, end - self._position[p]) for p, end in self.end_positions().items()}
+
     def seek(self, positions: Positions) -> None:
         """Go on from these positions."""
         self._position.update({p: position for p, position in positions.items() if p in self._owned})
 
     def commit(self, positions: Positions) -> None:
-        """Store positions in the log."""
+        """Store positions in the log.
+
+        Raises:
+            StaleAssignment: This member was thrown out of its group.
+        """
+        if self._is_member and self._log.generation(self._group) != self._generation:
+            raise StaleAssignment(f"partitions {sorted(positions)} have moved on")
         self._log.store(self._group, positions)
 
     def committed(self) -> Positions:
         """Return the stored positions."""
         return self._log.stored(self._group, self._owned)
-
-    def pause(self, partitions: Iterable[int]) -> None:
-        """Poll nothing more from these partitions."""
-        self._paused.update(partitions)
-
-    def resume(self, partitions: Iterable[int]) -> None:
-        """Poll from these partitions again."""
-        self._paused.difference_update(partitions)
 
     def close(self) -> None:
         """Do nothing: the log lives on."""

@@ -1,8 +1,8 @@
-"""Raw log → events by user bucket → sequences → splits: the work of `mind_dist.data.prepare`'s tasks, without Ray.
+"""Raw log → events by user bucket → users → sequences → splits: the work of `mind_dist.data.prepare`'s tasks, without Ray.
 
 Each function takes a table with one row a part (of the log, or a bucket) and yields small tables of what it found;
-events travel through files: `staging/events/*.parquet`, one row group a bucket, then
-`staging/sequences/bucket-*.parquet`. A task that runs twice writes the same files again.
+events travel through files: `staging/events/*.parquet`, one row group a bucket, then `staging/users/bucket-*.parquet`
+and `staging/sequences/bucket-*.parquet`. A task that runs twice writes the same files again.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from pyarrow import compute as pc
 
 from mind_dist.config import PrepareConfig, SplitConfig
 from mind_dist.data.activity import ACTIVITY, activity_of
-from mind_dist.data.cleaning import clean, keys_of
+from mind_dist.data.cleaning import by_reason, clean, keys_of
 from mind_dist.data.codec import partition_of
 from mind_dist.data.parquet import SEQUENCE_SCHEMA, Split
-from mind_dist.data.raw_log import Columns, Fragment, RawBatch, read_fragment
+from mind_dist.data.raw_log import Fragment, log_columns, read_fragment
+from mind_dist.data.times import Times
 from mind_dist.records import Keys
 from mind_dist.storage import Directory
 
@@ -35,18 +36,39 @@ READ_SCHEMA = pa.schema(
     [
         ("part", pa.int64()),
         ("file", pa.string()),
+        ("num_rows", pa.int64()),
         ("num_events", pa.int64()),
         ("reasons", pa.list_(pa.string())),
+        ("num_rejected", _KEY_LIST),
+        ("examples", pa.list_(pa.string())),
         ("items", _KEY_LIST),
         ("counts", _KEY_LIST),
         ("ids", pa.list_(pa.string())),
     ]
 )
-"""A batch of the log: the staged file, one reason per rejected row, its distinct items with counts and outside ids."""
+"""A batch of the log: the staged file, its rows and usable events, why rows are rejected with how many and a value, its
+distinct items with counts and outside ids."""
 
 GROUPED_SCHEMA = pa.schema(
     [
         ("part", pa.int64()),
+        ("num_users", pa.int64()),
+        ("num_distinct", pa.int64()),
+        ("num_events", pa.int64()),
+        ("num_cut_users", pa.int64()),
+        ("items", _KEY_LIST),
+        ("counts", _KEY_LIST),
+    ]
+)
+"""A bucket's users, their distinct events, those that are kept, the users whose oldest were cut, and the distinct items of
+the events that are not kept with minus their counts."""
+
+FILTERED_SCHEMA = pa.schema(
+    [
+        ("part", pa.int64()),
+        ("num_users", pa.int64()),
+        ("num_events", pa.int64()),
+        ("num_kept_events", pa.int64()),
         ("users", _KEY_LIST),
         ("first_seen", _KEY_LIST),
         ("ids", pa.list_(pa.string())),
@@ -54,9 +76,13 @@ GROUPED_SCHEMA = pa.schema(
         ("last_ms", pa.int64()),
     ]
 )
-"""A bucket's kept users, where the log names each first, their outside ids, the times of the oldest and newest event.
+"""A bucket's users with kept items, the events on these, the kept users' events; then its kept users, where the log names each first, their
+outside ids, the times of the oldest and newest event.
 
 Outside ids are there for the type string only: an int64 is its own."""
+
+_USER_SCHEMA = pa.schema([*SEQUENCE_SCHEMA, ("first_seen", pa.int64()), ("original_id", pa.string())])
+"""A user with all events, where the log names it first, and its outside id if that is a string."""
 
 SPLIT_SCHEMA = pa.schema(
     [
@@ -70,38 +96,36 @@ SPLIT_SCHEMA = pa.schema(
 """A bucket's users and events per split, and the distinct items of train with their counts."""
 
 
-def log_columns(config: PrepareConfig) -> Columns:
-    """Return the columns of the raw log by what they are."""
-    log = config.log
-    columns = {"user": log.user_column, "item": log.item_column, "timestamp": log.timestamp_column}
-    return columns | ({"event_type": log.event_type_column} if log.event_type_column else {})
-
-
-def stage_events(parts: pa.Table, config: PrepareConfig) -> Iterator[pa.Table]:
+def stage_events(parts: pa.Table, config: PrepareConfig, times: Times) -> Iterator[pa.Table]:
     """Read, clean and stage parts of the log (`index`, `uri`, `row_group`); yields `READ_SCHEMA`, a row per batch."""
     for part in parts.to_pylist():
         fragment = Fragment(**part)
         order = fragment.index << _ORDER_BITS
-        for place, batch in enumerate(read_fragment(config.log, fragment, log_columns(config))):
-            yield _stage_batch(batch, config, fragment, f"part-{fragment.index:05d}-{place:05d}.parquet", order)
+        for place, batch in enumerate(read_fragment(config.log, fragment, log_columns(config.log))):
+            events, rejected = clean(batch, config.log, config.id_type, times, fragment.uri)
+            name = f"part-{fragment.index:05d}-{place:05d}.parquet"
+            if rejected.num_rows:
+                Directory.at(config.output).write_table(f"rejected/{name}", rejected)
+            found = _stage_batch(events, config, f"staging/events/{name}", order)
+            reasons = by_reason(rejected)
+            numbers, examples = ([each[place] for each in reasons.values()] for place in range(2))
+            num_rows = batch.table.num_rows + len(batch.malformed)
+            about = (f"staging/events/{name}", num_rows, events.num_rows, list(reasons), numbers, examples)
+            yield _row(READ_SCHEMA, fragment.index, *about, *found)
             order += batch.table.num_rows
 
 
-def _stage_batch(batch: RawBatch, config: PrepareConfig, fragment: Fragment, name: str, order: int) -> pa.Table:
-    target = Directory.at(config.output)
-    events, rejected = clean(batch, config.log, config.id_type, fragment.uri)
-    if rejected.num_rows:
-        target.write_table(f"rejected/{name}", rejected)
+def _stage_batch(events: pa.Table, config: PrepareConfig, name: str, order: int) -> tuple[Keys, Keys, list[str]]:
+    """Write a batch's events; returns its distinct items, their counts, and their outside ids if those are strings."""
     users, items = keys_of(events["user"]), keys_of(events["item"])
     columns = [users, items, events["timestamp_ms"], events["row"].to_numpy() + order]
     staged = pa.table(columns, names=["user", "item", "timestamp_ms", "order"])
     if config.id_type == "string":
         staged = staged.append_column("user_id", events["user"])
-    _write_by_bucket(target, f"staging/events/{name}", staged, config.num_buckets)
+    _write_by_bucket(Directory.at(config.output), name, staged, config.num_buckets)
     distinct, first, counts = np.unique(items, return_index=True, return_counts=True)
     ids = events["item"].take(pa.array(first)).to_pylist() if config.id_type == "string" else []
-    reasons = rejected["reason"].to_pylist()
-    return _row(READ_SCHEMA, fragment.index, f"staging/events/{name}", events.num_rows, reasons, distinct, counts, ids)
+    return distinct, counts, ids
 
 
 def _row(schema: pa.Schema, *values: object) -> pa.Table:
@@ -113,19 +137,29 @@ def _write_by_bucket(target: Directory, name: str, events: pa.Table, num_buckets
     ordered = events.take(pa.array(np.argsort(buckets, kind="stable")))
     sizes = np.bincount(buckets, minlength=num_buckets)
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, events.schema) as writer:
+    with pq.ParquetWriter(sink, events.schema, use_dictionary=["user_id"]) as writer:
         for start, size in zip(np.cumsum(sizes) - sizes, sizes, strict=True):
             writer.write_table(ordered.slice(start, size), row_group_size=max(1, size))
-    target.write_bytes(name, sink.getvalue().to_pybytes())
+    target.write_bytes(name, sink.getvalue().to_pybytes(), durable=False)
 
 
-def group_buckets(buckets: pa.Table, config: PrepareConfig, files: Sequence[str], items: Keys) -> Iterator[pa.Table]:
-    """Stage each bucket's (`part`) sequences: kept users, on kept `items` (ascending); yields `GROUPED_SCHEMA`."""
+def group_buckets(buckets: pa.Table, config: PrepareConfig, files: Sequence[str]) -> Iterator[pa.Table]:
+    """Stage each bucket's (`part`) users with their newest distinct events; yields `GROUPED_SCHEMA`.
+
+    Of events with the same user, item and time the first of the log stays. That and the bound need all events of a user
+    in one place, so they are done by bucket, and before items and users are counted.
+    """
     target = Directory.at(config.output)
     for bucket in buckets["part"].to_pylist():
         events = pa.concat_tables([_read_bucket(target, file, bucket) for file in files])
         events = events.sort_by([("user", "ascending"), ("timestamp_ms", "ascending"), ("order", "ascending")])
-        yield _group_bucket(target, bucket, events, items, config.min_user_events)
+        users, *found = _group_bucket(events, config.max_user_events)
+        target.write_table(_users_file(bucket), users, scratch=True)
+        yield _row(GROUPED_SCHEMA, bucket, users.num_rows, *found)
+
+
+def _users_file(bucket: int) -> str:
+    return f"staging/users/bucket-{bucket:05d}.parquet"
 
 
 def _read_bucket(target: Directory, file: str, bucket: int) -> pa.Table:
@@ -134,21 +168,75 @@ def _read_bucket(target: Directory, file: str, bucket: int) -> pa.Table:
         return pq.ParquetFile(stream).read_row_group(bucket)
 
 
-def _group_bucket(target: Directory, bucket: int, events: pa.Table, items: Keys, min_events: int) -> pa.Table:
-    """Group events in the order of user, then time, then the log."""
+def _group_bucket(events: pa.Table, max_events: int) -> tuple[pa.Table, int, int, int, Keys, Keys]:
+    """Group events in the order of user, then time, then the log; drop duplicates, and keep each user's newest.
+
+    Returns:
+        A row per user, how many events are distinct, how many are kept, how many users are cut, the distinct items of
+        the events that are not kept, and minus how often each is among them.
+    """
     users, starts = np.unique(events["user"].to_numpy(), return_index=True)
-    kept = _contains(items, events["item"].to_numpy())
-    num_kept, first_seen = _sums(kept, starts), _minima(events["order"].to_numpy(), starts)
+    first_seen = _minima(events["order"].to_numpy(), starts)
+    ids = events["user_id"].take(pa.array(starts)) if "user_id" in events.column_names else None
+    kept = ~_duplicates(events)
+    lengths = _sums(kept, starts)
+    num_kept = np.minimum(lengths, max_events) if max_events else lengths
+    kept[kept] = _newest(lengths, num_kept)
+    items, counts = np.unique(events["item"].to_numpy()[~kept], return_counts=True)
+    remaining = events.select(["item", "timestamp_ms"]).filter(pa.array(kept))
+    table = _sequences(users, num_kept, remaining["item"], remaining["timestamp_ms"])
+    table = table.append_column("first_seen", pa.array(first_seen, pa.int64()))
+    table = table.append_column("original_id", ids if ids is not None else pa.nulls(len(users), pa.string()))
+    num_cut = int((lengths > num_kept).sum())
+    return table.cast(_USER_SCHEMA), int(lengths.sum()), int(num_kept.sum()), num_cut, items, -counts
+
+
+def _duplicates(events: pa.Table) -> NDArray[np.bool_]:
+    """Tell which events, sorted by user and time and then the log, repeat an earlier one with their item."""
+    users, times, items = (events[name].to_numpy() for name in ("user", "timestamp_ms", "item"))
+    same_moment = (users[1:] == users[:-1]) & (times[1:] == times[:-1])
+    tied = np.zeros(len(users), dtype=np.bool_)
+    tied[1:] |= same_moment
+    tied[:-1] |= same_moment
+    rows = np.flatnonzero(tied)
+    moment = np.zeros(len(users), dtype=np.int64)
+    moment[1:] = np.cumsum(~same_moment)
+    rows = rows[np.lexsort((items[rows], moment[rows]))]  # stable: of equal events the first of the log comes first
+    repeats = (moment[rows][1:] == moment[rows][:-1]) & (items[rows][1:] == items[rows][:-1])
+    duplicate = np.zeros(len(users), dtype=np.bool_)
+    duplicate[rows[1:][repeats]] = True
+    return duplicate
+
+
+def _newest(lengths: Keys, num_kept: Keys) -> NDArray[np.bool_]:
+    """Tell which events are among the last `num_kept` of their user; users have `lengths` events, one after the other."""
+    within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return np.asarray(within >= np.repeat(lengths - num_kept, lengths))
+
+
+def filter_buckets(buckets: pa.Table, config: PrepareConfig, items: Keys) -> Iterator[pa.Table]:
+    """Stage each bucket's (`part`) sequences: kept users, on kept `items` (ascending); yields `FILTERED_SCHEMA`."""
+    target = Directory.at(config.output)
+    for bucket in buckets["part"].to_pylist():
+        users = target.read_table(_users_file(bucket))
+        yield _filter_bucket(target, bucket, users, items, config.min_user_events)
+
+
+def _filter_bucket(target: Directory, bucket: int, users: pa.Table, items: Keys, min_events: int) -> pa.Table:
+    lengths = np.asarray(pc.list_value_length(users["item_ids"]), dtype=np.int64)
+    flat_items, flat_times = (pc.list_flatten(users[name]) for name in ("item_ids", "timestamps_ms"))
+    kept = _contains(items, flat_items.to_numpy())
+    num_kept = _sums(kept, np.cumsum(lengths) - lengths)
     frequent = num_kept >= min_events
-    lengths = np.diff(starts, append=events.num_rows)
-    remaining = events.filter(pa.array(kept & np.repeat(frequent, lengths)))
-    times = remaining["timestamp_ms"]
-    sequences = _sequences(users[frequent], num_kept[frequent], remaining["item"], times)
-    target.write_table(f"staging/sequences/bucket-{bucket:05d}.parquet", sequences)
-    with_ids = "user_id" in events.column_names
-    ids = events["user_id"].take(pa.array(starts[frequent])).to_pylist() if with_ids else []
-    span = (pc.min(times), pc.max(times))
-    return _row(GROUPED_SCHEMA, bucket, users[frequent], first_seen[frequent], ids, *(time.as_py() for time in span))
+    rows = pa.array(kept & np.repeat(frequent, lengths))
+    times, remaining = flat_times.filter(rows), users.filter(pa.array(frequent))
+    keys, first_seen = remaining["user_id"].to_numpy(), remaining["first_seen"].to_numpy()
+    sequences = _sequences(keys, num_kept[frequent], flat_items.filter(rows), times)
+    target.write_table(f"staging/sequences/bucket-{bucket:05d}.parquet", sequences, scratch=True)
+    ids = remaining["original_id"].drop_null().to_pylist()
+    numbers = (int((num_kept > 0).sum()), int(kept.sum()), len(times))
+    span = (pc.min(times).as_py(), pc.max(times).as_py())
+    return _row(FILTERED_SCHEMA, bucket, *numbers, keys, first_seen, ids, *span)
 
 
 def _contains(items: Keys, keys: Keys) -> NDArray[np.bool_]:

@@ -8,13 +8,7 @@ import numpy as np
 
 from mind_dist.errors import InvalidRequest, VectorStoreError
 from mind_dist.index.vector_store import MAX_LIMIT, ItemRows, UserRow, Vectors, VersionInfo
-
-MAX_PROFILE = 64
-"""Most profile feature keys in a user's row."""
-
-FIRST_KEY, LAST_KEY = -(2**63) + 2, 2**63 - 2
-"""Keys a user may have. Milvus cannot parse the lowest int64, the next is taken by each version's marker row, and
-Milvus 2.3 never returns a row of the highest."""
+from mind_dist.limits import FIRST_KEY, LAST_KEY, MAX_PROFILE
 
 
 def check_search(info: VersionInfo, queries: Vectors, limit: int, columns: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from pymilvus import MilvusClient
 from pymilvus.client.types import SegmentState
 from pymilvus.exceptions import MilvusException
 
-from mind_dist.config import MilvusConfig
+from mind_dist.config import Addresses, MilvusConfig
 from mind_dist.errors import VectorStoreError
 from mind_dist.index import milvus_schema as layout
 from mind_dist.index.checks import check_items, check_search, check_users
@@ -42,6 +42,7 @@ class MilvusVectorStore:
         uri: The server, such as `http://127.0.0.1:19530`.
         config: Bounds and index.
         token: user:password, or empty.
+        deployment: Whose versions: nobody else's are seen; empty for those of no name.
         sleep: Waits between attempts.
 
     Raises:
@@ -49,9 +50,16 @@ class MilvusVectorStore:
     """
 
     def __init__(
-        self, uri: str, config: MilvusConfig, token: str = "", *, sleep: Callable[[float], None] = time.sleep
+        self,
+        uri: str,
+        config: MilvusConfig,
+        token: str = "",
+        *,
+        deployment: str = "",
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._config = config
+        self._names = layout.Names(deployment)
         self._sleep = sleep
         self._connection = MilvusConnection(uri, token, config.timeout_s, config.retry_s, sleep)
         self._call = self._connection.call
@@ -59,11 +67,20 @@ class MilvusVectorStore:
         self._infos: dict[str, VersionInfo] = {}
         self._lite = str(self._call(MilvusClient.get_server_version)).startswith("milvus_lite")
 
+    @classmethod
+    def at(cls, addresses: Addresses, config: MilvusConfig) -> MilvusVectorStore:
+        """Connect to where the environment says, as the deployment that it names.
+
+        Raises:
+            ServiceUnavailable: As for the class.
+        """
+        return cls(addresses.milvus, config, addresses.milvus_token, deployment=addresses.deployment)
+
     # Versions
 
     def create_version(self, info: VersionInfo) -> None:
         """Make a version's collections, indexes and marker, as far as they are not there yet."""
-        users, items = layout.users_of(info.model_version), layout.items_of(info.model_version)
+        users, items = self._names.users_of(info.model_version), self._names.items_of(info.model_version)
         self._call(self._create, items, layout.items_schema(info), "vector", self._item_index(info))
         self._call(self._create, users, layout.users_schema(info), "interests", {"index_type": "FLAT"})
         for name in (items, users):
@@ -92,8 +109,8 @@ class MilvusVectorStore:
 
     def versions(self) -> Sequence[VersionInfo]:
         """Return all versions, by step then name."""
-        names = layout.versions_among(self._call(MilvusClient.list_collections))
-        infos = [self._described(layout.users_of(name)) for name in names]
+        names = self._names.versions_among(self._call(MilvusClient.list_collections))
+        infos = [self._described(self._names.users_of(name)) for name in names]
         return sorted(infos, key=lambda info: (info.step, info.model_version))
 
     def drop_version(self, model_version: str) -> None:
@@ -101,18 +118,18 @@ class MilvusVectorStore:
 
         Milvus would drop a collection with the alias that leads to it, so this is looked at first.
         """
-        users = layout.users_of(model_version)
-        targets = [self._target(alias) for alias in (layout.USERS_ALIAS, layout.STAGED_ALIAS)]
+        users = self._names.users_of(model_version)
+        targets = [self._target(alias) for alias in (self._names.users_alias, self._names.staged_alias)]
         if users in targets or self.active_version() == model_version:
             raise VectorStoreError(f"version {model_version} is active or staged: it cannot be dropped")
-        for name in (users, layout.items_of(model_version)):
+        for name in (users, self._names.items_of(model_version)):
             self._call(MilvusClient.drop_collection, name)
         self._infos.pop(model_version, None)
 
     def version_info(self, model_version: str) -> VersionInfo:
         """Return what a version is; it never changes, so it is asked for once."""
         if model_version not in self._infos:
-            self._infos[model_version] = self._described(layout.users_of(model_version))
+            self._infos[model_version] = self._described(self._names.users_of(model_version))
         return self._infos[model_version]
 
     def _described(self, collection: str) -> VersionInfo:
@@ -130,32 +147,34 @@ class MilvusVectorStore:
         """
         users = self._there(model_version)
         give_up = time.monotonic() + self._config.retry_s
-        self._call(_move, layout.USERS_ALIAS, users)
+        self._call(_move, self._names.users_alias, users)
         while self._marker("Strong") != model_version:
             if time.monotonic() > give_up:
-                raise VectorStoreError(f"the alias {layout.USERS_ALIAS!r} does not lead readers to {model_version}")
+                raise VectorStoreError(
+                    f"the alias {self._names.users_alias!r} does not lead readers to {model_version}"
+                )
             self._sleep(0.1)
-            self._call(_move, layout.USERS_ALIAS, users)
-        self._call(_move, layout.ITEMS_ALIAS, layout.items_of(model_version))
+            self._call(_move, self._names.users_alias, users)
+        self._call(_move, self._names.items_alias, self._names.items_of(model_version))
         if self.staged_version() == model_version:
             self.stage(None)
 
     def active_version(self) -> str | None:
         """Return the version that the marker names, read through the alias of users."""
-        if self._target(layout.USERS_ALIAS) is None:
+        if self._target(self._names.users_alias) is None:
             return None
         return self._marker("Bounded") or self._marker("Strong")  # a marker just written shows only in strong reads
 
     def stage(self, model_version: str | None) -> None:
         """Point the alias of staged users at a version, or remove it."""
         if model_version is None:
-            self._call(MilvusClient.drop_alias, layout.STAGED_ALIAS)
+            self._call(MilvusClient.drop_alias, self._names.staged_alias)
         else:
-            self._call(_move, layout.STAGED_ALIAS, self._there(model_version))
+            self._call(_move, self._names.staged_alias, self._there(model_version))
 
     def staged_version(self) -> str | None:
         """Return the version that the alias of staged users is set to."""
-        target = self._target(layout.STAGED_ALIAS)
+        target = self._target(self._names.staged_alias)
         return self._described(target).model_version if target else None
 
     def _target(self, alias: str) -> str | None:
@@ -164,12 +183,12 @@ class MilvusVectorStore:
 
     def _there(self, model_version: str) -> str:
         """Return the collection of a version's users, having seen that it exists."""
-        users = layout.users_of(model_version)
+        users = self._names.users_of(model_version)
         self._described(users)
         return users
 
     def _marker(self, consistency: str) -> str | None:
-        found = self._get(layout.USERS_ALIAS, [layout.MARKER_KEY], consistency, ["model_version"])
+        found = self._get(self._names.users_alias, [layout.MARKER_KEY], consistency, ["model_version"])
         return str(found[0]["model_version"]) if found else None
 
     # Items
@@ -178,7 +197,7 @@ class MilvusVectorStore:
         """Write items, in as many requests as their size needs."""
         info = self.version_info(model_version)
         check_items(info, rows)
-        self._upsert(layout.items_of(model_version), layout.item_fields(info, rows))
+        self._upsert(self._names.items_of(model_version), layout.item_fields(info, rows))
 
     def settle_items(self, model_version: str) -> None:
         """Write the items out, and wait until all are served from the index.
@@ -189,7 +208,7 @@ class MilvusVectorStore:
         Raises:
             VectorStoreError: The index was not there within `settle_s`.
         """
-        info, name = self.version_info(model_version), layout.items_of(model_version)
+        info, name = self.version_info(model_version), self._names.items_of(model_version)
         if self._item_index(info)["index_type"] == "FLAT" or not self._config.settle_s:
             return
         self._call(MilvusClient.flush, name)
@@ -210,7 +229,7 @@ class MilvusVectorStore:
 
     def count_items(self, model_version: str) -> int:
         """Return how many items a version has."""
-        return self._count(layout.items_of(model_version), "")
+        return self._count(self._names.items_of(model_version), "")
 
     def search_items(
         self,
@@ -225,7 +244,7 @@ class MilvusVectorStore:
 
         Items written in the last seconds may be missing.
         """
-        info, name = self.version_info(model_version), layout.items_of(model_version)
+        info, name = self.version_info(model_version), self._names.items_of(model_version)
         check_search(info, queries, limit, columns)
         wanted = layout.expression(conditions(info, filter))
         ef = min(max(self._config.search_ef, limit) * (_FILTERED_EF if wanted else 1), _MAX_EF)
@@ -250,7 +269,7 @@ class MilvusVectorStore:
         """Write users, in as many requests as their size needs."""
         info = self.version_info(model_version)
         check_users(info, rows)
-        self._upsert(layout.users_of(model_version), (layout.user_fields(info, row) for row in rows))
+        self._upsert(self._names.users_of(model_version), (layout.user_fields(info, row) for row in rows))
 
     def get_users(self, model_version: str, user_keys: Sequence[int], *, strong: bool) -> dict[int, UserRow]:
         """Return the rows found; a strong read waits for the server's next time tick, 200 to 400 ms."""
@@ -265,22 +284,22 @@ class MilvusVectorStore:
 
     def _read(self, model_version: str, user_keys: Sequence[int], consistency: str) -> list[UserRow]:
         info = self.version_info(model_version)
-        found = self._get(layout.users_of(model_version), user_keys, consistency, ["*"])
+        found = self._get(self._names.users_of(model_version), user_keys, consistency, ["*"])
         return [layout.read_user(info, fields) for fields in found]
 
     def delete_users(self, model_version: str, user_keys: Sequence[int]) -> None:
         """Remove users."""
         for part in _parts(user_keys):
-            self._call(MilvusClient.delete, layout.users_of(model_version), ids=[int(key) for key in part])
+            self._call(MilvusClient.delete, self._names.users_of(model_version), ids=[int(key) for key in part])
 
     def count_users(self, model_version: str) -> int:
         """Return how many users a version has."""
-        return self._count(layout.users_of(model_version), _NOBODY)
+        return self._count(self._names.users_of(model_version), _NOBODY)
 
     def scan_users(self, model_version: str) -> Iterator[UserRow]:
         """Yield every user in key order, as they were at the start."""
         self.count_users(model_version)  # pymilvus drops an iterator's consistency level: a strong read goes before it
-        info, name = self.version_info(model_version), layout.users_of(model_version)
+        info, name = self.version_info(model_version), self._names.users_of(model_version)
         settings = {"filter": _NOBODY, "output_fields": ["*"]}
         pages = self._call(MilvusClient.query_iterator, name, _MAX_ROWS, **settings)
         while page := self._call(lambda _client, _name, timeout: pages.next(), name):  # noqa: ARG005 - it has its own

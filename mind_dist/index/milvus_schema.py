@@ -3,26 +3,25 @@
     items__{version}   item_id → vector [D], the version's filter columns, missing_columns: those without a value
     users__{version}   user_id → interests [K·D], … : all of a user in one row, replaced together
 
+All names begin with the deployment's, and `__`, where it has one.
 What a version is stands in its collections' descriptions; Milvus Lite drops these, so it gets a property instead.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 from pymilvus import CollectionSchema, DataType, MilvusClient
 
-from mind_dist.index.checks import FIRST_KEY, MAX_PROFILE
+from mind_dist.config import prefixed
 from mind_dist.index.filters import PLACEHOLDERS, Condition
 from mind_dist.index.vector_store import Column, ItemRows, Scalar, UserRow, VersionInfo
+from mind_dist.limits import FIRST_KEY, MAX_PROFILE, MAX_TEXT_BYTES, MAX_TEXTS
 
 R = TypeVar("R")
-
-USERS_ALIAS, ITEMS_ALIAS, STAGED_ALIAS = "users", "items", "users_next"
-_USERS_PREFIX, _ITEMS_PREFIX = "users__", "items__"
 
 MARKER_KEY = FIRST_KEY - 1
 """Key of the row in each version's users that tells, read through the alias, which version the alias leads to."""
@@ -32,26 +31,41 @@ INFO_PROPERTY = "mind_dist.version"
 MISSING = "missing_columns"
 """Names of the columns in which an item has no value, and holds the placeholder of the kind instead."""
 
-_MAX_TEXT_BYTES = 65_535
-_MAX_TEXTS = 4096
 _MAX_NAME = 256
 
 
-def users_of(model_version: str) -> str:
-    """Return the name of a version's collection of users."""
-    return _USERS_PREFIX + model_version
+class Names:
+    """What a deployment's collections and aliases are called.
 
+    Args:
+        deployment: Its name; empty for none.
+    """
 
-def items_of(model_version: str) -> str:
-    """Return the name of a version's collection of items."""
-    return _ITEMS_PREFIX + model_version
+    def __init__(self, deployment: str) -> None:
+        self.users_alias = prefixed(deployment, "users")
+        self.items_alias = prefixed(deployment, "items")
+        self.staged_alias = prefixed(deployment, "users_next")
+        self._users_prefix = prefixed(deployment, "users__")
+        self._items_prefix = prefixed(deployment, "items__")
 
+    def users_of(self, model_version: str) -> str:
+        """Return the name of a version's collection of users."""
+        return self._users_prefix + model_version
 
-def versions_among(collections: Sequence[str]) -> list[str]:
-    """Return the versions that have both their collections."""
-    present = set(collections)
-    versions = [name.removeprefix(_USERS_PREFIX) for name in collections if name.startswith(_USERS_PREFIX)]
-    return [version for version in versions if items_of(version) in present]
+    def items_of(self, model_version: str) -> str:
+        """Return the name of a version's collection of items."""
+        return self._items_prefix + model_version
+
+    def versions_among(self, collections: Sequence[str]) -> list[str]:
+        """Return the deployment's versions that have both their collections.
+
+        >>> found = ["users__v1", "items__v1", "shop__users__v2", "shop__items__v2", "shop_eu__users__v3"]
+        >>> Names("").versions_among(found), Names("shop").versions_among(found), Names("shop_eu").versions_among(found)
+        (['v1'], ['v2'], [])
+        """
+        present, prefix = set(collections), self._users_prefix
+        versions = [name.removeprefix(prefix) for name in collections if name.startswith(prefix)]
+        return [version for version in versions if self.items_of(version) in present]
 
 
 def items_schema(info: VersionInfo) -> CollectionSchema:
@@ -73,9 +87,9 @@ def _add_column(schema: CollectionSchema, column: Column) -> None:
         case "real":
             schema.add_field(column.name, DataType.DOUBLE)
         case "text":
-            schema.add_field(column.name, DataType.VARCHAR, max_length=_MAX_TEXT_BYTES)
+            schema.add_field(column.name, DataType.VARCHAR, max_length=MAX_TEXT_BYTES)
         case _:
-            _add_array(schema, column.name, DataType.VARCHAR, _MAX_TEXTS, max_length=_MAX_TEXT_BYTES)
+            _add_array(schema, column.name, DataType.VARCHAR, MAX_TEXTS, max_length=MAX_TEXT_BYTES)
 
 
 def users_schema(info: VersionInfo) -> CollectionSchema:
@@ -115,11 +129,25 @@ def read_info(described: Mapping[str, Any]) -> VersionInfo:
 
 def item_fields(info: VersionInfo, rows: ItemRows) -> Iterator[dict[str, Any]]:
     """Yield items as Milvus takes them: placeholders for missing values, and the names of their columns."""
-    for i, (key, vector) in enumerate(zip(rows.keys.tolist(), rows.vectors.astype(np.float32), strict=True)):
-        values = {column: rows.columns[column.name][i] for column in info.columns}
-        fields = {c.name: PLACEHOLDERS[c.kind] if value is None else value for c, value in values.items()}
-        missing = {MISSING: [c.name for c, value in values.items() if value is None]} if info.marks_missing else {}
-        yield {"item_id": key, "vector": vector, **fields, **missing}
+    fields: dict[str, Iterable[Any]] = {"item_id": rows.keys.tolist(), "vector": rows.vectors.astype(np.float32)}
+    fields |= {column.name: _filled(column, rows.columns[column.name]) for column in info.columns}
+    if info.marks_missing:
+        fields[MISSING] = _missing_columns(info, rows)
+    return (dict(zip(fields, values, strict=True)) for values in zip(*fields.values(), strict=True))
+
+
+def _filled(column: Column, values: Sequence[Any]) -> Sequence[Any]:
+    return [PLACEHOLDERS[column.kind] if value is None else value for value in values] if column.nullable else values
+
+
+def _missing_columns(info: VersionInfo, rows: ItemRows) -> list[list[str]]:
+    """Return for each item the names of the columns in which it has no value."""
+    found: list[list[str]] = [[] for _ in rows.keys]
+    for name in (column.name for column in info.columns if column.nullable):
+        for missing, value in zip(found, rows.columns[name], strict=True):
+            if value is None:
+                missing.append(name)
+    return found
 
 
 def read_columns(

@@ -34,16 +34,6 @@ So `{"price": {"gt": 0, "lt": 20}, "genre": ["drama", "war"], "brand": {"null": 
 less than 20, is of either genre, and has a brand.
 """
 
-RESERVED_COLUMNS = frozenset({"item_id", "vector", "missing_columns"})
-"""Names that no filter column may have: what an index stores of an item beside its columns."""
-
-FILTER_WORDS = frozenset(
-    {"and", "or", "not", "in", "like", "is", "null", "exists", "true", "false", "iso", "interval"}
-    | {f"{kind}_contains{how}" for kind in ("json", "array") for how in ("", "_all", "_any")}
-    | {"array_length", "text_match", "phrase_match", "random_sample"}
-)
-"""Names that no filter column may have, in any case of letters: words of Milvus' filter expressions."""
-
 MAX_LIMIT = 16_384
 """The largest number of items one search may ask for (Milvus' own bound)."""
 

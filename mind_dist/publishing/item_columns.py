@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -12,7 +12,8 @@ import pyarrow as pa
 from mind_dist.data.codec import IdType
 from mind_dist.data.parquet import AVAILABILITY_LIMITS, IS_COLD, ITEM_SCHEMA, ItemCatalog
 from mind_dist.errors import PublishError
-from mind_dist.index.vector_store import FILTER_WORDS, RESERVED_COLUMNS, Column
+from mind_dist.index.vector_store import Column
+from mind_dist.limits import FILTER_WORDS, MAX_COLUMNS, RESERVED_COLUMNS
 from mind_dist.records import Keys
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
@@ -47,12 +48,14 @@ def item_columns(catalog: ItemCatalog, item_keys: Keys, id_type: IdType) -> dict
     at = catalog.rows(item_keys)
     rows = pa.array(at, mask=at < 0)
     fields = [field for field in catalog.table.schema if field.name not in left_out]
-    _check_names(field.name for field in fields)
+    _check_names([field.name for field in fields])
     return dict(_column(field.name, _kind(field.type), catalog.table[field.name].take(rows)) for field in fields)
 
 
-def _check_names(names: Iterable[str]) -> None:
-    """Check what a filter names columns by: no server takes other names, or reads them in a filter."""
+def _check_names(names: Sequence[str]) -> None:
+    """Check what a filter names columns by: no server takes other names or more, or reads others in a filter."""
+    if len(names) > MAX_COLUMNS:
+        raise PublishError(f"an index has at most {MAX_COLUMNS} item columns, the catalog {len(names)}: prepare fewer")
     for name in names:
         if name in RESERVED_COLUMNS or name.lower() in FILTER_WORDS or not _NAME.fullmatch(name):
             taken = ", ".join(sorted(RESERVED_COLUMNS | FILTER_WORDS))
@@ -70,9 +73,9 @@ def _kind(data_type: pa.DataType) -> str:
 
 def _column(name: str, kind: str, values: pa.ChunkedArray) -> tuple[Column, list[Any]]:
     missing = AVAILABILITY_LIMITS.get(name) if kind == "integer" else None
-    plain = [missing if _is_missing(value) else value for value in values.cast(_ARROW[kind]).to_pylist()]
+    plain: list[Any] = [missing if _is_missing(value) else value for value in values.cast(_ARROW[kind]).to_pylist()]
     if kind == "texts":
-        return Column(name, kind), [[] if value is None else value for value in plain]
+        return Column(name, kind), [[text for text in value or () if text is not None] for value in plain]
     return Column(name, kind, nullable=None in plain), plain
 
 

@@ -12,7 +12,7 @@ class KafkaHandOver:
 
     Args:
         bootstrap: Addresses of brokers.
-        config: The topic, and how consumer groups are named.
+        config: The topic, and how consumer groups are named: as the deployment's updaters have it.
     """
 
     def __init__(self, bootstrap: str, config: KafkaConfig) -> None:

@@ -22,6 +22,7 @@ from mind_dist.encoder import UserInterests
 from mind_dist.errors import MindDistError, PublishError
 from mind_dist.index.vector_store import Column, Filter, ItemRows, Vectors, VectorStore, VersionInfo
 from mind_dist.publishing.backfill import History, batched, from_sequences, histories_of, missing_from
+from mind_dist.publishing.compatibility import check_compatible
 from mind_dist.publishing.item_columns import item_columns
 from mind_dist.publishing.verification import GATE_METRIC, InterestSample, ann_recall, check_recall
 from mind_dist.records import BehaviorSequence, Keys
@@ -143,7 +144,8 @@ def publish(
         sleep: Waits between the questions to `catch_up`.
 
     Raises:
-        PublishError: The version does not pass, or updaters did not catch up in time.
+        PublishError: The version does not pass, readers of the active one cannot go on with it, or updaters did not
+            catch up in time.
     """
     started = time.monotonic()
     config = config or PublishConfig()
@@ -226,6 +228,7 @@ class _Run:
 
     def create(self, info: VersionInfo) -> None:
         """1: make its places, empty ones: what an earlier publish left may hold users forgotten since."""
+        check_compatible(info, self._previous, self._config)
         check_recall(info, self._previous, self._config)
         if self._store.staged_version() == self._version:
             self._store.stage(None)

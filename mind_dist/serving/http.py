@@ -5,34 +5,25 @@ Endpoints are plain functions, so FastAPI runs them in threads: their clients bl
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
-from fastapi import Body, FastAPI, Request
+from fastapi import Body, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    StrictBool,
-    StrictInt,
-    StrictStr,
-    Tag,
-    WithJsonSchema,
-)
-from pydantic_core import PydanticCustomError
+from fastapi.responses import JSONResponse, RedirectResponse
+from fastapi_offline import FastAPIOffline
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 from starlette.exceptions import HTTPException
 
-from mind_dist.data.codec import id_key
+from mind_dist.data.codec import check_text, check_time, id_key, user_id_key
 from mind_dist.errors import InvalidRequest, MindDistError, PoisonEvent, UnknownUser
 from mind_dist.index.filters import MAX_FILTER_VALUES
-from mind_dist.index.vector_store import Filter
 from mind_dist.retrieval import Merging
+from mind_dist.serving.filter_body import FORMS, Wish, plain_filter
+from mind_dist.serving.health import Problem
 from mind_dist.serving.recommender import Id, Recommender, RetrieveRequest, RetrieveResponse, UserView
 
 _MAX_EVENTS = 1000
@@ -51,55 +42,6 @@ class ErrorBody(BaseModel):
     """What every error answers."""
 
     error: str = Field(examples=["nothing is known about user 7: send behaviors instead"])
-
-
-def _scalar(value: Any) -> Any:
-    if not isinstance(value, str | int | float):  # a bool is an int
-        raise PydanticCustomError("scalar", "must be a text or a number")
-    return value
-
-
-Value = Annotated[
-    Any, AfterValidator(_scalar), WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string"}], "title": "Value"})
-]
-"""A value of a column; whether it is of the column's kind is checked where the columns are known."""
-
-
-class Operators(BaseModel):
-    """What a column must hold: all of the operators given."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={"examples": [{"gte": 5, "lt": 20}, {"not_in": ["war"], "null": False}]},
-    )
-
-    lt: Value = Field(None, description="Below this number, or before this text by code point (ISO dates).")
-    lte: Value = Field(None, description="As `lt`, or equal.")
-    gt: Value = Field(None, description="Above this number, or after this text.")
-    gte: Value = Field(None, description="As `gt`, or equal.")
-    is_in: list[Value] = Field([], alias="in", description="Any of these values.")
-    not_in: list[Value] = Field([], description="None of these values; a missing value is none of them.")
-    null: StrictBool = Field(default=False, description="true: the value is missing; false: it is there.")
-
-
-_FORMS = ("(value)", "(list)", "(operators)")
-"""Forms that a column's wish may have; in an error's path they are left out."""
-
-
-def _form(wanted: Any) -> str:
-    match wanted:
-        case dict() | Operators():
-            return "(operators)"
-        case list():
-            return "(list)"
-    return "(value)"
-
-
-Wish = Annotated[
-    Annotated[Value, Tag("(value)")] | Annotated[list[Value], Tag("(list)")] | Annotated[Operators, Tag("(operators)")],
-    Discriminator(_form),
-]
-"""What a column must hold; one form is tried, the one it has, so that an error is of that form alone."""
 
 
 class RetrieveBody(BaseModel):
@@ -149,13 +91,6 @@ class RetrieveBody(BaseModel):
         examples=[None],
     )
 
-    def plain_filter(self) -> Filter:
-        """Return the filter as the library takes it."""
-        return {
-            name: wanted.model_dump(by_alias=True, exclude_unset=True) if isinstance(wanted, Operators) else wanted
-            for name, wanted in self.filter.items()
-        }
-
 
 _RETRIEVE_EXAMPLES: dict[str, Any] = {
     "user": {"summary": "Candidates for a user", "value": {"user_id": 196, "limit": 10}},
@@ -185,10 +120,14 @@ class EventBody(BaseModel):
         default_factory=_now_ms,
         ge=0,
         lt=1 << 63,
-        description="Milliseconds since the epoch; now where missing.",
+        description="Milliseconds since the epoch, not in the future; now where missing.",
         examples=[1_700_000_000_000],
     )
-    event_type: str = Field("click", examples=["click"])
+    event_type: str = Field(
+        "click",
+        description="What the user did. Vectors follow events of the types that the model version was trained on.",
+        examples=["click"],
+    )
 
 
 class EventsBody(BaseModel):
@@ -206,10 +145,31 @@ class Accepted(BaseModel):
 
 
 class Status(BaseModel):
-    """How the service is."""
+    """How the process is."""
 
     status: str
-    model_version: str | None = None
+
+
+class Warned(BaseModel):
+    """Something that is wrong though requests are answered."""
+
+    name: str = Field(examples=["lag_growing"])
+    source: str = Field(description="Whose it is: a model version, or a part of the service.", examples=["updater"])
+    message: str
+
+
+class Readiness(BaseModel):
+    """That requests are answered, and what is wrong all the same."""
+
+    status: str
+    model_version: str
+    warnings: list[Warned]
+
+
+class Unready(ErrorBody):
+    """Why requests are not answered."""
+
+    warnings: list[Warned]
 
 
 SendEvents = Callable[[Sequence[EventBody]], None]
@@ -222,19 +182,32 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def build_api(recommender: Recommender, send_events: SendEvents) -> FastAPI:
-    """Return the application.
+def build_api(
+    recommender: Recommender,
+    send_events: SendEvents,
+    *,
+    max_clock_skew_ms: int,
+    find_problems: Callable[[], Sequence[Problem]] = tuple,
+) -> FastAPI:
+    """Return the application; its documentation loads nothing from the internet.
 
     Args:
         recommender: Answers.
         send_events: Where `POST /v1/events` puts events.
+        max_clock_skew_ms: How far an event's time may lie ahead of its arrival.
+        find_problems: Returns what `GET /readyz` warns of; answers at once.
     """
-    api = FastAPI(title="mind_dist", summary="Users' interests, and candidates for a ranker.", responses=_ERRORS)
+    summary = "Users' interests, and candidates for a ranker."
+    api = FastAPIOffline(title="mind_dist", summary=summary, responses=_ERRORS, redoc_url=None)
     _add_error_handlers(api)
 
-    @api.get("/v1/users/{user_id}/interests")
+    @api.get("/", include_in_schema=False)
+    def home() -> RedirectResponse:
+        return RedirectResponse("docs")
+
+    @api.get("/v1/users/{user_id:path}/interests")
     def interests(user_id: str) -> UserView:
-        """Return a user's interest vectors and the history behind them."""
+        """Return a user's interest vectors and the history behind them; an id may have slashes, encoded or not."""
         return recommender.interests(_id_from_path(user_id, recommender))
 
     @api.post("/v1/retrieve")
@@ -244,12 +217,16 @@ def build_api(recommender: Recommender, send_events: SendEvents) -> FastAPI:
         Best scores first; with merging round_robin in the order of the turns, with a diversity_weight in that of the
         choices. A score is the inner product with the interest that gave the item.
         """
-        return recommender.retrieve(RetrieveRequest(**{**dict(body), "filter": body.plain_filter()}))
+        return recommender.retrieve(RetrieveRequest(**{**dict(body), "filter": plain_filter(body.filter)}))
 
     @api.post("/v1/events", status_code=202)
     def events(body: EventsBody) -> Accepted:
-        """Put events into the log; users' vectors follow within a second or so."""
-        _check_ids(body.events, recommender)
+        """Put events into the log; users' vectors follow within a second or so.
+
+        The log takes events of every type. Those of a type that the active model version was not trained on change
+        no vector.
+        """
+        _check_events(body.events, recommender, max_clock_skew_ms)
         send_events(body.events)
         return Accepted(accepted=len(body.events))
 
@@ -258,10 +235,19 @@ def build_api(recommender: Recommender, send_events: SendEvents) -> FastAPI:
         """Tell that the process answers."""
         return Status(status="ok")
 
-    @api.get("/readyz")
-    def readyz() -> Status:
-        """Tell that a model version is active and loaded here; 503 with the reason otherwise."""
-        return Status(status="ready", model_version=recommender.encoder().model_version)
+    @api.get("/readyz", responses={503: {"model": Unready, "description": "Requests are not answered."}})
+    def readyz(response: Response) -> Readiness | Unready:
+        """Tell that a model version is active and loaded here; 503 with the reason otherwise.
+
+        `warnings` is what is wrong in either case: with the version that should be loaded, with the updaters.
+        """
+        warnings = [Warned(**dataclasses.asdict(each)) for each in find_problems()]
+        try:
+            version = recommender.encoder().model_version
+        except MindDistError as error:
+            response.status_code = 503
+            return Unready(error=str(error), warnings=warnings)
+        return Readiness(status="ready", model_version=version, warnings=warnings)
 
     return api
 
@@ -271,14 +257,21 @@ def _id_from_path(text: str, recommender: Recommender) -> Id:
     return int(text) if is_integer else text
 
 
-def _check_ids(events: Sequence[EventBody], recommender: Recommender) -> None:
-    id_type = recommender.encoder().manifest.id_type
+def _check_events(events: Sequence[EventBody], recommender: Recommender, max_clock_skew_ms: int) -> None:
+    """Refuse what would be poison in the log."""
+    id_type, now_ms = recommender.encoder().manifest.id_type, _now_ms()
     for at, event in enumerate(events):
-        for name in ("user_id", "item_id"):
-            try:
-                id_key(getattr(event, name), id_type)
-            except PoisonEvent as error:
-                raise InvalidRequest(f"events.{at}.{name}: {error}") from error
+        name = "user_id"
+        try:
+            user_id_key(event.user_id, id_type)
+            name = "item_id"
+            id_key(event.item_id, id_type)
+            name = "timestamp_ms"
+            check_time(event.timestamp_ms, now_ms, max_clock_skew_ms)
+            name = "event_type"
+            check_text(event.event_type)
+        except PoisonEvent as error:
+            raise InvalidRequest(f"events.{at}.{name}: {error}") from error
 
 
 def _add_error_handlers(api: FastAPI) -> None:
@@ -289,7 +282,7 @@ def _add_error_handlers(api: FastAPI) -> None:
     @api.exception_handler(RequestValidationError)
     def malformed(_request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        path = ".".join(str(part) for part in first["loc"][1:] if part not in _FORMS)
+        path = ".".join(str(part) for part in first["loc"][1:] if part not in FORMS)
         return _error(422, f"{path}: {first['msg']}" if path else str(first["msg"]))
 
     @api.exception_handler(HTTPException)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from mind_dist.config import KafkaConfig
-from mind_dist.data.codec import IdType, PoisonGate, decode
+from mind_dist.data.codec import IdType, PoisonGate, decode, is_kept
 from mind_dist.data.source import DeadLetters
 from mind_dist.errors import PoisonEvent
-from mind_dist.index.checks import FIRST_KEY
 from mind_dist.records import Event, Record, Tombstone
 
 
@@ -21,23 +21,42 @@ class Delivery:
     change: Event | Tombstone
 
 
+class Taken(NamedTuple):
+    """What a batch brought.
+
+    Attributes:
+        deliveries: Each user's records in order, with what they say.
+        num_poison: Records that became dead letters.
+        num_ignored: Events of types that the version does not take as behaviors.
+    """
+
+    deliveries: dict[int, list[Delivery]]
+    num_poison: int
+    num_ignored: int
+
+
 class Intake:
     """Decodes batches, and judges each poison record once in its life, however often its batch is tried.
 
     Args:
         id_type: What ids are outside.
+        event_types: Types of the events that are behaviors; empty where events of every type are.
         dead_letters: Where records go that cannot be decoded.
-        config: How much poison is too much.
+        config: How far ahead events may lie, and how much poison is too much.
     """
 
-    def __init__(self, id_type: IdType, dead_letters: DeadLetters, config: KafkaConfig) -> None:
+    def __init__(
+        self, id_type: IdType, event_types: Collection[str], dead_letters: DeadLetters, config: KafkaConfig
+    ) -> None:
         self._id_type = id_type
+        self._event_types = frozenset(event_types)
         self._dead_letters = dead_letters
+        self._max_clock_skew_ms = config.max_clock_skew_ms
         self._gate = PoisonGate(config.max_poison_fraction, config.poison_window)
         self._judged: dict[int, int] = {}
 
-    def take(self, records: Sequence[Record]) -> tuple[dict[int, list[Delivery]], int]:
-        """Return each user's deliveries in order, and the number of records that became dead letters.
+    def take(self, records: Sequence[Record]) -> Taken:
+        """Decode a batch and store its dead letters.
 
         Raises:
             PoisonLimitExceeded: So many records are poison that the producer must be broken.
@@ -45,20 +64,18 @@ class Intake:
         """
         deliveries: dict[int, list[Delivery]] = {}
         poison: dict[Record, str] = {}
+        num_ignored = 0
         for record in records:
             try:
-                change = self._decode(record)
+                change = decode(record, self._id_type, max_clock_skew_ms=self._max_clock_skew_ms)
             except PoisonEvent as error:
                 poison[record] = str(error)
+                continue
+            if isinstance(change, Event) and not is_kept(change, self._event_types):
+                num_ignored += 1
             else:
                 deliveries.setdefault(change.user_key, []).append(Delivery(record, change))
-        return deliveries, self._judge(records, poison)
-
-    def _decode(self, record: Record) -> Event | Tombstone:
-        change = decode(record, self._id_type)
-        if change.user_key < FIRST_KEY:  # the store refuses it, and one such record must not stop all others
-            raise PoisonEvent(f"user_id: must be at least {FIRST_KEY}")
-        return change
+        return Taken(deliveries, self._judge(records, poison), num_ignored)
 
     def _judge(self, records: Sequence[Record], poison: Mapping[Record, str]) -> int:
         unjudged = [record for record in records if record.offset >= self._judged.get(record.partition, 0)]

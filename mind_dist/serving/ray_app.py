@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import threading
+import uuid
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -18,12 +19,14 @@ from fastapi import FastAPI
 from ray import serve
 from ray.util import metrics as ray_metrics
 
-from mind_dist.config import Addresses, ServingConfig, dump, parse
-from mind_dist.data.kafka import EventProducer, KafkaDeadLetters, KafkaSource
+from mind_dist.config import Addresses, ServingConfig, dump, parse, prefixed
+from mind_dist.data.kafka import EventProducer, KafkaDeadLetters, KafkaSource, ensure_dead_letter_topic
 from mind_dist.encoder import InterestEncoder
 from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.index.vector_store import VersionInfo
 from mind_dist.observability import METRICS, Metric, configure_logging
+from mind_dist.serving.group_progress import GroupProgress
+from mind_dist.serving.health import Problem, Problems, UpdaterWatch
 from mind_dist.serving.http import EventBody, build_api
 from mind_dist.serving.recommender import Recommender
 from mind_dist.serving.update_loop import OnStep, UpdateLoop
@@ -31,7 +34,7 @@ from mind_dist.serving.updater import UserVectorUpdater
 from mind_dist.serving.version_follower import VersionFollower
 
 APPLICATION = "mind_dist"
-"""Name of the Serve application."""
+"""Name of the Serve application of the deployment without a name."""
 
 UPDATER = "UserVectorUpdater"
 RECOMMENDER = "Recommender"
@@ -40,8 +43,16 @@ _STOP_WITHIN_S = 15.0
 _REQUEST_RETRY_S = 2.0
 """A request is not kept waiting for a store as long as a batch of events is."""
 
+_HEALTH_TIMEOUT_S = 5.0
+"""How long an updater may take to tell its health."""
+
 _MAX_REQUESTS = 64
 """Requests one replica works on at once; they mostly wait for the store."""
+
+
+def application_name(deployment: str) -> str:
+    """Return the name of a deployment's Serve application, by which Ray's dashboard shows it."""
+    return prefixed(deployment, APPLICATION)
 
 
 def build_app(config: ServingConfig, addresses: Addresses) -> serve.Application:
@@ -105,13 +116,15 @@ class _Replica:
     def __init__(self, config: dict[str, Any], addresses: dict[str, Any]) -> None:
         configure_logging()
         torch.set_num_threads(1)
-        self.config = parse(ServingConfig, config, where="serving")
         self.addresses = parse(Addresses, addresses, where="addresses")
+        given = parse(ServingConfig, config, where="serving")
+        self.config = dataclasses.replace(given, kafka=given.kafka.of_deployment(self.addresses.deployment))
         self.metrics = RayMetrics()
+        self.problems = Problems(self.metrics)
 
     def store(self, retry_s: float) -> MilvusVectorStore:
         milvus = dataclasses.replace(self.config.milvus, retry_s=min(retry_s, self.config.milvus.retry_s))
-        return MilvusVectorStore(self.addresses.milvus, milvus, self.addresses.milvus_token)
+        return MilvusVectorStore.at(self.addresses, milvus)
 
 
 class UpdaterReplica(_Replica):
@@ -119,12 +132,15 @@ class UpdaterReplica(_Replica):
 
     def __init__(self, config: dict[str, Any], addresses: dict[str, Any]) -> None:
         super().__init__(config, addresses)
+        self._name = uuid.uuid4().hex
         self._store = self.store(self.config.milvus.retry_s)
         self._follower = VersionFollower(
             self._store,
             self._start,
             partial(UpdateLoop.stop, timeout_s=_STOP_WITHIN_S),
             poll_s=self.config.version_poll_s,
+            problems=self.problems,
+            source="updater",
         )
         self._follower.start()
 
@@ -135,8 +151,13 @@ class UpdaterReplica(_Replica):
             loop.check()
 
     def status(self) -> list[dict[str, Any]]:
-        """Return what each version's updater has done in this replica."""
-        return [dataclasses.asdict(loop.status()) for loop in list(self._follower.parts.values())]
+        """Return what each version's updater has done in this replica, with the replica's name."""
+        loops = list(self._follower.parts.values())
+        return [{"replica": self._name, **dataclasses.asdict(loop.status())} for loop in loops]
+
+    def health(self) -> tuple[str, list[Problem]]:
+        """Return this replica's name and what is wrong with it: `/readyz` shows it."""
+        return self._name, self.problems.current()
 
     def __del__(self) -> None:
         """Leave the consumer groups; Serve calls it before it ends the process."""
@@ -145,12 +166,19 @@ class UpdaterReplica(_Replica):
 
     def _start(self, info: VersionInfo) -> UpdateLoop:
         encoder = InterestEncoder.load(info.uri)
-        loop = UpdateLoop(info.model_version, partial(self._connect, encoder), self.config)
+        loop = UpdateLoop(
+            info.model_version,
+            partial(self._connect, encoder),
+            self.config,
+            problems=self.problems,
+            why_unowned=GroupProgress(self.addresses.kafka, self.config, info.model_version).why_unowned,
+        )
         loop.start()
         return loop
 
     def _connect(self, encoder: InterestEncoder, on_step: OnStep) -> UserVectorUpdater:
         kafka, address = self.config.kafka, self.addresses.kafka
+        ensure_dead_letter_topic(address, kafka)
         return UserVectorUpdater(
             encoder,
             self._store,
@@ -165,26 +193,43 @@ class UpdaterReplica(_Replica):
 class RecommenderReplica(_Replica):
     """Answers HTTP."""
 
-    def __init__(self, config: dict[str, Any], addresses: dict[str, Any], updater: object) -> None:
+    def __init__(self, config: dict[str, Any], addresses: dict[str, Any], updater: Any) -> None:
         """Start to follow versions.
 
         Args:
             config: `ServingConfig` as plain values.
             addresses: `Addresses` as plain values.
-            updater: Handle of the updater's deployment: what makes it a part of the application.
+            updater: Handle of the updater's deployment, which is asked for its health.
         """
         super().__init__(config, addresses)
-        self._updater = updater
         self._store = self.store(_REQUEST_RETRY_S)
-        self._follower = VersionFollower(self._store, _load, lambda _encoder: None, poll_s=self.config.version_poll_s)
+        self._follower = VersionFollower(
+            self._store,
+            _load,
+            lambda _encoder: None,
+            poll_s=self.config.version_poll_s,
+            problems=self.problems,
+            source="recommender",
+        )
         self._follower.start()
+        self._watch = UpdaterWatch(
+            partial(_ask, updater),
+            num_updaters=self.config.num_updaters,
+            problems=self.problems,
+            after_s=self.config.degraded_after_s,
+        )
+        self._watch.start()
         self._recommender = Recommender(self._store, self._follower.parts, self.config, self.metrics)
         self._producer: EventProducer | None = None
         self._producer_lock = threading.Lock()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return what answers; Serve calls it once."""
-        return build_api(self._recommender, self._send)
+        skew_ms = self.config.kafka.max_clock_skew_ms
+        return build_api(self._recommender, self._send, max_clock_skew_ms=skew_ms, find_problems=self._find_problems)
+
+    def _find_problems(self) -> list[Problem]:
+        return self.problems.current() + self._watch.current()
 
     def check_health(self) -> None:
         """Raise when versions are followed no more; a store that is away is not mended by a new replica."""
@@ -193,6 +238,7 @@ class RecommenderReplica(_Replica):
     def __del__(self) -> None:
         """Leave the log; Serve calls it before it ends the process."""
         if hasattr(self, "_producer_lock"):
+            self._watch.stop(_STOP_WITHIN_S)
             self._follower.stop(_STOP_WITHIN_S)
             with self._producer_lock:
                 if self._producer is not None:
@@ -210,6 +256,12 @@ class RecommenderReplica(_Replica):
             if self._producer is None:
                 self._producer = EventProducer(self.addresses.kafka, self.config.kafka)
             return self._producer
+
+
+def _ask(updater: Any) -> tuple[str, list[Problem]]:
+    """Return the name of one of the updater's replicas, and its problems."""
+    answer: tuple[str, list[Problem]] = updater.health.remote().result(timeout_s=_HEALTH_TIMEOUT_S)
+    return answer
 
 
 def _load(info: VersionInfo) -> InterestEncoder:

@@ -6,20 +6,21 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from mind_dist.config import ServingConfig
-from mind_dist.errors import MindDistError, PoisonLimitExceeded, PositionLost, UpdaterStopped
+from mind_dist.errors import MindDistError, PoisonLimitExceeded, PositionLost, UnreadableBatch, UpdaterStopped
+from mind_dist.serving import health
 from mind_dist.serving.updater import UpdateStep, UserVectorUpdater
 
 logger = logging.getLogger(__name__)
 
 OnStep = Callable[[UpdateStep], None]
 
-_FATAL = (PoisonLimitExceeded, PositionLost)
+_FATAL = (PoisonLimitExceeded, PositionLost, UnreadableBatch)
 """Errors that trying again does not mend."""
 
 _FIRST_BACKOFF_S = 0.1
@@ -35,7 +36,9 @@ class LoopStatus:
         model_version: The version it keeps fresh.
         num_partitions: Partitions it owns now.
         num_applied: Events applied.
+        num_skipped: Records delivered again that were applied before.
         num_poison: Records dead-lettered.
+        num_ignored: Events of types that the version does not take as behaviors.
         num_upserts: Rows written.
         freshness_ms: `p50` and `p99` over the last events applied; empty before the first.
         problem: Why it is not getting on now; empty when it is.
@@ -44,7 +47,9 @@ class LoopStatus:
     model_version: str
     num_partitions: int
     num_applied: int
+    num_skipped: int
     num_poison: int
+    num_ignored: int
     num_upserts: int
     freshness_ms: dict[str, float]
     problem: str
@@ -60,6 +65,9 @@ class UpdateLoop:
         model_version: The version it keeps fresh.
         build: Makes the updater, in the thread, since connecting may take long; it is called again when it fails.
         config: Times.
+        problems: Where it tells what is wrong.
+        why_unowned: Asked now and then while it has owned no partition for long: returns what is wrong with that, or
+            nothing where other updaters own them all.
         clock: Seconds that never go back.
     """
 
@@ -68,11 +76,18 @@ class UpdateLoop:
         model_version: str,
         build: Callable[[OnStep], UserVectorUpdater],
         config: ServingConfig,
+        *,
+        problems: health.Problems | None = None,
+        why_unowned: Callable[[], str] = lambda: "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.model_version = model_version
         self._build = build
         self._config = config
+        self._problems = problems or health.Problems()
+        self._unowned = health.UnownedWatch(config.degraded_after_s, why_unowned, clock())
+        self._idle = health.idle_watches(config.degraded_after_s)
+        self._lags = health.LagWatch(config.degraded_after_s)
         self._clock = clock
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"updater-{model_version}", daemon=True)
@@ -83,7 +98,8 @@ class UpdateLoop:
         self._backoff_s = _FIRST_BACKOFF_S
         self._died_of: BaseException | None = None
         self._lag_due = clock()
-        self._num_partitions = self._num_applied = self._num_poison = self._num_upserts = 0
+        self._num_partitions = self._num_applied = self._num_skipped = self._num_poison = 0
+        self._num_ignored = self._num_upserts = 0
         self._freshness_s: deque[float] = deque(maxlen=_FRESHNESS_KEPT)
 
     def start(self) -> None:
@@ -119,7 +135,9 @@ class UpdateLoop:
             self.model_version,
             self._num_partitions,
             self._num_applied,
+            self._num_skipped,
             self._num_poison,
+            self._num_ignored,
             self._num_upserts,
             quantiles,
             str(problem or ""),
@@ -131,6 +149,9 @@ class UpdateLoop:
         except BaseException as error:
             self._died_of = error
             logger.exception("updater died", extra={"fields": {"model_version": self.model_version}})
+            self._problems.report(self.model_version, {health.UPDATE_FAILING: f"the updater died: {error}"})
+        else:
+            self._problems.report(self.model_version, {})
 
     def _follow(self) -> None:
         updater = None
@@ -155,14 +176,30 @@ class UpdateLoop:
         report = updater.step(self._config.poll_timeout_s)
         self._num_partitions = updater.num_partitions
         self._num_applied += report.num_applied
+        self._num_skipped += report.num_skipped
         self._num_poison += report.num_poison
+        self._num_ignored += report.num_ignored
         self._num_upserts += report.num_upserts
+        self._idle[health.SKIPPING_EVERYTHING].note(report.num_records, report.num_skipped, self._clock())
+        self._idle[health.IGNORING_EVERYTHING].note(report.num_records, report.num_ignored, self._clock())
         self._freshness_s.extend(report.freshness_s)
-        if self._clock() >= self._lag_due:
+        recovered, self._problem = self._problem is not None, None
+        self._backoff_s = _FIRST_BACKOFF_S
+        if self._clock() >= self._lag_due or recovered:
             self._lag_due = self._clock() + _LAG_EVERY_S
             updater.report_lag()
-        self._problem = None
-        self._backoff_s = _FIRST_BACKOFF_S
+            self._look_for_problems(updater.lags)
+
+    def _look_for_problems(self, lags: Mapping[int, int]) -> None:
+        """Tell what is wrong though no step fails."""
+        now = self._clock()
+        self._lags.note(lags, now)
+        found = {
+            health.NO_PARTITIONS: self._unowned.problem(self._num_partitions, now),
+            **{name: watch.problem(now) for name, watch in self._idle.items()},
+            health.LAG_GROWING: self._lags.problem(now),
+        }
+        self._problems.report(self.model_version, {name: text for name, text in found.items() if text})
 
     def _enter(self, step: UpdateStep) -> None:
         self._beat_at(f"{step.value} ({step.name.lower()})")
@@ -178,6 +215,7 @@ class UpdateLoop:
         self._problem = error
         fields = {"model_version": self.model_version, "error": error, "pause_s": self._backoff_s}
         logger.warning("update failed, trying again", extra={"fields": fields})
+        self._problems.report(self.model_version, {health.UPDATE_FAILING: str(error)})
         self._beat_at("pause")
         self._stopping.wait(self._backoff_s)
         self._backoff_s = min(2 * self._backoff_s, self._config.max_backoff_s)

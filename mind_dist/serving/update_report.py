@@ -14,6 +14,7 @@ class UpdateReport:
     Attributes:
         num_records: Records polled.
         num_poison: Records that cannot be decoded.
+        num_ignored: Events of types that the version does not take as behaviors.
         num_applied: Events that changed a history.
         num_skipped: Records that their user's row had already.
         num_unchanged: Events that changed nothing.
@@ -26,6 +27,7 @@ class UpdateReport:
 
     num_records: int = 0
     num_poison: int = 0
+    num_ignored: int = 0
     num_applied: int = 0
     num_skipped: int = 0
     num_unchanged: int = 0
@@ -39,6 +41,7 @@ class UpdateReport:
         """Add it to the metrics."""
         for name, number in {
             "mind_dist_events_applied": self.num_applied,
+            "mind_dist_events_ignored": self.num_ignored,
             "mind_dist_events_skipped": self.num_skipped,
             "mind_dist_events_unchanged": self.num_unchanged,
             "mind_dist_events_unknown_item": self.num_unknown_items,

@@ -17,6 +17,7 @@ what is in it. At-least-once delivery, effectively-once state.
 from __future__ import annotations
 
 import enum
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,10 +34,15 @@ from mind_dist.errors import MindDistError, StaleAssignment
 from mind_dist.index.vector_store import UserRow, VectorStore
 from mind_dist.observability import Metrics
 from mind_dist.records import BehaviorSequence, Keys, Positions, Record
-from mind_dist.serving.intake import Delivery, Intake
+from mind_dist.serving.intake import Delivery, Intake, Taken
 from mind_dist.serving.update_report import UpdateReport
 from mind_dist.serving.user_rows import UserRows
 from mind_dist.serving.user_update import UserUpdate
+
+logger = logging.getLogger(__name__)
+
+_LAG_TIMEOUT_S = 2.0
+"""How long a step may be held up by asking for the lag."""
 
 
 class UpdateStep(enum.IntEnum):
@@ -128,7 +134,8 @@ class UserVectorUpdater:
         self._model_version = encoder.manifest.model_version
         self._source = source
         self._dead_letters = dead_letters
-        self._intake = Intake(encoder.manifest.id_type, dead_letters, config.kafka)
+        manifest = encoder.manifest
+        self._intake = Intake(manifest.id_type, manifest.event_types, dead_letters, config.kafka)
         self._lease_s = config.kafka.max_poll_interval_s / 2
         self._silence_s = config.kafka.session_timeout_s / 2
         self._metrics = metrics
@@ -145,6 +152,8 @@ class UserVectorUpdater:
         )
         self._owned: frozenset[int] = frozenset()
         self._expected: dict[int, int] = {}
+        self._lags: dict[int, int] = {}
+        self._lag_failing = False
 
     def step(self, timeout_s: float) -> UpdateReport:
         """Apply the next micro-batch, waiting up to `timeout_s` for it.
@@ -172,11 +181,28 @@ class UserVectorUpdater:
         """How many partitions were owned at the last poll."""
         return len(self._owned)
 
+    @property
+    def lags(self) -> dict[int, int]:
+        """Return each owned partition's lag in records, as `report_lag` last found it."""
+        return dict(self._lags)
+
     def report_lag(self) -> None:
-        """Set the lag gauge of every owned partition."""
-        position = self._source.position()
-        for partition, end in self._source.end_positions().items():
-            self._set_lag(partition, end - position[partition])
+        """Set the lag gauge of every owned partition; where that fails, count it: lag never fails or holds up a step."""
+        try:
+            lag = self._source.lag(_LAG_TIMEOUT_S)
+        except Exception as error:  # noqa: BLE001 - no fault of a mere report may stop the events
+            self._note_lag_failure(error)
+            return
+        self._lag_failing = False
+        for partition, count in lag.items():
+            self._set_lag(partition, count)
+
+    def _note_lag_failure(self, error: Exception) -> None:
+        self._metrics.add("mind_dist_lag_report_failures", model_version=self._model_version)
+        if not self._lag_failing:
+            fields = {"model_version": self._model_version, "error": error}
+            logger.warning("the lag cannot be told, events are applied all the same", extra={"fields": fields})
+        self._lag_failing = True
 
     def close(self) -> None:
         """Leave the log, committing nothing."""
@@ -193,6 +219,7 @@ class UserVectorUpdater:
             self._rows.revoke(partition)
             self._expected.pop(partition, None)
             self._set_lag(partition, 0)  # it is its next owner's now
+            del self._lags[partition]
         self._owned = owned
         for partition, first in batch.first.items():
             # A partition can go and come back within one poll. Another owner's work shows in where it goes on.
@@ -202,12 +229,14 @@ class UserVectorUpdater:
         return batch
 
     def _set_lag(self, partition: int, lag: int) -> None:
+        self._lags[partition] = lag
         self._metrics.set("mind_dist_lag_records", lag, partition=str(partition), model_version=self._model_version)
 
     def _apply(self, batch: _Batch) -> UpdateReport:
         started = self._clock()
         self._on_step(UpdateStep.DECODE)
-        deliveries, num_poison = self._intake.take(batch.records)
+        taken = self._intake.take(batch.records)
+        deliveries = taken.deliveries
         self._on_step(UpdateStep.LOAD)
         rows = self._rows.load({key: of_user[-1].record.partition for key, of_user in deliveries.items()})
         self._on_step(UpdateStep.SKIP)
@@ -218,7 +247,7 @@ class UserVectorUpdater:
         self._check_lease(batch)
         self._rows.write(fresh)
         self._rows.delete({update.history.user_key: update.partition for update in updates if update.deletes})
-        report = self._report(batch, num_poison, updates)
+        report = self._report(batch, taken, updates)
         report.emit(self._metrics, self._model_version)
         self._on_step(UpdateStep.COMMIT)
         self._source.commit(batch.end)
@@ -265,13 +294,14 @@ class UserVectorUpdater:
         if age_s > self._silence_s:
             self._source.commit(batch.first)  # stores what is stored already, and is refused to a former owner
 
-    def _report(self, batch: _Batch, num_poison: int, updates: Sequence[UserUpdate]) -> UpdateReport:
+    def _report(self, batch: _Batch, taken: Taken, updates: Sequence[UserUpdate]) -> UpdateReport:
         applied = [record for update in updates for record in update.applied]
         items = np.array([event.item_key for update in updates for event in update.events], dtype=np.int64)
         now_ms = self._now_ms()
         return UpdateReport(
             num_records=len(batch.records),
-            num_poison=num_poison,
+            num_poison=taken.num_poison,
+            num_ignored=taken.num_ignored,
             num_applied=len(applied),
             num_skipped=sum(update.num_skipped for update in updates),
             num_unchanged=sum(update.num_unchanged for update in updates),

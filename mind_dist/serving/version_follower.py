@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 
 from mind_dist.errors import MindDistError, UpdaterStopped, VersionError
 from mind_dist.index.vector_store import VectorStore, VersionInfo
+from mind_dist.serving import health
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,8 @@ class VersionFollower(Generic[P]):
         make: Makes a version's part.
         end: Ends a part; called when its version is wanted no more.
         poll_s: How often to look.
+        problems: Where it tells which wanted version has no part, and why.
+        source: As whom it tells so.
         clock: Seconds that never go back.
     """
 
@@ -37,12 +40,18 @@ class VersionFollower(Generic[P]):
         end: Callable[[P], None],
         *,
         poll_s: float,
+        problems: health.Problems | None = None,
+        source: str = "versions",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._make = make
         self._end = end
         self._poll_s = poll_s
+        self._problems = problems or health.Problems()
+        self._source = source
+        self._is_one_active = True
+        self._staged_problem = ""
         self._clock = clock
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="version-follower", daemon=True)
@@ -82,10 +91,10 @@ class VersionFollower(Generic[P]):
         """
         staged = self._store.staged_version()  # first: a version activated in between is then seen at least once
         active = self._store.active_version()
+        self._is_one_active = active is not None
         if active is not None:
             self._keep(active)
-        if staged is not None:
-            self._try_to_keep(staged)
+        self._staged_problem = "" if staged is None else self._try_to_keep(staged)
         for model_version in set(self.parts) - {active, staged}:
             self._end(self.parts.pop(model_version))
 
@@ -98,25 +107,34 @@ class VersionFollower(Generic[P]):
         self.parts[model_version] = self._make(known[model_version])
         logger.info("following", extra={"fields": {"model_version": model_version}})
 
-    def _try_to_keep(self, model_version: str) -> None:
+    def _try_to_keep(self, model_version: str) -> str:
+        """Return why a version cannot be followed, where it cannot: readers are elsewhere, and must not be disturbed."""
         try:
             self._keep(model_version)
-        except MindDistError as error:  # readers are elsewhere: a bad publish must not disturb them
-            fields = {"model_version": model_version, "error": error}
-            logger.warning("staged version cannot be followed", extra={"fields": fields})
+        except MindDistError as error:
+            return f"version {model_version} is staged, and cannot be followed: {error}"
+        return ""
 
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
                 self.look()
             except MindDistError as error:
-                self._note(error)
+                self._problem = error
             else:
                 self._problem = None
                 self._fine_at = self._clock()
+            self._report()
             self._stopping.wait(self._poll_s)
 
-    def _note(self, error: MindDistError) -> None:
-        if self._problem is None:
-            logger.warning("versions cannot be followed", extra={"fields": {"error": error}})
-        self._problem = error
+    def _report(self) -> None:
+        found = {}
+        if isinstance(self._problem, VersionError):
+            found[health.ACTIVE_VERSION_NOT_LOADED] = f"the active version cannot be followed: {self._problem}"
+        elif self._problem is not None:
+            found[health.VERSIONS_UNKNOWN] = f"it cannot be told which versions are wanted: {self._problem}"
+        elif not self._is_one_active:
+            found[health.NO_ACTIVE_VERSION] = "no model version is active: publish one"
+        if self._staged_problem:
+            found[health.STAGED_VERSION_NOT_LOADED] = self._staged_problem
+        self._problems.report(self._source, found)

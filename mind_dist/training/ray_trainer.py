@@ -1,8 +1,8 @@
 """`TrainSettings` → a trained model version, on Ray Train: the shell around `training.loop`.
 
 The driver checks what can be checked, hands the work to Ray Train, passes on the wish to stop, and shows progress.
-State is per partition and item shard, so a run goes on with any number of workers from its newest checkpoint; Ray
-finds that by the run's storage and name. The newest checkpoints are kept, never the best: a log's last position counts.
+State is per partition and item shard, so a run goes on with any number of workers from its newest version that is whole
+(`mind_dist.training.run_versions`). The newest versions are kept, never the best: a log's last position counts.
 """
 
 from __future__ import annotations
@@ -12,20 +12,24 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import ray
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from mind_dist.checkpoint import ModelVersion
 from mind_dist.config import Addresses
 from mind_dist.data.kafka import ensure_topics, num_partitions
+from mind_dist.data.parquet import PreparedDataset
 from mind_dist.errors import ConfigError, MindDistError, TrainingError
 from mind_dist.storage import Directory
+from mind_dist.training.moved_histories import check_partitions
 from mind_dist.training.ray_worker import train_worker
-from mind_dist.training.run_monitor import RunMonitor, TrainProgress
+from mind_dist.training.run_monitor import Fallback, RunMonitor, TrainProgress
 from mind_dist.training.settings import TrainResult, TrainSettings, check_dataset, source_name
+from mind_dist.training.topic_growth import Stage, TopicGrowth, stages
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +56,7 @@ def train_on_ray(
 
     Args:
         settings: The run.
-        addresses: Where Kafka is.
+        addresses: Where Kafka is, and the name of the deployment that trains.
         on_progress: Called from this thread, about twice a second at most.
         should_stop: Asked as often; once it is true, the run finishes its step, saves and ends.
 
@@ -60,38 +64,127 @@ def train_on_ray(
         ConfigError: A setting does not fit the dataset, the version to begin with, or what the run has saved.
         DatasetError: The dataset is missing, torn or empty.
         ServiceUnavailable: The broker did not answer.
-        VersionError: A version to go on from is torn.
+        VersionError: The run has saved versions and none is whole, or the version to begin with is torn.
         TrainingError: Training failed, `max_failures` replacements included, or there was nothing to train on.
     """
+    settings = dataclasses.replace(settings, kafka=settings.kafka.of_deployment(addresses.deployment))
     settings = _checked(settings, addresses.kafka)
-    monitor: Any = ray.remote(num_cpus=0)(RunMonitor).remote()
     for name, value in _RAY_TRAIN_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    trainer = TorchTrainer(
+    fits = _Fits(addresses.kafka, on_progress, should_stop)
+    if settings.source == "kafka":
+        _train_on_topic(settings, addresses.kafka, fits)
+    else:
+        fits.run(settings)
+    return _result(settings, fits.fallback)
+
+
+def _train_on_topic(settings: TrainSettings, bootstrap: str, fits: _Fits) -> None:
+    """Train until the topic's end or a stop; where partitions are added, or were before, go on with all.
+
+    First what was placed among the old number of partitions is trained to their ends, so that a user whose events go on in
+    another partition has all those before in the history; then the histories follow their users.
+    """
+    kafka, opened = settings.kafka, 0
+    growth = TopicGrowth(bootstrap, kafka, settings.growth_wait_s)
+    while (count := growth.count()) != opened:
+        *before, last = stages(bootstrap, kafka, _saved_partitions(settings), count)
+        for stage in before:
+            if fits.run(dataclasses.replace(settings, follow=False), stage, drain=True):
+                return
+            fields = (kafka.topic, stage.num_partitions, count)
+            logger.info("topic %s has grown from %d to %d partitions: going on with all", *fields)
+        if fits.run(settings, last, until=partial(growth.due, count) if settings.follow else lambda: False):
+            return
+        opened = count
+
+
+def _saved_partitions(settings: TrainSettings) -> int:
+    """Return how many partitions the newest version has positions of, 0 without a version."""
+    saved = settings.versions.newest_whole().version
+    return len(saved.manifest.positions) if saved else 0
+
+
+class _Fits:
+    """Runs Ray Train once or more for one run, each time going on from its newest version.
+
+    Attributes:
+        fallback: The version that workers went on from where newer ones were damaged.
+    """
+
+    def __init__(
+        self, bootstrap: str, on_progress: Callable[[TrainProgress], None], should_stop: Callable[[], bool]
+    ) -> None:
+        self.fallback: Fallback | None = None
+        self._bootstrap = bootstrap
+        self._on_progress = on_progress
+        self._should_stop = should_stop
+
+    def run(
+        self,
+        settings: TrainSettings,
+        stage: Stage | None = None,
+        *,
+        drain: bool = False,
+        until: Callable[[], bool] = lambda: False,
+    ) -> bool:
+        """Train until the data ends, a stop is asked for, or `until` is true; then the step is finished and saved.
+
+        Args:
+            settings: The run.
+            stage: Which records of a topic to train.
+            drain: Save what was read even where it held nothing to train on.
+            until: Asked about twice a second.
+
+        Returns:
+            Whether a stop was asked for.
+        """
+        monitor: Any = ray.remote(num_cpus=0)(RunMonitor).remote()
+        loop = {
+            "settings": settings,
+            "bootstrap": self._bootstrap,
+            "monitor": monitor,
+            "stage": stage,
+            "drain": drain,
+        }
+        fit = _Fit(_trainer(settings, loop))
+        fit.start()
+        stopped = stop_sent = False
+        while fit.is_alive():
+            fit.join(_LOOK_EVERY_S)
+            stopped = stopped or self._should_stop()
+            if not stop_sent and (stopped or until()):
+                ray.get(monitor.stop.remote())
+                stop_sent = True
+            self.fallback = _warn_of_fallback(monitor, self.fallback)
+            progress: TrainProgress | None = ray.get(monitor.progress.remote())
+            if progress is not None:
+                self._on_progress(progress)
+        fit.raise_failure()
+        return stopped
+
+
+def _trainer(settings: TrainSettings, loop: dict[str, Any]) -> TorchTrainer:
+    return TorchTrainer(
         train_worker,
-        train_loop_config={"settings": settings, "bootstrap": addresses.kafka, "monitor": monitor},
+        train_loop_config=loop,
         torch_config=TorchConfig(timeout_s=_COLLECTIVE_TIMEOUT_S),
         scaling_config=ScalingConfig(num_workers=settings.workers, use_gpu=settings.use_gpu),
         run_config=RunConfig(
             name=settings.name,
             storage_path=settings.storage,
             failure_config=FailureConfig(max_failures=settings.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=settings.num_to_keep),
         ),
     )
-    fit = _Fit(trainer)
-    fit.start()
-    stop_sent = False
-    while fit.is_alive():
-        fit.join(_LOOK_EVERY_S)
-        if should_stop() and not stop_sent:
-            ray.get(monitor.stop.remote())
-            stop_sent = True
-        progress: TrainProgress | None = ray.get(monitor.progress.remote())
-        if progress is not None:
-            on_progress(progress)
-    fit.raise_failure()
-    return _result(settings)
+
+
+def _warn_of_fallback(monitor: Any, known: Fallback | None) -> Fallback | None:
+    """Return the workers' last fallback, after a line in the log if it is a new one."""
+    found: Fallback | None = ray.get(monitor.fallback.remote())
+    if found is not None and found != known:
+        fields = {"version": found.version_uri, "damaged": "; ".join(found.damaged)}
+        logger.warning("newer versions are damaged, training goes on from an earlier one", extra={"fields": fields})
+    return found or known
 
 
 class _Fit(threading.Thread):
@@ -140,25 +233,34 @@ def _checked(settings: TrainSettings, bootstrap: str) -> TrainSettings:
         init_from=settings.init_from and Directory.at(settings.init_from).uri,
         model=model,
     )
-    saved = whole.newest_version()
+    whole.versions.forget_ray()
+    saved = whole.versions.newest_whole().version
     if saved is not None:
-        _check_resume(ModelVersion.open(saved.uri, verify=False), whole)
+        _check_resume(saved, whole, dataset)
     elif whole.init_from and ModelVersion.open(whole.init_from, verify=False).model_config() != model:
         raise ConfigError("init_from", f"{whole.init_from} has other model settings: train with the same")
     if whole.source == "kafka":
-        num_partitions(bootstrap, whole.kafka.topic, timeout_s=whole.kafka.connect_timeout_s)
+        count = num_partitions(bootstrap, whole.kafka.topic, timeout_s=whole.kafka.connect_timeout_s)
+        if saved is not None:
+            check_partitions(saved, whole.kafka.topic, count)
         ensure_topics(bootstrap, {whole.kafka.dead_letter_topic: 1}, timeout_s=whole.kafka.connect_timeout_s)
     _warn_of_missing_cpus(whole)
     return whole
 
 
-def _check_resume(version: ModelVersion, settings: TrainSettings) -> None:
+def _check_resume(version: ModelVersion, settings: TrainSettings, dataset: PreparedDataset) -> None:
     """Raise ConfigError where going on would mix two different runs."""
-    now = {"model": settings.model, "training.seed": settings.training.seed, "source": source_name(settings)}
+    now = {
+        "model": settings.model,
+        "training.seed": settings.training.seed,
+        "source": source_name(settings),
+        "the dataset's event types": dataset.manifest.event_types,
+    }
     saved = {
         "model": version.model_config(),
         "training.seed": version.training_config().seed,
         "source": version.manifest.source,
+        "the dataset's event types": version.manifest.event_types,
     }
     for setting, value in now.items():
         if saved[setting] != value:
@@ -174,15 +276,16 @@ def _warn_of_missing_cpus(settings: TrainSettings) -> None:
         logger.warning("the cluster is too small now, training waits until it has grown", extra={"fields": fields})
 
 
-def _result(settings: TrainSettings) -> TrainResult:
+def _result(settings: TrainSettings, fallback: Fallback | None) -> TrainResult:
     """Return what the run has saved last.
 
     Raises:
         TrainingError: It has saved nothing.
+        VersionError: Nothing that it saved is whole.
     """
-    newest = settings.newest_version()
+    newest = settings.versions.newest_whole().version
     if newest is None:
         raise TrainingError(f"run {settings.name!r} found nothing to train on: {source_name(settings)} has no examples")
-    version = ModelVersion.open(newest.uri)
-    manifest = version.manifest
-    return TrainResult(newest.uri, manifest.model_version, manifest.step, manifest.metrics)
+    manifest = newest.manifest
+    fell_back_to = fallback.version_uri if fallback else ""
+    return TrainResult(newest.directory.uri, manifest.model_version, manifest.step, manifest.metrics, fell_back_to)

@@ -1,8 +1,10 @@
 """One Ray Train worker: opens its share, iterates the loop, saves, and tells the driver how far it is.
 
 Saving, in this order: 1. all ranks stop at the same step · 2. each writes its shard of the rows and the histories of
-its partitions · 3. rank 0 gathers names and digests and writes the manifest · 4. the checkpoint is reported to Ray ·
-5. only then positions are committed, for those who watch the lag. A crash in between leaves the checkpoint before.
+its partitions · 3. rank 0 gathers names and digests and writes the manifest · 4. it records the version, deletes those
+that are too many, and Ray is told the metrics · 5. only then positions are committed, for those who watch the lag. A
+crash in between leaves the version before. A group of workers, the first or a replacement, goes on from the newest
+version that is whole.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import ray
@@ -23,14 +26,21 @@ from torch.nn.parallel import DistributedDataParallel
 from mind_dist.checkpoint import ModelVersion
 from mind_dist.data.codec import PoisonGate
 from mind_dist.data.event_sequences import EventExamples
-from mind_dist.data.kafka import KafkaDeadLetters, KafkaSource, num_partitions
+from mind_dist.data.kafka import KafkaDeadLetters, KafkaSource
+from mind_dist.data.kafka import num_partitions as num_partitions_of
 from mind_dist.data.parquet import PreparedDataset
+from mind_dist.data.placement import Placement
 from mind_dist.data.sequences import ExampleSource, ParquetExamples
+from mind_dist.errors import MindDistError
 from mind_dist.training.collectives import Collectives, ProcessGroup, SingleRank
 from mind_dist.training.loop import StepReport
+from mind_dist.training.moved_histories import saved_histories, saved_positions
 from mind_dist.training.run import TrainingRun
-from mind_dist.training.run_monitor import TrainProgress
+from mind_dist.training.run_monitor import Fallback, TrainProgress
 from mind_dist.training.settings import TrainSettings, source_name
+from mind_dist.training.topic_growth import Stage
+
+logger = logging.getLogger(__name__)
 
 _REPORT_EVERY_STEPS = 100
 """Steps between metrics reported to Ray: a report is a barrier."""
@@ -38,34 +48,57 @@ _REPORT_EVERY_STEPS = 100
 _TELL_EVERY_S = 0.5
 """Time between two words to the driver."""
 
+_IDLE_S = 0.1
+"""Pause after a step for which no rank had an event."""
+
 
 def train_worker(loop: dict[str, Any]) -> None:
     """Train this worker's partitions; what Ray Train runs on every worker.
 
     Args:
-        loop: `settings`: TrainSettings; `bootstrap`: brokers; `monitor`: handle of a RunMonitor.
+        loop: `settings`: TrainSettings; `bootstrap`: brokers; `monitor`: handle of a RunMonitor; `stage`: which records of
+            a topic to train; `drain`: whether to save what was read even where it held nothing to train on.
     """
     settings: TrainSettings = loop["settings"]
     logging.getLogger().setLevel(logging.WARNING)  # below it, Ray writes a line for every report of every worker
     device = ray_torch.get_device()
     parallel = distributed.is_initialized() and distributed.get_world_size() > 1
     ranks: Collectives = ProcessGroup(device) if parallel else SingleRank()
-    checkpoint = ray_train.get_checkpoint()
-    saved = _saved_version(settings, checkpoint.path) if checkpoint else None
-    run = open_run(settings, loop["bootstrap"], saved, ranks, device)
-    teller = _Teller(loop["monitor"] if ranks.rank == 0 else None, run.num_steps())
+    saved = _saved_version(settings, ranks, loop["monitor"])
+    teller = _Teller(loop["monitor"], ranks.rank)
+    run = open_run(
+        settings,
+        loop["bootstrap"],
+        saved,
+        ranks,
+        device,
+        stage=loop["stage"],
+        should_stop=teller.should_stop,
+    )
+    teller.num_steps = run.num_steps()
     saved_step = run.step
     for report in run.steps(teller.should_stop):
         teller.add(report)
         every = settings.training.checkpoint_every_steps
         if report.num_examples and every and report.step % every == 0:
-            _save(run, settings)
+            _save(run, settings, ranks)
             saved_step = report.step
         elif report.num_examples and report.step % _REPORT_EVERY_STEPS == 0:
             ray_train.report(_metrics(report))
+        elif not report.num_examples:
+            time.sleep(_IDLE_S)  # no rank has an event at hand; while one has, the others never wait
+    if run.step == saved_step and loop["drain"] and _has_moved(run, saved, ranks):
+        run.step += 1  # a version is never written over another
     if run.step > saved_step:
-        _save(run, settings)
+        _save(run, settings, ranks)
     run.examples.close()
+
+
+def _has_moved(run: TrainingRun, saved: ModelVersion | None, ranks: Collectives) -> bool:
+    """Tell whether any rank has read further than the saved version. Collective."""
+    before = saved.manifest.positions if saved else {}
+    moved = any(before.get(partition) != position for partition, position in run.examples.positions().items())
+    return bool(ranks.sum([moved])[0])
 
 
 def open_run(
@@ -74,13 +107,29 @@ def open_run(
     saved: ModelVersion | None,
     ranks: Collectives,
     device: torch.device,
+    *,
+    stage: Stage | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainingRun:
-    """Return this rank's part of the run, where a saved version stands, or at its beginning."""
+    """Return this rank's part of the run, where a saved version stands, or at its beginning.
+
+    Args:
+        settings: The run.
+        bootstrap: Addresses of brokers.
+        saved: Where to go on.
+        ranks: The other ranks.
+        device: Where to compute.
+        stage: Which records of a topic to train; None for all that there are.
+        should_stop: Asked while waiting for events.
+    """
     dataset = PreparedDataset.open(settings.dataset)
     from_kafka = settings.source == "kafka"
-    open_share = _open_log if from_kafka else _open_dataset
+    if from_kafka:
+        examples = _open_log(settings, bootstrap, dataset, saved, ranks, stage=stage, should_stop=should_stop)
+    else:
+        examples = _open_dataset(settings, dataset, saved, ranks)
     run = TrainingRun(
-        open_share(settings, bootstrap, dataset, saved, ranks),
+        examples,
         dataset,
         settings.model,
         settings.training,
@@ -98,7 +147,7 @@ def open_run(
 
 
 def _open_dataset(
-    settings: TrainSettings, _bootstrap: str, dataset: PreparedDataset, saved: ModelVersion | None, ranks: Collectives
+    settings: TrainSettings, dataset: PreparedDataset, saved: ModelVersion | None, ranks: Collectives
 ) -> ExampleSource:
     config = settings.training
     return ParquetExamples(
@@ -114,21 +163,37 @@ def _open_dataset(
 
 
 def _open_log(
-    settings: TrainSettings, bootstrap: str, dataset: PreparedDataset, saved: ModelVersion | None, ranks: Collectives
+    settings: TrainSettings,
+    bootstrap: str,
+    dataset: PreparedDataset,
+    saved: ModelVersion | None,
+    ranks: Collectives,
+    *,
+    stage: Stage | None,
+    should_stop: Callable[[], bool],
 ) -> ExampleSource:
-    kafka = settings.kafka
-    partitions = _share(num_partitions(bootstrap, kafka.topic, timeout_s=kafka.connect_timeout_s), ranks)
+    kafka, max_behaviors = settings.kafka, settings.training.max_behaviors
+    count_now = partial(num_partitions_of, bootstrap, kafka.topic, timeout_s=kafka.connect_timeout_s)
+    stage = stage or Stage(count_now())
+    count = stage.num_partitions
+    partitions = _share(count, ranks)
     return EventExamples(
-        KafkaSource(bootstrap, kafka, settings.group, partitions=partitions),
+        lambda partition: KafkaSource(bootstrap, kafka, settings.group, partitions=[partition]),
+        partitions,
         dataset.manifest.id_type,
         KafkaDeadLetters(bootstrap, kafka),
         PoisonGate(kafka.max_poison_fraction, kafka.poison_window),
-        max_behaviors=settings.training.max_behaviors,
+        max_behaviors=max_behaviors,
+        max_clock_skew_ms=kafka.max_clock_skew_ms,
+        event_types=dataset.manifest.event_types,
         profiles=dataset.profiles(),
         num_profile_features=len(dataset.manifest.profile_features),
-        positions=saved.manifest.positions if saved else None,
-        histories={partition: saved.history(partition) for partition in partitions} if saved else None,
+        positions=saved_positions(saved, count) if saved else None,
+        histories=saved_histories(saved, kafka.topic, partitions, count, max_behaviors) if saved else None,
         follow=settings.follow,
+        topic=kafka.topic,
+        placement=Placement(count, count_now, saved.manifest.part_trained if saved else {}, until_ms=stage.until_ms),
+        should_stop=should_stop,
     )
 
 
@@ -144,20 +209,46 @@ def _data_parallel(ranks: Collectives, device: torch.device) -> Callable[[nn.Mod
     return lambda model: DistributedDataParallel(model, device_ids=devices)
 
 
-def _saved_version(settings: TrainSettings, path: str) -> ModelVersion:
-    return ModelVersion.open((settings.run_directory / path.rstrip("/").rpartition("/")[2]).uri)
+def _saved_version(settings: TrainSettings, ranks: Collectives, monitor: Any) -> ModelVersion | None:
+    """Return the newest whole version, which rank 0 finds for all; None before the first save. Collective."""
+    own: tuple[str, MindDistError | None] = ("", None)
+    if ranks.rank == 0:
+        try:
+            own = (_newest_whole(settings, monitor), None)
+        except MindDistError as error:  # raised by all ranks, or the others would wait for this one
+            own = ("", error)
+    uri, failure = ranks.gather_objects(own)[0]
+    if failure is not None:
+        raise failure
+    return ModelVersion.open(uri, verify=False) if uri else None
 
 
-def _save(run: TrainingRun, settings: TrainSettings) -> None:
-    """Save in the five steps of this module's first lines; Ray's part comes fourth."""
-    directory = settings.run_directory / f"checkpoint_{run.step:08d}"
-    manifest = run.save(directory)
-    ray_train.report(
-        {**manifest.metrics, "step": manifest.step},
-        checkpoint=ray_train.Checkpoint(directory.path, directory.filesystem),
-        checkpoint_upload_mode=ray_train.CheckpointUploadMode.NO_UPLOAD,  # written in place, the manifest last
-    )
-    run.commit()
+def _newest_whole(settings: TrainSettings, monitor: Any) -> str:
+    """Return the directory of the newest whole version, empty before the first; the driver is told of damaged ones."""
+    found = settings.versions.newest_whole()
+    if found.version is None:
+        return ""
+    settings.versions.go_on_from(found.version)
+    uri = found.version.directory.uri
+    if found.damaged:
+        ray.get(monitor.fall_back.remote(Fallback(uri, found.damaged)))
+    return uri
+
+
+def _save(run: TrainingRun, settings: TrainSettings, ranks: Collectives) -> None:
+    """Save in the five steps of this module's first lines; this function has the last two."""
+    versions = settings.versions
+    if ranks.rank == 0:
+        versions.clear(run.step)
+    ranks.gather_objects(None)  # no rank may write before the leftovers are deleted
+    manifest = run.save(versions.place(run.step))
+    if ranks.rank == 0:
+        versions.keep(run.step, settings.num_to_keep)
+    ray_train.report({**manifest.metrics, "step": manifest.step})
+    try:
+        run.commit()
+    except MindDistError as error:  # the version is stored, and these positions are for lag monitors alone
+        logger.warning("positions are not shown to lag monitors", extra={"fields": {"error": error}})
 
 
 def _metrics(report: StepReport) -> dict[str, float]:
@@ -165,16 +256,20 @@ def _metrics(report: StepReport) -> dict[str, float]:
 
 
 class _Teller:
-    """Rank 0's line to the driver: never waits for it.
+    """A rank's line to the driver, which tells each of them when to stop: never waits for it.
 
     Args:
-        monitor: Handle of the RunMonitor, None on other ranks.
-        num_steps: Where the run will end.
+        monitor: Handle of the RunMonitor.
+        rank: This rank; the first one tells how far the run is.
+
+    Attributes:
+        num_steps: Where the run will end, None where that is not known.
     """
 
-    def __init__(self, monitor: Any, num_steps: int | None) -> None:
+    def __init__(self, monitor: Any, rank: int) -> None:
+        self.num_steps: int | None = None
         self._monitor = monitor
-        self._num_steps = num_steps
+        self._rank = rank
         self._progress: TrainProgress | None = None
         self._num_examples = 0
         self._told_s = time.monotonic()
@@ -183,14 +278,12 @@ class _Teller:
 
     def add(self, report: StepReport) -> None:
         """Take note of a step."""
-        if report.num_examples:
+        if report.num_examples and self._rank == 0:
             self._num_examples += report.num_examples
-            self._progress = TrainProgress(report.step, self._num_steps, report.loss, 0.0)
+            self._progress = TrainProgress(report.step, self.num_steps, report.loss, 0.0)
 
     def should_stop(self) -> bool:
         """Tell the driver how far the run is, if it is time; return whether it has asked to stop."""
-        if self._monitor is None:
-            return False
         if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
             self._stopping = self._stopping or ray.get(self._answer)
             self._answer = None

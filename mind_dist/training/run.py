@@ -26,6 +26,9 @@ from mind_dist.training.item_table import ItemTable, ReplicatedItemTable
 from mind_dist.training.loop import StepReport, dense_optimizer, linear_decay, train
 from mind_dist.training.warm_start import FirstVectors, first_vectors
 
+NUM_IGNORED = "num_ignored_events"
+"""Metric of a version: events of types that are no behaviors, passed over up to its positions."""
+
 
 class TrainingRun:
     """One rank's model, item table, examples and progress.
@@ -67,6 +70,7 @@ class TrainingRun:
         self._ranks = collectives or SingleRank()
         self._positions = examples.positions()
         self._watermark_ms = 0
+        self._num_ignored = 0
         self._fresh = True
         torch.manual_seed(config.seed)
         self.model = MultiInterestModel(model_config).to(device)
@@ -120,7 +124,7 @@ class TrainingRun:
         return min(end, bound or end)
 
     def save(self, directory: Directory) -> Manifest:
-        """Write a version of the state after the last step: every rank its part, rank 0 the manifest. Collective.
+        """Write a version of the state as it is: every rank its part, rank 0 the manifest. Collective.
 
         Args:
             directory: This rank's; the version is the files of all ranks together.
@@ -138,18 +142,24 @@ class TrainingRun:
             writer.write_dense(self.model.state_dict())
             writer.write_optimizer(_optimizer_tensors(self.model, self._optimizer))
             writer.write_catalog(self._catalog)
-        parts = self._ranks.gather_objects((writer.files, dict(self._positions), self._watermark_ms))
+        # Histories are as of these positions. They may lie behind the last step's: a log may end with records that are
+        # no examples.
+        self._positions = self.examples.positions()
+        part_trained = self.examples.part_trained()
+        own = (writer.files, dict(self._positions), part_trained, self._watermark_ms, self.examples.num_ignored)
+        parts = self._ranks.gather_objects(own)
         manifests: list[Manifest] = self._ranks.gather_objects(self._seal(directory, parts) if rank == 0 else None)
         return manifests[0]
 
     def commit(self) -> None:
-        """Show the positions of the last step to whoever watches the lag; call it once a version is stored."""
+        """Show the positions of the last save to whoever watches the lag; call it once a version is stored."""
         self.examples.commit(self._positions)
 
     def resume(self, version: ModelVersion) -> None:
         """Go on from a version of this run; the examples must have been opened at its positions."""
         self.step = version.manifest.step
         self.metrics = dict(version.manifest.metrics)
+        self._num_ignored = int(self.metrics.get(NUM_IGNORED, 0))
         self._watermark_ms = version.manifest.watermark_ms
         self._load(version)
         _load_optimizer(self.model, self._optimizer, version.optimizer())
@@ -185,7 +195,8 @@ class TrainingRun:
             self.table.set_counts(self._catalog.keys[seen], self._catalog.counts[seen], last_ms)
 
     def _seal(self, directory: Directory, parts: list[Any]) -> Manifest:
-        files, positions, watermarks = zip(*parts, strict=True)
+        files, positions, part_trained, watermarks, ignored = zip(*parts, strict=True)
+        num_ignored = self._num_ignored + sum(ignored)
         about = self._dataset.manifest
         return seal(
             directory,
@@ -196,13 +207,15 @@ class TrainingRun:
                 "item_features": [dataclasses.asdict(feature) for feature in about.item_features],
                 "item_columns": list(about.item_columns),
                 "profile_features": [dataclasses.asdict(feature) for feature in about.profile_features],
+                "event_types": list(about.event_types),
             },
             id_type=about.id_type,
             step=self.step,
             watermark_ms=max(watermarks),
             positions=_joined(positions),
-            metrics=self.metrics,
+            metrics=self.metrics | ({NUM_IGNORED: num_ignored} if num_ignored else {}),
             source=self._source,
+            part_trained=_joined(part_trained),
         )
 
 

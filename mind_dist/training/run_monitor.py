@@ -22,12 +22,26 @@ class TrainProgress:
     examples_per_s: float
 
 
+@dataclass(frozen=True)
+class Fallback:
+    """Workers went on from a version because newer ones are damaged.
+
+    Attributes:
+        version_uri: Directory of the version.
+        damaged: Each newer one, and what is wrong with it.
+    """
+
+    version_uri: str
+    damaged: tuple[str, ...]
+
+
 class RunMonitor:
     """What the driver and rank 0 know of each other; runs as an actor."""
 
     def __init__(self) -> None:
         self._progress: TrainProgress | None = None
         self._stopping = False
+        self._fallback: Fallback | None = None
 
     def tell(self, progress: TrainProgress | None) -> bool:
         """Take the progress; return whether to stop."""
@@ -37,6 +51,14 @@ class RunMonitor:
     def progress(self) -> TrainProgress | None:
         """Return the last progress told."""
         return self._progress
+
+    def fall_back(self, fallback: Fallback) -> None:
+        """Take note of a fallback."""
+        self._fallback = fallback
+
+    def fallback(self) -> Fallback | None:
+        """Return the last fallback."""
+        return self._fallback
 
     def stop(self) -> None:
         """Ask the run to stop."""

@@ -11,9 +11,9 @@ from mind_dist.data.parquet import PreparedDataset
 from mind_dist.errors import ConfigError, DatasetError
 from mind_dist.recipes import best
 from mind_dist.storage import Directory
+from mind_dist.training.run_versions import RunVersions
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_CHECKPOINT = re.compile(r"(checkpoint_[0-9]+)/manifest\.json")
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,9 @@ class TrainSettings:
     """Train on the dataset's train split, or on the events of a Kafka topic from its oldest record on."""
     follow: bool = False
     """Wait for further events until stopped, instead of ending where the topic ends now (Kafka only)."""
+    growth_wait_s: float = 300.0
+    """After partitions were added to a topic that is followed, go on for so long before all are opened: producers learn
+    of new ones late (`metadata.max.age.ms`, five minutes by default), and until then write where a user's events were."""
     init_from: str = ""
     """Directory URI of a model version whose parameters a new run begins with."""
     workers: int = 2
@@ -39,7 +42,7 @@ class TrainSettings:
     max_failures: int = 2
     """How often lost workers are replaced before the job gives up."""
     num_to_keep: int = 2
-    """Newest versions of the run that are kept."""
+    """Newest versions of the run that are kept: at least 2, so that one is left where the newest is damaged."""
     model: ModelConfig = field(default_factory=lambda: best().model)
     """The model; that of the recipe `best` where none is named."""
     training: TrainingConfig = field(default_factory=lambda: best().training)
@@ -48,31 +51,27 @@ class TrainSettings:
     """Where events come from."""
 
     def __post_init__(self) -> None:
-        for setting, least in (("workers", 0), ("max_failures", 0), ("num_to_keep", 1)):
+        for setting, least in (("workers", 0), ("max_failures", 0), ("num_to_keep", 2)):
             if getattr(self, setting) < least:
                 raise ValueError(f"{setting} must be at least {least}")
         if not _NAME.fullmatch(self.name):
             raise ValueError("name must be letters, digits, '_', '.' and '-', beginning with a letter or digit")
+        if self.growth_wait_s < 0:
+            raise ValueError("growth_wait_s must be 0 or more")
         if self.follow and self.source != "kafka":
             raise ValueError("follow must be off unless source is kafka")
         if self.model.context_dim:
             raise ValueError("model.context_dim must be 0: events carry no context vector to train on")
 
     @property
-    def run_directory(self) -> Directory:
-        """Where the run's versions are."""
-        return Directory.at(self.storage) / self.name
+    def versions(self) -> RunVersions:
+        """What the run has saved."""
+        return RunVersions(Directory.at(self.storage) / self.name)
 
     @property
     def group(self) -> str:
         """Kafka group under which the run shows its positions."""
-        return f"mind-dist-training-{self.name}"
-
-    def newest_version(self) -> Directory | None:
-        """Return where the run stands, None before its first save."""
-        directory = self.run_directory
-        saved = sorted(found[1] for name in directory.files() if (found := _CHECKPOINT.fullmatch(name)))
-        return directory / saved[-1] if saved else None
+        return f"{self.kafka.group_prefix}mind-dist-training-{self.name}"
 
 
 @dataclass(frozen=True)
@@ -84,12 +83,14 @@ class TrainResult:
         model_version: Its name.
         step: Steps done.
         metrics: Its metrics.
+        fell_back_to: Directory of the version that the run went on from, where a newer one was damaged; else empty.
     """
 
     version_uri: str
     model_version: str
     step: int
     metrics: dict[str, float]
+    fell_back_to: str = ""
 
 
 def source_name(settings: TrainSettings) -> str:

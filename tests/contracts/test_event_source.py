@@ -1,75 +1,161 @@
-"""What every `EventSource` promises, over the in-memory log and every broker that can run here."""
+"""What every `EventSource` promises, over the in-memory log and every broker that can run here.
 
+`MIND_DIST_STAND_STILL_S=120` lets partitions stand still for two minutes instead of twelve seconds.
+"""
+
+import os
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from typing import Protocol
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from typing import Any, Protocol
 
+import kafka.codec
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 
 from mind_dist.config import KafkaConfig
 from mind_dist.data.kafka import KafkaSource, ensure_topics
 from mind_dist.data.source import EventSource, InMemoryLog, InMemorySource
-from mind_dist.errors import PositionLost
+from mind_dist.errors import PositionLost, StaleAssignment, UnreadableBatch
 from mind_dist.records import Record
 from tests.services import BROKERS
 
 NUM_PARTITIONS = 4
+STAND_STILL_S = float(os.environ.get("MIND_DIST_STAND_STILL_S", "12"))
+PACKAGES = {"snappy": "python-snappy", "lz4": "lz4", "zstd": "zstandard"}
 
 
 class Log(Protocol):
     """A fresh log of four partitions."""
 
-    def append(self, partition: int, *values: bytes) -> None: ...
+    def append(self, partition: int, *values: bytes | None, key: bytes | None = b"7", codec: str = "") -> None: ...
+
+    def append_transaction(self, partition: int, *values: bytes, commit: bool = True) -> None: ...
+
+    def append_unreadable(self, partition: int, codec: str) -> None: ...
 
     def truncate(self, partition: int, first: int) -> None: ...
 
-    def open(self, group: str = "g", partitions: Iterable[int] | None = None) -> EventSource: ...
+    def grow(self, num_partitions: int) -> None: ...
+
+    def evict(self, group: str) -> None: ...
+
+    def open(self, group: str = "g", partitions: Iterable[int] | None = None, **limits: Any) -> EventSource: ...
 
 
 class MemoryLog:
     def __init__(self) -> None:
         self.log = InMemoryLog(NUM_PARTITIONS)
 
-    def append(self, partition: int, *values: bytes) -> None:
+    def append(self, partition: int, *values: bytes | None, key: bytes | None = b"7", codec: str = "") -> None:
+        assert not codec, "memory knows no compression"
         for value in values:
-            self.log.append(b"7", value, partition)
+            self.log.append(key, value, partition)
+
+    def append_transaction(self, partition: int, *values: bytes, commit: bool = True) -> None:
+        if commit:
+            self.append(partition, *values)
+        else:
+            self.log.skip(partition, len(values))
+        self.log.skip(partition)
+
+    def append_unreadable(self, partition: int, codec: str) -> None:
+        self.log.append_unreadable(partition, codec, PACKAGES[codec])
 
     def truncate(self, partition: int, first: int) -> None:
         self.log.truncate(partition, first)
 
-    def open(self, group: str = "g", partitions: Iterable[int] | None = None) -> EventSource:
-        return InMemorySource(self.log, group, partitions)
+    def grow(self, num_partitions: int) -> None:
+        self.log.grow(num_partitions)
+
+    def evict(self, group: str) -> None:
+        self.log.evict(group)
+
+    def open(self, group: str = "g", partitions: Iterable[int] | None = None, **limits: Any) -> EventSource:
+        return InMemorySource(self.log, group, partitions, limits.get("max_poll_records", 500))
 
 
 class BrokerLog:
     def __init__(self, bootstrap: str) -> None:
         self.bootstrap = bootstrap
-        self.config = KafkaConfig(topic=f"events-{uuid.uuid4().hex}")
+        self.config = KafkaConfig(
+            topic=f"events-{uuid.uuid4().hex}",
+            connect_timeout_s=8,
+            session_timeout_s=6,
+            max_poll_interval_s=2,
+            metadata_max_age_s=1,
+        )
         self.opened: list[EventSource] = []
+        self.patch = pytest.MonkeyPatch()
         ensure_topics(bootstrap, {self.config.topic: NUM_PARTITIONS})
         self.producer = KafkaProducer(bootstrap_servers=bootstrap, linger_ms=20)
 
-    def append(self, partition: int, *values: bytes) -> None:
+    def append(self, partition: int, *values: bytes | None, key: bytes | None = b"7", codec: str = "") -> None:
+        if codec:
+            with closing(
+                KafkaProducer(bootstrap_servers=self.bootstrap, linger_ms=20, compression_type=codec)
+            ) as other:
+                self.send(other, partition, values, key)
+        else:
+            self.send(self.producer, partition, values, key)
+
+    def send(self, producer: Any, partition: int, values: Iterable[bytes | None], key: bytes | None = b"7") -> None:
+        headers = [("trace", b"\xff\x00"), ("trace", b""), ("spur-ü", b"1")]
         for value in values:
-            self.producer.send(self.config.topic, key=b"7", value=value, partition=partition)
-        self.producer.flush()
+            producer.send(self.config.topic, key=key, value=value, partition=partition, headers=headers)
+        producer.flush()
+
+    @contextmanager
+    def transaction(self, partition: int, *values: bytes, commit: bool = True) -> Iterator[None]:
+        """Write in a transaction that is under way inside the context."""
+        name = uuid.uuid4().hex
+        producer = KafkaProducer(bootstrap_servers=self.bootstrap, transactional_id=name, retry_backoff_ms=5)
+        with closing(producer):
+            producer.init_transactions()
+            producer.begin_transaction()
+            self.send(producer, partition, values)
+            yield
+            if commit:
+                producer.commit_transaction()
+            else:
+                producer.abort_transaction()
+
+    def append_transaction(self, partition: int, *values: bytes, commit: bool = True) -> None:
+        with self.transaction(partition, *values, commit=commit):
+            pass
+
+    def append_unreadable(self, partition: int, codec: str) -> None:
+        self.append(partition, b"compressed" * 100, codec=codec)
+        self.patch.setattr(kafka.codec, codec, None)  # what the client's import leaves there without the library
 
     def truncate(self, partition: int, first: int) -> None:
         with closing(KafkaAdminClient(bootstrap_servers=self.bootstrap)) as admin:
             admin.delete_records({TopicPartition(self.config.topic, partition): first})
 
-    def open(self, group: str = "g", partitions: Iterable[int] | None = None) -> EventSource:
-        self.opened.append(KafkaSource(self.bootstrap, self.config, group, partitions=partitions))
+    def grow(self, num_partitions: int) -> None:
+        with closing(KafkaAdminClient(bootstrap_servers=self.bootstrap)) as admin:
+            admin.create_partitions({self.config.topic: num_partitions})
+        self.producer.close()
+        self.producer = KafkaProducer(bootstrap_servers=self.bootstrap, linger_ms=20)  # one that knows of them
+
+    def evict(self, group: str) -> None:
+        """Wait until the broker has thrown out whoever does not poll."""
+        assert group
+        time.sleep(self.config.max_poll_interval_s + 1)
+
+    def open(self, group: str = "g", partitions: Iterable[int] | None = None, **limits: Any) -> EventSource:
+        config = replace(self.config, **limits)
+        self.opened.append(KafkaSource(self.bootstrap, config, f"{group}-{config.topic}", partitions=partitions))
         return self.opened[-1]
 
     def close(self) -> None:
         for source in self.opened:
             source.close()
         self.producer.close()
+        self.patch.undo()
 
 
 @pytest.fixture
@@ -82,11 +168,15 @@ def log(request: pytest.FixtureRequest) -> Iterator[Log]:
             yield broker_log
 
 
+LIKE_APACHE = [broker for broker in BROKERS if broker != "tansu_broker"]
 everywhere = pytest.mark.parametrize("log", ["memory", *BROKERS], indirect=True)
 on_brokers = pytest.mark.parametrize("log", BROKERS, indirect=True)
-where_records_expire = pytest.mark.parametrize(  # Tansu has no DeleteRecords
-    "log", ["memory", *(broker for broker in BROKERS if broker != "tansu_broker")], indirect=True
-)
+where_records_expire = pytest.mark.parametrize("log", ["memory", *LIKE_APACHE], indirect=True)
+"""Tansu has no DeleteRecords."""
+where_transactions_count = pytest.mark.parametrize("log", ["memory", *LIKE_APACHE], indirect=True)
+"""Tansu shows the records of transactions that were aborted."""
+where_topics_grow = pytest.mark.parametrize("log", ["memory", *LIKE_APACHE], indirect=True)
+"""Tansu has no CreatePartitions."""
 
 
 def read(source: EventSource, count: int, timeout_s: float = 20) -> list[Record]:
@@ -190,18 +280,6 @@ def test_committed_positions_survive_reopening_and_nothing_else_does(log: Log) -
     assert dict(log.open("another", partitions=[0]).committed()) == {}
 
 
-@everywhere
-def test_a_paused_partition_is_silent_until_resumed(log: Log) -> None:
-    source = log.open(partitions=[0, 1])
-    source.pause([0])
-    log.append(0, b"a", b"b")
-    log.append(1, b"x")
-    assert [record.value for record in read(source, 1)] == [b"x"]
-    assert list(source.poll(0.3)) == []
-    source.resume([0])
-    assert [record.value for record in read(source, 2)] == [b"a", b"b"]
-
-
 @where_records_expire
 def test_a_position_older_than_the_oldest_record_is_an_error_that_names_both(log: Log) -> None:
     log.append(0, b"a", b"b", b"c", b"d")
@@ -260,17 +338,180 @@ def test_a_member_knows_the_partitions_it_may_have_to_share_out_before_it_joins(
     assert source.assignment() == frozenset()
 
 
+@everywhere
+def test_partitions_that_stand_still_tell_their_end_and_their_lag_every_time(log: Log) -> None:
+    log.append(0, b"a", b"b", b"c")
+    log.append(1, b"x")
+    source = log.open(partitions=range(NUM_PARTITIONS))
+    read(source, 4)
+    written = 0
+    deadline_s = time.monotonic() + STAND_STILL_S
+    while time.monotonic() < deadline_s:
+        for _ in range(3):
+            assert dict(source.end_positions()) == {0: 3, 1: 1 + written, 2: 0, 3: 0}
+            assert dict(source.lag(5)) == dict.fromkeys(range(NUM_PARTITIONS), 0)
+            assert list(source.poll(0.3)) == []
+        log.append(1, b"y")  # one of them moves now and then, the others never
+        written += 1
+        assert dict(source.lag(5)) == {0: 0, 1: 1, 2: 0, 3: 0}
+        assert [record.value for record in read(source, 1)] == [b"y"]
+
+
+@everywhere
+def test_more_than_ten_thousand_records_of_one_partition_come_in_order_beside_silent_ones(log: Log) -> None:
+    log.append(2, *(b"%d" % number for number in range(12_000)))
+    source = log.open(partitions=range(NUM_PARTITIONS))
+    records = read(source, 12_000, timeout_s=60)
+    assert [(record.partition, record.offset, record.value) for record in records] == [
+        (2, number, b"%d" % number) for number in range(12_000)
+    ]
+    assert dict(source.position()) == dict(source.end_positions()) == {0: 0, 1: 0, 2: 12_000, 3: 0}
+
+
+@everywhere
+def test_null_keys_null_values_keys_that_are_no_utf_8_and_headers_come_as_they_are(log: Log) -> None:
+    log.append(0, b"a", key=None)
+    log.append(0, b"b", key=b"\xff\xfe\x00")
+    log.append(0, None, key=b"7")
+    log.append(0, b"", key=b"")
+    records = read(log.open(partitions=[0]), 4)
+    assert [(record.key, record.value) for record in records] == [
+        (None, b"a"),
+        (b"\xff\xfe\x00", b"b"),
+        (b"7", None),
+        (b"", b""),
+    ]
+
+
 @on_brokers
-def test_a_pause_outlives_a_rebalance(log: Log) -> None:
-    first = log.open()
-    wait(lambda: bool(first.poll(0.1) or len(first.assignment()) == NUM_PARTITIONS))
-    first.pause([0])
-    second = log.open()
-    wait(lambda: not poll_together(first, second) and len(first.assignment()) == len(second.assignment()) == 2)
-    second.close()
-    wait(lambda: not first.poll(0.1) and len(first.assignment()) == NUM_PARTITIONS)
-    log.append(0, b"held back")
-    log.append(1, b"flows")
-    assert [record.value for record in read(first, 1)] == [b"flows"]
-    first.resume([0])
-    assert [record.value for record in read(first, 1)] == [b"held back"]
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+def test_records_of_every_codec_come(log: Log, codec: str) -> None:
+    values = [b"%d" % number * 50 for number in range(2000)]
+    log.append(0, b"plain")
+    log.append(0, *values, codec=codec)
+    log.append(1, *values, codec=codec)
+    source = log.open(partitions=[0, 1])
+    assert dict(source.end_positions()) == {0: 2001, 1: 2000}
+    records = read(source, 4001)
+    assert values_of(records, 0) == [b"plain", *values]
+    assert values_of(records, 1) == values
+    source.seek({1: 1234})
+    assert [record.value for record in read(source, 2000 - 1234)] == values[1234:]
+
+
+@everywhere
+@pytest.mark.parametrize("codec", PACKAGES)
+def test_a_codec_without_its_library_is_an_error_that_names_partition_and_package(log: Log, codec: str) -> None:
+    log.append(0, b"a")
+    log.append(1, b"x", b"y")
+    log.append_unreadable(1, codec)
+    source = log.open(partitions=[0, 1, 2])
+    records = read(source, 3)
+    assert (values_of(records, 0), values_of(records, 1)) == ([b"a"], [b"x", b"y"])
+    for _ in range(3):  # however often: it neither hangs nor goes on without that batch
+        with pytest.raises(UnreadableBatch, match=f"pip install {PACKAGES[codec]}") as unreadable:
+            wait(lambda: bool(source.poll(0.2)))
+        assert (unreadable.value.partition, unreadable.value.position, unreadable.value.codec) == (1, 2, codec)
+    assert source.position()[1] == 2
+
+
+@pytest.mark.parametrize("log", ["tansu_broker"], indirect=True)  # Apache Kafka takes no such batch from a producer
+def test_a_damaged_batch_is_an_error_that_names_partition_and_position(
+    log: BrokerLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.append(1, b"x")
+    with monkeypatch.context() as patch:
+        patch.setattr("kafka.record.default_records.gzip_encode", lambda _payload, **_options: b"damaged")
+        log.append(1, b"y" * 100, codec="gzip")
+    source = log.open(partitions=[0, 1])
+    assert [record.value for record in read(source, 1)] == [b"x"]
+    with pytest.raises(UnreadableBatch, match="it is damaged") as unreadable:
+        wait(lambda: bool(source.poll(0.2)))
+    assert (unreadable.value.partition, unreadable.value.position, unreadable.value.codec) == (1, 1, "")
+
+
+@everywhere
+def test_positions_pass_the_markers_of_transactions(log: Log) -> None:
+    log.append_transaction(0, b"a", b"b")
+    log.append_transaction(1, b"x")
+    log.append(0, b"c")
+    log.append_transaction(0, b"d")
+    source = log.open(partitions=[0, 1])
+    records = read(source, 5)
+    assert [(record.offset, record.value) for record in records if record.partition == 0] == [
+        (0, b"a"),
+        (1, b"b"),
+        (3, b"c"),
+        (4, b"d"),
+    ]
+    wait(lambda: not source.poll(0.1) and dict(source.position()) == {0: 6, 1: 2})
+    assert dict(source.end_positions()) == {0: 6, 1: 2}
+    assert dict(source.lag(5)) == {0: 0, 1: 0}
+    source.seek({0: 2})
+    assert [record.value for record in read(source, 2)] == [b"c", b"d"]
+
+
+@where_transactions_count
+def test_records_of_aborted_transactions_never_come(log: Log) -> None:
+    log.append_transaction(0, b"a")
+    log.append_transaction(0, b"aborted", b"aborted", commit=False)
+    log.append(0, b"b")
+    log.append_transaction(0, b"aborted", commit=False)
+    source = log.open(partitions=[0])
+    assert [(record.offset, record.value) for record in read(source, 2)] == [(0, b"a"), (5, b"b")]
+    wait(lambda: not source.poll(0.1) and dict(source.position()) == {0: 8})
+    assert dict(source.end_positions()) == {0: 8}
+
+
+@pytest.mark.parametrize("log", LIKE_APACHE, indirect=True)
+def test_the_end_lies_before_a_transaction_under_way(log: BrokerLog) -> None:
+    log.append(0, b"a")
+    source = log.open(partitions=[0, 1])
+    with log.transaction(0, b"later"):
+        log.append(0, b"behind it")
+        assert [record.value for record in read(source, 1)] == [b"a"]
+        assert list(source.poll(0.5)) == []
+        assert dict(source.end_positions()) == dict(source.position()) == {0: 1, 1: 0}
+    assert [record.value for record in read(source, 2)] == [b"later", b"behind it"]
+    wait(lambda: dict(source.end_positions()) == {0: 4, 1: 0})
+
+
+@where_topics_grow
+def test_a_group_takes_over_partitions_that_are_added_and_a_source_by_hand_keeps_its_own(log: Log) -> None:
+    member, by_hand = log.open(), log.open("another", partitions=range(NUM_PARTITIONS))
+    log.append(0, b"a")
+    assert [record.value for record in read(member, 1)] == [b"a"]
+    member.commit({0: 1})
+    log.grow(NUM_PARTITIONS + 2)
+    wait(lambda: not member.poll(0.1) and member.assignment() == set(range(NUM_PARTITIONS + 2)))
+    log.append(5, b"new")
+    log.append(0, b"b")
+    assert sorted(record.value or b"" for record in read(member, 2)) == [b"b", b"new"]
+    wait(lambda: not member.poll(0.1) and member.end_positions()[5] == 1)
+    assert sorted(record.value or b"" for record in read(by_hand, 2)) == [b"a", b"b"]
+    assert by_hand.assignment() == set(range(NUM_PARTITIONS))
+
+
+@everywhere
+def test_a_member_too_slow_for_its_group_may_not_commit_and_then_reads_again_what_it_had_not(log: Log) -> None:
+    for partition in range(NUM_PARTITIONS):
+        log.append(partition, *(b"%d" % number for number in range(10)))
+    slow = log.open(max_poll_records=5)
+    first = read(slow, 5)
+    done = {first[0].partition: first[2].offset + 1}
+    slow.commit(done)
+    log.evict("g")
+    with pytest.raises(StaleAssignment):
+        slow.commit({first[0].partition: first[-1].offset + 1})
+    expected = {(p, offset) for p in range(NUM_PARTITIONS) for offset in range(done.get(p, 0), 10)}
+    seen: set[tuple[int, int]] = set()
+
+    def has_read_all() -> bool:
+        records = slow.poll(0.2)
+        seen.update((record.partition, record.offset) for record in records)
+        return seen >= expected and not records
+
+    wait(has_read_all)
+    assert seen == expected
+    slow.commit(slow.position())
+    assert dict(slow.committed()) == dict.fromkeys(range(NUM_PARTITIONS), 10)

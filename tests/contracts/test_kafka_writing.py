@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kafka import KafkaConsumer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 
 from mind_dist.config import KafkaConfig
 from mind_dist.data.codec import decode, encode_event
@@ -73,7 +73,7 @@ def test_a_users_records_are_in_one_partition_in_order_and_users_spread(broker: 
     times: dict[int, list[int]] = {}
     forgotten = []
     for record in records:
-        match decode(record, "int64"):
+        match decode(record, "int64", max_clock_skew_ms=config.max_clock_skew_ms):
             case Event() as event:
                 partitions.setdefault(event.user_key, set()).add(record.partition)
                 times.setdefault(event.user_key, []).append(event.timestamp_ms)
@@ -144,6 +144,8 @@ def test_a_frozen_broker_is_named_after_the_bound_and_nothing_is_lost_when_it_is
                 poll_for(source, 30)
             with pytest.raises(ServiceUnavailable, match=f"Kafka at {server.address}"):
                 source.committed()
+            with pytest.raises(ServiceUnavailable, match="did not answer within 2 s"):
+                source.lag(2.0)
             producer.send(1, 11, 2)
             with pytest.raises(ServiceUnavailable, match=f"Kafka at {server.address}"):
                 producer.flush()
@@ -196,3 +198,23 @@ if "kafka_broker" in BROKERS:  # Tansu goes on waiting for a member that does no
                 second.poll(0.1)
             with pytest.raises(StaleAssignment, match="have moved on"):
                 first.commit({0: 0})
+
+    @pytest.mark.parametrize("broker", ["kafka_broker"], indirect=True)  # Tansu has no CreatePartitions
+    def test_a_producer_writes_into_partitions_that_are_added(broker: str, config: KafkaConfig) -> None:
+        with closing(EventProducer(broker, replace(config, metadata_max_age_s=1))) as producer:
+            producer.send(1, 10, 0)
+            producer.flush()
+            with closing(KafkaAdminClient(bootstrap_servers=broker)) as admin:
+                admin.create_partitions({config.topic: NUM_PARTITIONS + 3})
+            wide = replace(config, metadata_max_age_s=1)
+            with closing(
+                KafkaSource(broker, wide, "g", partitions=range(NUM_PARTITIONS, NUM_PARTITIONS + 3))
+            ) as source:
+                deadline_s = time.monotonic() + 30
+                time_ms = 0
+                while any(end == 0 for end in source.end_positions().values()):
+                    assert time.monotonic() < deadline_s
+                    time_ms += 1
+                    for user in range(30):
+                        producer.send(user, 10, time_ms)
+                    producer.flush()

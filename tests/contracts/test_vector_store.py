@@ -19,10 +19,10 @@ from pymilvus import MilvusClient
 from mind_dist import local_stack
 from mind_dist.config import MilvusConfig
 from mind_dist.errors import InvalidRequest, ServiceUnavailable, VectorStoreError
-from mind_dist.index.checks import FIRST_KEY, LAST_KEY
 from mind_dist.index.memory import InMemoryVectorStore
 from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.index.vector_store import MAX_LIMIT, Column, Filter, Hits, ItemRows, UserRow, VectorStore, VersionInfo
+from mind_dist.limits import FIRST_KEY, LAST_KEY
 from mind_dist.local_process import free_ports, listeners
 from mind_dist.records import Keys
 

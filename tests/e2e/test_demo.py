@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import ray
 
 from jobs.demo import Demo, main
 from mind_dist.config import ServingConfig, TrainingConfig
+from mind_dist.errors import PortInUse
 from mind_dist.local_process import free_ports
 
 
@@ -49,3 +51,12 @@ def test_the_demo_runs_the_whole_line_and_reports_it(tmp_path: Path, capsys: pyt
     shown = report["user"]["titles_per_interest"]
     assert shown["before"] != shown["after"]
     assert "recall@50, model" in capsys.readouterr().out
+
+
+def test_a_demo_whose_port_somebody_has_ends_before_it_empties_anything(tmp_path: Path) -> None:
+    (tmp_path / "earlier").touch()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(PortInUse, match=f"port {port} .* choose another with --serving.port"):
+            main(Demo(directory=tmp_path, serving=ServingConfig(port=port)))
+    assert (tmp_path / "earlier").exists()

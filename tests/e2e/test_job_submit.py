@@ -36,3 +36,24 @@ def test_prepare_train_and_evaluate_run_as_submitted_jobs(tmp_path: Path) -> Non
 def test_a_submitted_job_that_fails_says_why_in_one_line(tmp_path: Path) -> None:
     output = submit("jobs.evaluate", "--dataset", str(tmp_path), "--version-uri", str(tmp_path), expected="FAILED")
     assert f"error: {tmp_path}: no manifest.json: run `python -m jobs.prepare` first" in output
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize(
+    ("command", "setting"),
+    [
+        (("jobs.prepare", "--output", "data/mine", "--run", "movielens_100k"), "output"),
+        (("jobs.train", "--dataset", "/data", "--storage", "runs"), "storage"),
+        (("jobs.train", "--dataset", "/data", "--storage", "/runs", "--output", "train.json"), "output"),
+        (("jobs.evaluate", "--dataset", "/data", "--version-uri", "/v", "--output", "report.json"), "output"),
+    ],
+)
+def test_a_submitted_job_refuses_to_write_into_rays_copy_of_the_directory(
+    command: tuple[str, ...], setting: str
+) -> None:
+    output = submit(*command, expected="FAILED")
+    refused = next(line for line in output.splitlines() if line.startswith(f"error: {setting}: "))
+    assert "is relative to " in refused
+    assert refused.endswith(
+        ", a directory of the cluster that may be deleted with the job: give an absolute path or a URI"
+    )

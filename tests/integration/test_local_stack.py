@@ -7,17 +7,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from mind_dist.config import KafkaConfig
-from mind_dist.data.kafka import EventProducer, ensure_topics, num_partitions, wait_for_broker
-from mind_dist.errors import ConfigError, ServiceUnavailable
+from mind_dist.config import Addresses, KafkaConfig, MilvusConfig
+from mind_dist.data.kafka import EventProducer, KafkaSource, ensure_topics, num_partitions, wait_for_broker
+from mind_dist.errors import ConfigError, PortInUse, ServiceUnavailable
+from mind_dist.index.milvus import MilvusVectorStore
+from mind_dist.index.vector_store import UserRow
 from mind_dist.local_process import LocalProcess, free_ports, listeners
-from mind_dist.local_stack import LocalStack, apache_kafka, milvus_lite, ray_head, tansu
+from mind_dist.local_stack import LocalStack, apache_kafka, milvus_lite, ray_head, tansu, tansu_object_store
+from mind_dist.local_stack.kept import kept_ports
 from tests.ray_jobs import run_job
+from tests.services import KAFKA_HOME
+from tests.toy_serving import INFO, VERSION
 
 SERVE = "import socket, sys, time; s = socket.create_server(('127.0.0.1', int(sys.argv[1]))); time.sleep(600)"
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);" + SERVE
@@ -95,12 +102,26 @@ def test_a_process_that_never_listens_fails_within_the_bound_and_is_gone(tmp_pat
     assert not alive(server.processes())
 
 
-def test_somebody_elses_port_is_noticed(tmp_path: Path) -> None:
-    server = process(tmp_path, "import time; time.sleep(600)")
+def test_somebody_elses_port_is_named_before_anything_starts(tmp_path: Path) -> None:
+    server = process(tmp_path, SERVE)
     with socket.create_server(("127.0.0.1", server.port)):
         assert listeners(server.port) == {os.getpid()}
-        with pytest.raises(ServiceUnavailable, match="held by another process"), server:
+        with pytest.raises(PortInUse, match=f"wanted for Test, is held by process {os.getpid()}"), server:
             pass
+    assert not server.log.exists()
+
+
+def test_a_port_that_somebody_takes_meanwhile_is_noticed(tmp_path: Path) -> None:
+    server = process(tmp_path, "import time; time.sleep(600)")
+    server.start()
+    try:
+        with (
+            socket.create_server(("127.0.0.1", server.port)),
+            pytest.raises(ServiceUnavailable, match="held by another process"),
+        ):
+            server.wait_ready()
+    finally:
+        server.stop()
 
 
 OWNER = """
@@ -179,7 +200,16 @@ def test_ray_takes_jobs_and_leaves_no_process_and_its_logs(tmp_path: Path) -> No
         assert "probe=inherited" in output
         held |= head.processes()
     assert not alive(held)
-    assert (tmp_path / "ray" / "gcs_server.out").exists()
+    assert len(list((tmp_path / "ray").glob("*/gcs_server.out"))) == 1
+
+
+def test_two_rays_share_no_port(tmp_path: Path) -> None:
+    heads = [ray_head(tmp_path / name, num_cpus=1) for name in ("a", "b")]
+    with heads[0], heads[1]:
+        first, second = ([port for port in (head.port, *head.other_ports) if listeners(port)] for head in heads)
+        assert len(first) == len(second) == 6
+        assert not set(first) & set(second)
+        assert all(head.metrics_discovery and head.metrics_discovery.exists() for head in heads)
 
 
 def test_two_milvus_servers_have_ports_of_their_own(tmp_path: Path) -> None:
@@ -202,27 +232,131 @@ def test_an_unreachable_broker_is_one_clear_error_within_the_bound() -> None:
         assert time.monotonic() - start_s < 4
 
 
-@pytest.fixture
-def stack_job(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """`jobs.stack` without Ray, its logs in `tmp_path`."""
-    command = [sys.executable, "-m", "jobs.stack", "up", "--no-ray", "--directory", str(tmp_path)]
-    bare = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MIND_DIST_", "KAFKA_"))}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=bare) as job:
-        yield job
-        job.kill()
+class StackJob:
+    """`jobs.stack up` without Ray in a directory; can be ended and started again."""
+
+    def __init__(self, directory: Path, **variables: str) -> None:
+        self.directory = directory
+        prefixes = ("RAY_", "MIND_DIST_", "KAFKA_")
+        bare = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
+        self.variables = {**bare, **variables}
+
+    @contextmanager
+    def up(self) -> Iterator[subprocess.Popen[str]]:
+        """Yield the running job."""
+        command = [sys.executable, "-m", "jobs.stack", "up", "--no-ray", "--directory", str(self.directory)]
+        with subprocess.Popen(
+            command, text=True, env=self.variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as job:
+            try:
+                yield job
+            finally:
+                job.kill()
+
+    @contextmanager
+    def ready(self) -> Iterator[tuple[subprocess.Popen[str], Addresses]]:
+        """Yield the job when its services are up, and their addresses."""
+        with self.up() as job:
+            assert job.stdout is not None
+            kafka, milvus, last = (job.stdout.readline() for _ in range(3))
+            assert kafka.startswith("export MIND_DIST_KAFKA=127.0.0.1:")
+            assert milvus.startswith("export MIND_DIST_MILVUS=http://127.0.0.1:")
+            assert f"logs and data are in {self.directory}" in last
+            yield job, Addresses(kafka.strip().partition("=")[2], milvus.strip().partition("=")[2])
 
 
-def test_the_stack_job_prints_addresses_and_ends_on_ctrl_c(stack_job: subprocess.Popen[str], tmp_path: Path) -> None:
-    assert stack_job.stdout is not None
-    kafka, milvus, last = (stack_job.stdout.readline() for _ in range(3))
-    assert kafka.startswith("export MIND_DIST_KAFKA=127.0.0.1:")
-    assert milvus.startswith("export MIND_DIST_MILVUS=http://127.0.0.1:")
-    assert f"logs are in {tmp_path}" in last
-    port = int(kafka.rpartition(":")[2])
-    assert listeners(port)
-    stack_job.send_signal(signal.SIGINT)
-    assert stack_job.wait(60) == 0
-    assert not listeners(port)
+def test_the_stack_job_prints_addresses_and_ends_on_ctrl_c(tmp_path: Path) -> None:
+    with StackJob(tmp_path).ready() as (job, addresses):
+        port = int(addresses.kafka.rpartition(":")[2])
+        assert listeners(port)
+        job.send_signal(signal.SIGINT)
+        assert job.wait(60) == 0
+        assert not listeners(port)
+
+
+HOMES = ["", *([str(KAFKA_HOME)] if KAFKA_HOME.is_dir() else [])]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("kafka_home", HOMES, ids=["tansu", "kafka"][: len(HOMES)])
+def test_a_stack_goes_on_where_the_last_one_in_its_directory_stopped(
+    tmp_path: Path, kafka_home: str, number: signal.Signals
+) -> None:
+    stack = StackJob(tmp_path, **({"KAFKA_HOME": kafka_home} if kafka_home else {}))
+    config = KafkaConfig()
+    with stack.ready() as (job, first):
+        ensure_topics(first.kafka, {config.topic: 2})
+        with closing(EventProducer(first.kafka, config)) as producer:
+            for number_sent in range(1000):
+                producer.send(number_sent % 9, number_sent, number_sent)
+        taken = read(first.kafka, config, 400)
+        with closing(MilvusVectorStore(first.milvus, MilvusConfig())) as store:
+            store.create_version(INFO)
+            store.upsert_users(VERSION, [user_row(7)])
+            store.activate(VERSION)
+        job.send_signal(number)
+        job.wait(60)
+    with stack.ready() as (_, second):
+        assert second == first
+        taken += read(second.kafka, config, 1000 - len(taken))
+        assert len(taken) == len(set(taken)) == 1000
+        with closing(MilvusVectorStore(second.milvus, MilvusConfig())) as store:
+            assert store.active_version() == VERSION
+            assert store.get_users(VERSION, [7], strong=True)[7].behaviors.tolist() == [1, 2]
+
+
+def read(kafka: str, config: KafkaConfig, least: int) -> list[tuple[int, int]]:
+    """Return the places of the records that a group reads next, and commit them."""
+    places: list[tuple[int, int]] = []
+    with closing(KafkaSource(kafka, config, "group", partitions=range(2))) as source:
+        while len(places) < least:
+            places += [(record.partition, record.offset) for record in source.poll(0.5)]
+        source.commit(source.position())
+    return places
+
+
+def user_row(user_key: int) -> UserRow:
+    vectors, weights = np.ones((1, 4), np.float32), np.ones(1, np.float32)
+    behaviors, profile = np.array([1, 2]), np.zeros(0, np.int64)
+    return UserRow(user_key, vectors, weights, behaviors, behaviors * 10, profile, 0, 1, 1, VERSION)
+
+
+def test_a_second_stack_in_a_directory_is_refused_in_one_line(tmp_path: Path) -> None:
+    stack = StackJob(tmp_path)
+    with stack.ready() as (job, _), stack.up() as second:
+        _, said = second.communicate(timeout=60)
+        problem = (
+            f"error: directory: process {job.pid} runs a stack in {tmp_path}: stop it, or give another --directory"
+        )
+        assert (second.returncode, said) == (2, f"{problem}\n")
+
+
+def test_a_port_of_the_last_start_that_somebody_has_now_is_one_line(tmp_path: Path) -> None:
+    stack = StackJob(tmp_path)
+    [port] = kept_ports(tmp_path, "Milvus", 1)
+    with socket.create_server(("127.0.0.1", port)), stack.up() as job:
+        _, said = job.communicate(timeout=60)
+    [line] = said.splitlines()
+    assert line.startswith(f"error: port {port} at 127.0.0.1, wanted for Milvus, is held by process {os.getpid()} (")
+    assert line.endswith("stop it, or start in another directory")
+    assert job.returncode == 1
+
+
+def test_a_broker_on_files_loses_nothing_of_what_many_write_at_once(tmp_path: Path) -> None:
+    store = tansu_object_store(tmp_path)
+    with store, tansu(tmp_path, object_store=store) as broker:
+        ensure_topics(broker.address, {"behavior-events": 1})
+
+        def write(writer: int) -> None:
+            with closing(EventProducer(broker.address, KafkaConfig())) as producer:
+                for number in range(60):
+                    producer.send(writer, number, number)
+                    producer.flush()
+
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(write, range(4)))
+        with closing(KafkaSource(broker.address, KafkaConfig(), "group", partitions=[0])) as source:
+            assert source.end_positions() == {0: 240}
 
 
 def test_kafka_and_tansu_refuse_a_home_that_is_none_and_start_empty(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from mind_dist.errors import ConfigError, DatasetError
 from tests.reference import prepare_loops
 
 Rows = list[tuple[int, int, int]]
+START_S = 1_700_000_000
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 EVERYBODY = SplitConfig(train_fraction=1.0, valid_fraction=0.0)
 
@@ -40,6 +41,16 @@ def _connected(ray_cluster: str) -> Iterator[None]:
     ray.shutdown()
 
 
+def test_a_relative_output_lies_where_the_job_runs_not_where_the_cluster_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pq.write_table(as_table(random_rows()), "log.parquet")
+    prepare(PrepareConfig("data/mine", LogConfig(("log.parquet",))))
+    assert sum(1 for _ in PreparedDataset.open("data/mine").sequences("train")) > 0
+    assert (tmp_path / "data" / "mine" / "sequences" / "train" / "bucket-00000.parquet").is_file()
+
+
 def random_rows(num_rows: int = 3_000) -> Rows:
     """Return a log with ties in time, repeats, rare items and short users, in no order."""
     generator = np.random.default_rng(4)
@@ -50,7 +61,7 @@ def random_rows(num_rows: int = 3_000) -> Rows:
 
 def as_table(rows: Rows, **columns: Any) -> pa.Table:
     users, items, times = zip(*rows, strict=True)
-    return pa.table({"user_id": users, "item_id": items, "timestamp": times, **columns})
+    return pa.table({"user_id": users, "item_id": items, "timestamp": [START_S + time for time in times], **columns})
 
 
 def config(path: Path, table: pa.Table, **settings: Any) -> PrepareConfig:
@@ -61,11 +72,11 @@ def config(path: Path, table: pa.Table, **settings: Any) -> PrepareConfig:
 
 
 def sequences(uri: str) -> dict[str, prepare_loops.Users]:
-    """Return a dataset as the plain twin has it; times in seconds."""
+    """Return a dataset as the plain twin has it; times in seconds after the log's start."""
     dataset = PreparedDataset.open(uri)
     return {
         split: {
-            s.user_key: list(zip((s.timestamps_ms // 1000).tolist(), s.item_keys.tolist(), strict=True))
+            s.user_key: list(zip((s.timestamps_ms // 1000 - START_S).tolist(), s.item_keys.tolist(), strict=True))
             for s in dataset.sequences(split)
         }
         for split in SPLITS
@@ -80,21 +91,24 @@ def test_filter_and_split_by_user_equal_the_plain_implementation(tmp_path: Path)
     assert manifest.num_users == {split: len(users) for split, users in expected.items()}
     assert manifest.num_events == {split: sum(map(len, users.values())) for split, users in expected.items()}
     assert all(manifest.num_users.values())
+    assert manifest.num_duplicates == len(rows) - len(set(rows)) > 0
+    assert manifest.event_types == ()
     assert manifest.split["input_fraction"] == 0.8
 
 
 def test_split_by_time_equals_the_plain_implementation(tmp_path: Path) -> None:
     rows = random_rows()
-    split = SplitConfig("time", train_before_ms=250_000, valid_before_ms=330_000)
+    first, second = ((START_S + seconds) * 1000 for seconds in (250, 330))
+    split = SplitConfig("time", train_before_ms=first, valid_before_ms=second)
     manifest = prepare(config(tmp_path, as_table(rows), split=split))
     expected = prepare_loops.split_by_time(prepare_loops.filtered(rows, 5, 5), 250, 330)
     assert sequences(str(tmp_path / "out")) == expected
-    assert manifest.split == {"by": "time", "train_before_ms": 250_000, "valid_before_ms": 330_000}
+    assert manifest.split == {"by": "time", "train_before_ms": first, "valid_before_ms": second}
 
 
 @pytest.mark.parametrize("merge_rows", [1, 1 << 20])
 def test_item_counts_come_from_train_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, merge_rows: int) -> None:
-    monkeypatch.setattr("mind_dist.data.prepare._MERGE_ROWS", merge_rows)
+    monkeypatch.setattr("mind_dist.data.item_counts._MERGE_ROWS", merge_rows)
     manifest = prepare(config(tmp_path, as_table(random_rows())))
     dataset = PreparedDataset.open(str(tmp_path / "out"))
     train = np.concatenate([sequence.item_keys for sequence in dataset.sequences("train")])
@@ -156,30 +170,46 @@ def test_other_event_types_are_left_out(tmp_path: Path) -> None:
     rows = random_rows()
     kinds = ["buy" if place % 3 else "view" for place in range(len(rows))]
     log = {"event_type_column": "kind", "event_types": ("buy",)}
-    prepare(config(tmp_path, as_table(rows, kind=kinds), log=log))
+    manifest = prepare(config(tmp_path, as_table(rows, kind=kinds), log=log))
+    assert manifest.event_types == ("buy",)
     bought = [row for row, kind in zip(rows, kinds, strict=True) if kind == "buy"]
     assert sequences(str(tmp_path / "out")) == prepare_loops.split_by_user(prepare_loops.filtered(bought, 5, 5))
 
 
+def test_duplicates_make_no_item_frequent_and_no_user_long(tmp_path: Path) -> None:
+    rows = [(1, 7, 5)] * 9 + [(2, 8, time) for time in (1, 2, 2, 3, 4, 4, 5)]
+    manifest = prepare(config(tmp_path, as_table(rows), split=EVERYBODY))
+    assert sequences(str(tmp_path / "out"))["train"] == {2: [(time, 8) for time in range(1, 6)]}
+    assert (manifest.num_items, manifest.num_events["train"], manifest.num_duplicates) == (1, 5, 10)
+
+
 def test_rejected_rows_are_counted_and_kept_and_the_rest_is_prepared(tmp_path: Path) -> None:
     good = random_rows(900)
-    lines = [f"{user},{item},{time}" for user, item, time in good]
-    lines[10:10] = [",1,1", "x,1,1", "1,1,-5", "1,1", "1,,1"]
+    lines = [f"{user},{item},{START_S + time}" for user, item, time in good]
+    lines[10:10] = [f",1,{START_S}", f"x,1,{START_S}", "1,1,-5", "1,1", f"1,,{START_S}", "1,1,1760000000000"]
     (tmp_path / "log.csv").write_text("\n".join(["user_id,item_id,timestamp", *lines]))
     log = LogConfig((str(tmp_path / "log.csv"),), "csv")
     manifest = prepare(PrepareConfig(output=str(tmp_path / "out"), log=log, num_buckets=2))
     assert manifest.num_rejected == {
         "item_null": 1,
         "malformed_line": 1,
-        "timestamp_negative": 1,
+        "timestamp_future": 1,
+        "timestamp_past": 1,
         "user_null": 1,
         "user_type": 1,
+    }
+    assert manifest.rejected_examples == {
+        "malformed_line": "1,1",
+        "timestamp_future": "1760000000000",
+        "timestamp_past": "-5",
+        "user_type": "x",
     }
     rejected = pq.read_table(tmp_path / "out" / "rejected").to_pylist()
     assert {(row["reason"], row["user"], row["line"]) for row in rejected} == {
         ("item_null", "1", None),
         ("malformed_line", None, "1,1"),
-        ("timestamp_negative", "1", None),
+        ("timestamp_future", "1", None),
+        ("timestamp_past", "1", None),
         ("user_null", None, None),
         ("user_type", "x", None),
     }
@@ -187,15 +217,22 @@ def test_rejected_rows_are_counted_and_kept_and_the_rest_is_prepared(tmp_path: P
 
 
 def test_too_many_rejected_rows_stop_the_job_without_a_dataset(tmp_path: Path) -> None:
-    rows = [(user, item, -1 if place % 10 == 0 else time) for place, (user, item, time) in enumerate(random_rows(500))]
-    settings = config(tmp_path, as_table(rows), max_rejected_fraction=0.05)
-    with pytest.raises(DatasetError, match=r"out/rejected: 50 of 500 rows .* limit of 5\.00%: timestamp_negative 50"):
+    rows = [
+        (user, item, -1 - START_S if place % 10 == 0 else time)
+        for place, (user, item, time) in enumerate(random_rows(500))
+    ]
+    settings = config(tmp_path, as_table(rows), max_rejected_fraction=0.05, log={"time_unit": "s"})
+    with pytest.raises(DatasetError) as stopped:
         prepare(settings)
+    assert str(stopped.value) == (
+        f"{tmp_path}/out/rejected: 50 of 500 rows are unusable, above the limit of 5.00% (max_rejected_fraction): "
+        "timestamp_past 50 (such as '-1'); timestamp is column timestamp; log.time_unit is s"
+    )
     assert pq.read_table(tmp_path / "out" / "rejected").num_rows == 50
     with pytest.raises(DatasetError, match=r"no manifest\.json"):
         PreparedDataset.open(settings.output)
     prepare(dataclasses.replace(settings, max_rejected_fraction=0.1))
-    assert PreparedDataset.open(settings.output).manifest.num_rejected == {"timestamp_negative": 50}
+    assert PreparedDataset.open(settings.output).manifest.num_rejected == {"timestamp_past": 50}
 
 
 def test_a_log_that_cannot_be_used_is_named(tmp_path: Path) -> None:
@@ -203,6 +240,11 @@ def test_a_log_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         prepare(PrepareConfig(output=str(tmp_path / "out")))
     with pytest.raises(DatasetError, match=r"log\.parquet: nothing is left of 3 events"):
         prepare(config(tmp_path, as_table([(1, 1, 1)] * 3)))
+    with pytest.raises(DatasetError, match="min_item_events=5 leaves 0 of 0 users; min_user_events=5 leaves 0 of 0"):
+        prepare(config(tmp_path, as_table([(1, 1, 1)] * 3)))
+    typed = {"event_type_column": "kind", "event_types": ("buy",)}
+    with pytest.raises(DatasetError, match=r"nothing is left of 3 .*: no row is usable and of log\.event_types$"):
+        prepare(config(tmp_path, as_table([(1, 1, 1)] * 3, kind=["view"] * 3), log=typed))
     with pytest.raises(DatasetError, match=r"log\.parquet: nothing is left of 0 events"):
         prepare(config(tmp_path, as_table([(1, 1, 1)]).slice(1)))
     with pytest.raises(DatasetError) as stopped:
@@ -263,13 +305,15 @@ def test_items_without_events_stay_in_the_catalog_and_cut_no_buckets(tmp_path: P
 
 def test_split_by_time_tells_when_each_item_had_events_of_all_users(tmp_path: Path) -> None:
     rows = random_rows()
-    split = SplitConfig("time", train_before_ms=250_000, valid_before_ms=330_000)
+    split = SplitConfig("time", train_before_ms=(START_S + 250) * 1000, valid_before_ms=(START_S + 330) * 1000)
     prepare(config(tmp_path, as_table(rows), split=split))
     activity = read_activity(PreparedDataset.open(str(tmp_path / "out")))
     kept = [event for history in prepare_loops.filtered(rows, 5, 5).values() for event in history]
     assert activity.counts.sum() == len(kept)
     first = {item: min(time for time, other in kept if other == item) for _, item in kept}
-    assert activity.first_seen_ms(np.array(list(first))).tolist() == [time * 1000 for time in first.values()]
+    assert activity.first_seen_ms(np.array(list(first))).tolist() == [
+        (START_S + time) * 1000 for time in first.values()
+    ]
 
 
 def test_benchmark_items_have_the_words_of_their_titles(tmp_path: Path) -> None:
@@ -305,3 +349,140 @@ def test_a_named_run_takes_no_other_settings(tmp_path: Path) -> None:
     job = PrepareJob(str(tmp_path), run="movielens_100k", overwrite=True)
     assert job.config() == dataclasses.replace(movielens_100k(str(tmp_path)), overwrite=True)
     assert PrepareJob(str(tmp_path), num_buckets=4).config() == PrepareConfig(str(tmp_path), num_buckets=4)
+
+
+def test_a_bot_is_cut_to_its_newest_events_before_items_are_counted(tmp_path: Path) -> None:
+    people = [(user, item, 1000 + user) for user in range(1, 13) for item in range(5)]
+    bot = [(99, 100 + place % 20, place) for place in range(50_000)]
+    manifest = prepare(config(tmp_path, as_table(bot + people), split=EVERYBODY, max_user_events=10))
+    train = sequences(str(tmp_path / "out"))["train"]
+    assert set(train) == set(range(1, 13))
+    assert manifest.num_items == 5
+    assert manifest.num_cut_users == 1
+    assert [(step.setting, step.num_events, step.num_users, step.num_items) for step in manifest.steps] == [
+        ("log.paths", 50_060, None, None),
+        ("log.event_types=all", 50_060, None, None),
+        ("max_rejected_fraction=0.01", 50_060, 13, 25),
+        ("", 50_060, 13, 25),
+        ("max_user_events=10", 70, 13, 15),
+        ("min_item_events=5", 60, 12, 5),
+        ("min_user_events=5", 60, 12, 5),
+    ]
+
+
+def test_by_default_a_bot_is_no_more_than_2000_events_of_an_epoch(tmp_path: Path) -> None:
+    bot = [(99, place % 7, place) for place in range(50_000)]
+    people = [(user, user % 7, time) for user in range(7) for time in range(5)]
+    prepare(config(tmp_path, as_table(bot + people), split=EVERYBODY))
+    train = sequences(str(tmp_path / "out"))["train"]
+    assert train[99] == [(place, place % 7) for place in range(48_000, 50_000)]
+    prepare(config(tmp_path, as_table(bot + people), split=EVERYBODY, max_user_events=0, overwrite=True))
+    assert len(sequences(str(tmp_path / "out"))["train"][99]) == 50_000
+
+
+def test_equal_times_of_a_cut_user_keep_the_later_rows(tmp_path: Path) -> None:
+    rows = random_rows()
+    prepare(config(tmp_path, as_table(rows), max_user_events=12))
+    expected = prepare_loops.split_by_user(prepare_loops.filtered(rows, 5, 5, 12))
+    assert sequences(str(tmp_path / "out")) == expected
+
+
+def test_what_was_dropped_is_said_with_the_settings_and_stays_in_the_manifest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = random_rows()
+    kinds = ["buy" if place % 3 else "view" for place in range(len(rows))]
+    log = {"event_type_column": "kind", "event_types": ("buy",)}
+    settings = config(tmp_path, as_table(rows, kind=kinds), log=log)
+    main(PrepareJob(**vars(settings)))
+    out = capsys.readouterr().out
+    steps = PreparedDataset.open(settings.output).manifest.steps
+    for step in steps:
+        row = next(line for line in out.splitlines() if step.name in line and step.setting in line)
+        assert f"{step.num_events:,}" in row
+        assert step.num_users is None or f"{step.num_users:,}" in row
+    bought = [row for row, kind in zip(rows, kinds, strict=True) if kind == "buy"]
+    kept = prepare_loops.filtered(bought, 5, 5)
+    assert [step.setting.partition("=")[0] for step in steps] == [
+        *("log.paths", "log.event_types", "max_rejected_fraction", ""),
+        *("max_user_events", "min_item_events", "min_user_events"),
+    ]
+    assert steps[3].num_events == len(set(bought))
+    assert (steps[0].num_events, steps[1].num_events) == (3_000, 2_000)
+    assert (steps[-1].num_users, steps[-1].num_events) == (len(kept), sum(map(len, kept.values())))
+    assert steps[2].num_users == len({user for user, _, _ in bought})
+    assert "times from 2023-11-14 22:13:20 to 2023-11-14 22:19:59 UTC" in out
+    assert f"\n{settings.output}\n" in out
+
+
+def test_positions_are_kept_and_recorded_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [(user, item, item * 7) for user in range(12) for item in range(6)]
+    table = (
+        as_table(rows).drop_columns(["timestamp"]).append_column("timestamp", pa.array([time for _, _, time in rows]))
+    )
+    settings = config(tmp_path, table)
+    with pytest.raises(ConfigError, match=r"log\.time_unit: cannot tell .* to order where the values are positions"):
+        prepare(settings)
+    main(PrepareJob(**vars(dataclasses.replace(settings, log=dataclasses.replace(settings.log, time_unit="order")))))
+    assert "positions from 0 to 35, which are no times" in capsys.readouterr().out
+    dataset = PreparedDataset.open(settings.output)
+    assert dataset.manifest.time_unit == "order"
+    assert next(dataset.sequences("train")).timestamps_ms.tolist() == [0, 7, 14, 21, 28, 35]
+
+
+def test_seconds_read_where_milliseconds_are_given_stop_with_a_value(tmp_path: Path) -> None:
+    rows = as_table(random_rows(500))
+    ms = rows.set_column(2, "timestamp", pa.array([time * 1000 for time in rows["timestamp"].to_pylist()]))
+    with pytest.raises(DatasetError, match=r"timestamp_future 500 \(such as '17000\d{8}'\).*log\.time_unit is s"):
+        prepare(config(tmp_path, ms, log={"time_unit": "s"}))
+    manifest = prepare(config(tmp_path, ms))
+    assert (manifest.first_ms // 1000 - START_S, manifest.time_unit) == (0, "ms")
+
+
+def test_rows_in_another_unit_are_rejected_by_reason(tmp_path: Path) -> None:
+    rows = as_table([(user, item, item) for user in range(40) for item in range(10)])
+    times = rows["timestamp"].to_pylist()
+    times[7], times[8] = times[7] * 1000, 57_742
+    manifest = prepare(config(tmp_path, rows.set_column(2, "timestamp", pa.array(times))))
+    assert manifest.num_rejected == {"timestamp_future": 1, "timestamp_past": 1}
+    assert manifest.rejected_examples == {"timestamp_future": "1700000007000", "timestamp_past": "57742"}
+
+
+def test_a_catalog_without_the_ids_of_the_log_is_refused_with_one_of_each(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"item_id": ["SKU-1", "SKU-2"], "color": ["red", "blue"]}), tmp_path / "items.parquet")
+    rows = [(user, item, item) for user in range(12) for item in range(5)]
+    items = MetadataConfig((str(tmp_path / "items.parquet"),), features=(FeatureConfig("color"),))
+    settings = config(tmp_path, as_table(rows), items=items)
+    with pytest.raises(DatasetError) as stopped:
+        prepare(settings)
+    assert str(stopped.value) == (
+        f"{tmp_path}/items.parquet: column item_id has none of the log's 5 ids: it has SKU-1, the log 0; "
+        "set id_column, or mend the ids"
+    )
+
+
+def test_coverage_is_reported_and_low_coverage_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    columns = {
+        "item_id": [0, 1, 2, 77],
+        "Preis (EUR)": ["1,50", "2,50", "gratis", "9,99"],
+        "note": ["n" * 70_000, "short", None, None],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "items.parquet")
+    rows = [(user, item, item) for user in range(12) for item in range(8)]
+    price = FeatureConfig("price", "buckets", "Preis (EUR)", num_buckets=2)
+    items = MetadataConfig((str(tmp_path / "items.parquet"),), features=(price,), columns=("note",), decimal=",")
+    settings = config(tmp_path, as_table(rows), items=items)
+    main(PrepareJob(**vars(settings)))
+    dataset = PreparedDataset.open(settings.output)
+    assert [dataclasses.astuple(each) for each in dataset.manifest.item_coverage] == [
+        ("item_id", "id", 3, 5, 0, 4, 0, ""),
+        ("price", "column", 2, 5, 1, 3, 0, "gratis"),
+        ("note", "column", 2, 6, 0, 2, 1, ""),
+    ]
+    out = capsys.readouterr().out
+    assert "warning: items: price is known for 2 of 8 of the log's items only" in out
+    assert "warning: items: price has 1 values that cannot be used, such as 'gratis'" in out
+    assert "warning: items: note has 1 values that were too long for Milvus and are cut" in out
+    catalog = dataset.catalog().table
+    assert catalog["price"].to_pylist()[:3] == [1.5, 2.5, None]
+    assert len(catalog["note"][0].as_py()) == 65_535

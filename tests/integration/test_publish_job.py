@@ -16,6 +16,7 @@ from jobs.publish import PublishJob, _metrics, main
 from mind_dist import local_stack
 from mind_dist.checkpoint import TableRows, VersionWriter, seal
 from mind_dist.config import KafkaConfig, MilvusConfig, ModelConfig, TrainingConfig, dump
+from mind_dist.data.codec import IdType
 from mind_dist.data.kafka import EventProducer, KafkaSource, ensure_topics
 from mind_dist.data.parquet import ITEM_SCHEMA, DatasetManifest, ItemCatalog, sequences_table, write_manifest
 from mind_dist.encoder import InterestEncoder
@@ -49,7 +50,7 @@ def write_version(path: Path, seed: int) -> str:
     return str(path)
 
 
-def write_dataset(path: Path) -> str:
+def write_dataset(path: Path, id_type: IdType = "int64") -> str:
     """Write the users as the test split, where the last fifth of a history is to be found."""
     directory = Directory.at(path)
     users = [
@@ -61,7 +62,7 @@ def write_dataset(path: Path) -> str:
         directory.write_table(f"sequences/{split}/bucket-00000.parquet", table)
     counts = {"train": 0, "valid": 0, "test": NUM_USERS}
     how = {"by": "user", "input_fraction": 0.8}
-    write_manifest(directory, DatasetManifest("int64", 1, counts, counts, NUM_ITEMS, 0, 10, split=how))
+    write_manifest(directory, DatasetManifest(id_type, 1, counts, counts, NUM_ITEMS, 0, 10, split=how))
     return directory.uri
 
 
@@ -161,6 +162,15 @@ def test_an_update_that_lags_behind_is_waited_for_in_vain(
     assert "did not catch up" in run_job(capsys, *job, second, code=1)
     assert (store.active_version(), len(store.versions())) == (old, 1)
     assert f"before on {old}" in run_job(capsys, *job, second, "--no-updaters")
+
+
+def test_a_dataset_with_ids_of_another_type_is_refused_before_anything_is_created(
+    tmp_path: Path, store: MilvusVectorStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    version, dataset = write_version(tmp_path / "version", 1), write_dataset(tmp_path / "data", "string")
+    said = run_job(capsys, "--version-uri", version, "--dataset", dataset, code=1)
+    assert f"{dataset} has string ids, v00000001_" in said
+    assert list(store.versions()) == []
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,11 @@ def test_a_raw_log_arrives_in_order_in_topics_the_job_made(
 ) -> None:
     monkeypatch.setenv("MIND_DIST_KAFKA", tansu_broker)
     log = tmp_path / "log.csv"
-    log.write_text("user_id,item_id,timestamp\n" + "".join(f"{n % 5},{n},{1000 - n}\n" for n in range(200)) + "x,1,1\n")
+    log.write_text(
+        "user_id,item_id,timestamp\n"
+        + "".join(f"{n % 5},{n},{1_700_001_000 - n}\n" for n in range(200))
+        + "x,1,1700000000\n"
+    )
     kafka = KafkaConfig(topic=f"events-{uuid4().hex}", dead_letter_topic=f"dead-{uuid4().hex}")
     job = Replay(log=LogConfig((str(log),), "csv"), rate=2000, partitions=3, kafka=kafka)
     assert main(job) == 200
@@ -30,7 +34,7 @@ def test_a_raw_log_arrives_in_order_in_topics_the_job_made(
     with closing(KafkaSource(tansu_broker, kafka, "g", partitions=range(3))) as source:
         while sum(map(len, times.values())) < 200:
             for record in source.poll(1):
-                event = decode(record, "int64")
+                event = decode(record, "int64", max_clock_skew_ms=kafka.max_clock_skew_ms)
                 assert isinstance(event, Event)
                 times.setdefault(event.user_key, []).append(event.timestamp_ms)
     assert len(times) == 5

@@ -24,19 +24,22 @@ from ray.util.state import list_actors
 from jobs.serve import deploy
 from mind_dist import local_stack
 from mind_dist.config import Addresses, KafkaConfig, MilvusConfig, ServingConfig, dump
-from mind_dist.data.kafka import EventProducer, ensure_topics
+from mind_dist.data.kafka import EventProducer, KafkaSource, ensure_topics
 from mind_dist.encoder import InterestEncoder
 from mind_dist.errors import UpdaterStopped
 from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.local_process import LocalProcess, free_ports
 from mind_dist.publishing import publish
 from mind_dist.records import BehaviorSequence
-from mind_dist.serving.ray_app import APPLICATION, UPDATER, RecommenderReplica, UpdaterReplica
+from mind_dist.serving.health import NO_ACTIVE_VERSION, UPDATE_FAILING, UPDATERS_MISSING
+from mind_dist.serving.ray_app import UPDATER, RecommenderReplica, UpdaterReplica, application_name
 from tests.versions import tiny_version
 
 logger = logging.getLogger(__name__)
 
 USER = 7
+DEPLOYMENT = "shop"
+APPLICATION = application_name(DEPLOYMENT)
 
 
 class Service:
@@ -57,9 +60,9 @@ class Service:
             unhealthy_after_s=5,
             category_column="genre",
         )
-        self.addresses = Addresses(broker.address, milvus)
+        self.addresses = Addresses(broker.address, milvus, deployment=DEPLOYMENT)
         ensure_topics(broker.address, {kafka.topic: 2, kafka.dead_letter_topic: 1})
-        self.store = MilvusVectorStore(milvus, self.config.milvus)
+        self.store = MilvusVectorStore.at(self.addresses, self.config.milvus)
         self.versions: list[str] = []
         url = deploy(self.config, self.addresses, timeout_s=120)
         self.client = httpx.Client(base_url=url, timeout=30)
@@ -119,8 +122,11 @@ def test_without_a_version_it_is_up_but_not_ready(service: Service) -> None:
     response = service.client.get("/readyz")
     assert response.status_code == 503
     assert "version" in response.json()["error"]
+    sources = {each["source"] for each in response.json()["warnings"] if each["name"] == NO_ACTIVE_VERSION}
+    assert "recommender" in sources
     assert service.client.get("/healthz").status_code == 200
-    assert service.client.get("/docs").status_code == 200
+    assert service.client.get("/", follow_redirects=True).url.path == "/docs"
+    assert service.client.get("/static-offline-docs/swagger-ui-bundle.js").status_code == 200
 
 
 def test_a_published_version_is_picked_up_and_answers(service: Service) -> None:
@@ -130,8 +136,18 @@ def test_a_published_version_is_picked_up_and_answers(service: Service) -> None:
     assert answer["model_version"] == version
     assert len(answer["candidates"]) == 5
     assert service.client.post("/v1/retrieve", json={"user_id": 999}).status_code == 404
+    assert "must be an integer" in service.client.get("/v1/users/a%2Fb/interests").json()["error"]
+    eventually(lambda: service.client.get("/readyz").json()["warnings"] == [])
     wrong = service.client.post("/v1/retrieve", json={"user_id": USER, "filter": {"colour": "red"}})
     assert (wrong.status_code, "unknown column" in wrong.json()["error"]) == (422, True)
+
+
+def committed(service: Service, deployment: str) -> int:
+    """Return how far a deployment's updaters of the newest version have come."""
+    kafka = service.config.kafka.of_deployment(deployment)
+    source = KafkaSource(service.broker.address, kafka, kafka.group(service.versions[-1]), partitions=range(2))
+    with closing(source):
+        return sum(source.committed().values())
 
 
 def test_events_change_a_users_vectors_within_seconds(service: Service) -> None:
@@ -146,6 +162,8 @@ def test_events_change_a_users_vectors_within_seconds(service: Service) -> None:
     status = service.status()[service.versions[-1]]
     logger.info("seen over HTTP after %.0f ms; freshness_ms %s", np.median(waits) * 1000, status["freshness_ms"])
     assert status["num_applied"] == 10
+    eventually(lambda: committed(service, DEPLOYMENT) == 10)  # the commit follows the rows
+    assert committed(service, "") == 0
     assert status["freshness_ms"]["p50"] < 2000
 
 
@@ -156,11 +174,10 @@ def test_metrics_reach_prometheus(service: Service) -> None:
 
     def exported() -> bool:
         lines = httpx.get(url, timeout=10).text.splitlines()
-        mine = [line for line in lines if "mind_dist_" in line and not line.startswith("#")]
-        applied = [line for line in mine if "events_applied" in line and labels in line]
-        fresh = [line for line in mine if "freshness_seconds_bucket" in line]
-        lag = [line for line in mine if "lag_records" in line and 'partition="1"' in line]
-        retrieved = [line for line in mine if "retrieve_seconds_count" in line]
+        applied = [line for line in lines if line.startswith("ray_mind_dist_events_applied_total{") and labels in line]
+        fresh = [line for line in lines if line.startswith("ray_mind_dist_freshness_seconds_bucket{")]
+        lag = [line for line in lines if line.startswith("ray_mind_dist_lag_records{") and 'partition="1"' in line]
+        retrieved = [line for line in lines if line.startswith("ray_mind_dist_retrieve_seconds_count{")]
         return all((applied, fresh, lag, retrieved))
 
     eventually(exported)
@@ -244,3 +261,13 @@ def test_health_turns_bad_when_the_broker_is_gone(service: Service) -> None:
     response = service.client.post("/v1/events", json={"events": [{"user_id": USER, "item_id": 1}]})
     assert (response.status_code, "Kafka" in response.json()["error"]) == (503, True)
     assert service.client.post("/v1/retrieve", json={"user_id": USER}).status_code == 200
+
+
+def test_readiness_tells_that_requests_are_answered_and_updates_fail(service: Service) -> None:
+    ready = service.client.get("/readyz")
+    assert (ready.status_code, ready.json()["model_version"]) == (200, service.versions[-1])
+    found = {warning["name"] for warning in ready.json()["warnings"]}
+    assert found & {
+        UPDATE_FAILING,
+        UPDATERS_MISSING,
+    }  # its replica is replaced again and again, and answers now and then

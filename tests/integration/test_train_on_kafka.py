@@ -21,6 +21,8 @@ from mind_dist.training.collectives import SingleRank
 from mind_dist.training.ray_worker import open_run
 from mind_dist.training.run import TrainingRun
 from mind_dist.training.settings import TrainSettings
+from mind_dist.training.topic_growth import Stage, stages
+from tests.growing_topic import GROWING_BROKERS, NUM_EVENTS, Drill
 from tests.services import BROKERS
 from tests.toy_training import MODEL, NUM_BUCKETS, TRAINING, toy_log, write_dataset
 
@@ -88,3 +90,26 @@ def test_resume_from_a_broker_gives_the_same_version_as_an_uninterrupted_run(
     with closing(KafkaSource(broker, KafkaConfig(topic=dead_letters), "reader", partitions=[0])) as letters:
         num_poison = sum(1 for p in range(NUM_BUCKETS) for r in log.read(p, 0, 10_000) if r.value == b"{")
         assert letters.end_positions()[0] >= 2 * num_poison
+
+
+@pytest.mark.parametrize("broker", GROWING_BROKERS, indirect=True)
+def test_a_run_over_a_topic_that_grew_twice_trains_each_event_once_and_splits_no_history(
+    broker: str, tmp_path: Path
+) -> None:
+    drill = Drill(broker, tmp_path)
+    drill.send(NUM_EVENTS // 4)
+
+    def train(name: str, stage: Stage, saved: ModelVersion | None) -> ModelVersion:
+        run = open_run(drill.settings, broker, saved, SingleRank(), torch.device("cpu"), stage=stage)
+        return finish(run, tmp_path / name)
+
+    version = train("begun", Stage(4), None)
+    drill.grow(5)
+    drill.send(NUM_EVENTS // 2)
+    drill.grow(8)
+    drill.send(NUM_EVENTS)
+    first, second, third = stages(broker, drill.kafka, 4, 8)
+    assert (first.num_partitions, second, third) == (4, Stage(5), Stage(8))
+    version = train("of 4", first, version)
+    assert version.manifest.part_trained, "most users' events are in other partitions now"
+    drill.check(train("of 8", third, train("of 5", second, version)), partitions=8)

@@ -141,7 +141,7 @@ def test_the_job_writes_its_result(
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # the job's SIGTERM handler would outlive the test
     short = dataclasses.replace(TRAINING, max_steps=2)
     values = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
-    main(Train(**values | {"name": "job", "training": short, "workers": 0}, output=tmp_path / "result.json"))
+    main(Train(**values | {"name": "job", "training": short, "workers": 0}, output=str(tmp_path / "result.json")))
     result = json.loads((tmp_path / "result.json").read_text())
     assert result == json.loads(capsys.readouterr().out)
     assert ModelVersion.open(result["version_uri"]).manifest.model_version == result["model_version"]

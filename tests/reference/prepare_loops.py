@@ -13,12 +13,25 @@ Users = dict[int, list[tuple[int, int]]]
 """User → (time, item) in order."""
 
 
-def filtered(rows: Sequence[Row], min_item_events: int, min_user_events: int) -> Users:
+def newest(rows: Sequence[Row], max_user_events: int) -> list[Row]:
+    """Return the rows without those of users that are older than their newest ones; of equal times the later is newer."""
+    kept = []
+    for user in {user for user, _, _ in rows}:
+        places = [place for place, row in enumerate(rows) if row[0] == user]
+        places.sort(key=lambda place: (rows[place][2], place))
+        kept += places[-max_user_events:] if max_user_events else places
+    return [rows[place] for place in sorted(kept)]
+
+
+def filtered(rows: Sequence[Row], min_item_events: int, min_user_events: int, max_user_events: int = 0) -> Users:
     """Return the histories of kept users, in the order in which the log first names them."""
+    users = dict.fromkeys(user for user, _, _ in rows)
+    rows = list(dict.fromkeys(rows))  # of duplicates the first stays
+    rows = newest(rows, max_user_events)
     item_counts = Counter(item for _, item, _ in rows)
-    histories: Users = {}
+    histories: Users = {user: [] for user in users}
     for user, item, time in rows:
-        history = histories.setdefault(user, [])
+        history = histories[user]
         if item_counts[item] >= min_item_events:
             history.append((time, item))
     for history in histories.values():

@@ -25,11 +25,16 @@ def config(path: Path, columns: dict[str, Any], *, log: dict[str, Any] | None = 
     pq.write_table(pa.table(columns), path / "items.parquet")
     metadata = MetadataConfig((str(path / "items.parquet"),), **items)
     id_type = "string" if isinstance(columns["item_id"][0], str) else "int64"
-    return PrepareConfig("out", LogConfig(**(log or {})), metadata, id_type=id_type)  # type: ignore[arg-type]
+    return PrepareConfig("out", LogConfig(**({"time_unit": "s"} | (log or {}))), metadata, id_type=id_type)  # type: ignore[arg-type]
 
 
 def kept(*items: int) -> pa.Table:
     return pa.table({"item": pa.array(items, pa.int64()), "id": pa.nulls(len(items), pa.string())})
+
+
+def test_cold_items_with_ids_that_no_item_may_have_are_left_out(tmp_path: Path) -> None:
+    found = catalog_items(config(tmp_path, {"item_id": [-(2**63), 5, 2**63 - 1]}), kept(2))
+    assert found["item"].to_pylist() == [2, 5]
 
 
 def test_rows_of_items_that_the_log_lacks_stay_as_cold_ones(tmp_path: Path) -> None:
@@ -130,8 +135,8 @@ def test_columns_that_are_not_there_are_named(tmp_path: Path) -> None:
 
 
 def test_settings_that_cannot_be_are_refused() -> None:
-    with pytest.raises(ValueError, match="features and columns must be of names other than available_from"):
-        MetadataConfig(("items",), columns=("available_from",))
+    with pytest.raises(ValueError, match="'available_from' is the name of a column that every item has already"):
+        PrepareConfig("out", items=MetadataConfig(("items",), columns=("available_from",)))
     with pytest.raises(ValueError, match="available_from must be empty where there are no paths"):
         MetadataConfig(available_until="to")
     with pytest.raises(ValueError, match="only items have availability"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from pathlib import Path
 
@@ -14,9 +15,11 @@ import torch
 from mind_dist.checkpoint import FileEntry, Manifest, ModelVersion, TableRows, VersionWriter, seal
 from mind_dist.checkpoint.manifest import _digest_of
 from mind_dist.config import ModelConfig, TrainingConfig, dump
+from mind_dist.data.codec import IdType
 from mind_dist.data.parquet import ITEM_SCHEMA, ItemCatalog
+from mind_dist.data.partitioner import key_hash
 from mind_dist.errors import VersionError
-from mind_dist.records import BehaviorSequence, Positions, no_keys
+from mind_dist.records import BehaviorSequence, PartTrained, Positions, UserHistory, no_keys
 from mind_dist.storage import Directory
 
 DENSE = {"bilinear": torch.eye(3), "head.0.bias": torch.arange(2.0), "scalar": torch.tensor(7)}
@@ -24,8 +27,8 @@ MODEL = ModelConfig(dim=3, hidden_dims=(5, 4), label_attention_power=float("inf"
 TRAINING = TrainingConfig(max_behaviors=7)
 CATALOG = ItemCatalog(pa.table([[-5, 3], ["a", "b"], [1, 2], [[9], []]], schema=ITEM_SCHEMA))
 HISTORY = [
-    BehaviorSequence(8, np.array([3, -5]), np.array([10, 20]), np.array([0, 9])),
-    BehaviorSequence(2, no_keys(), no_keys(), np.array([9, 0])),
+    UserHistory(BehaviorSequence(8, np.array([3, -5]), np.array([10, 20]), np.array([0, 9])), 1 << 30),
+    UserHistory(BehaviorSequence(2, no_keys(), no_keys(), np.array([9, 0])), 4),
 ]
 
 
@@ -47,13 +50,14 @@ def save(path: Path, *, step: int = 12, positions: Positions | None = None) -> M
     return seal(
         directory,
         workers[0].files | workers[1].files,
-        config={"model": dump(MODEL), "training": dump(TRAINING)},
+        config={"model": dump(MODEL), "training": dump(TRAINING), "event_types": ["buy", "rent"]},
         id_type="string",
         step=step,
         watermark_ms=99,
         positions=positions or {0: 17, 4: 0},
         metrics={"recall@50": 0.25},
         source="somewhere",
+        part_trained={4: [PartTrained(3, 5, 9)]},
     )
 
 
@@ -75,15 +79,31 @@ def test_a_version_reads_back_as_it_was_written(tmp_path: Path) -> None:
     version = ModelVersion.open(str(tmp_path))
     assert version.manifest == manifest
     assert manifest.positions == {0: 17, 4: 0}
+    assert manifest.part_trained == {4: [PartTrained(3, 5, 9)]}
+    assert version.manifest.event_types == ("buy", "rent")
     assert (version.model_config(), version.training_config()) == (MODEL, TRAINING)
     dense = version.dense()
     assert dense.keys() == DENSE.keys()
     assert all(torch.equal(dense[name], tensor) for name, tensor in DENSE.items())
     assert version.optimizer() == {}
     assert version.catalog().table.equals(CATALOG.table)
-    for read, written in zip(version.history(4), sorted(HISTORY, key=lambda s: s.user_key), strict=True):
-        assert_same_user(read, written)
+    for read, written in zip(version.history(4), reversed(HISTORY), strict=True):
+        assert_same_user(read.sequence, written.sequence)
+        assert read.key_hash == written.key_hash
     assert version.history(5) == []
+
+
+@pytest.mark.parametrize(("id_type", "hashes"), [("int64", [key_hash(b"2"), key_hash(b"8")]), ("string", [-1, -1])])
+def test_histories_saved_without_the_keys_hashes_have_those_that_follow_from_ids(
+    tmp_path: Path, id_type: IdType, hashes: list[int]
+) -> None:
+    directory = Directory.at(tmp_path)
+    writer = VersionWriter(directory)
+    writer.write_history(4, HISTORY)
+    (name,) = writer.files
+    directory.write_table(name, directory.read_table(name).drop_columns(["key_hash"]))
+    manifest = dataclasses.replace(_manifest_of(writer.files), id_type=id_type)
+    assert [history.key_hash for history in ModelVersion(directory, manifest).history(4)] == hashes
 
 
 def test_a_version_of_more_than_ten_partitions_reads_back(tmp_path: Path) -> None:

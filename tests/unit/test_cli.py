@@ -1,12 +1,14 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from jobs.cli import read_settings, run, stop_requested
+from jobs.cli import check_output, read_settings, run, stop_requested, write_output
 from mind_dist.config import ModelConfig
 from mind_dist.errors import ConfigError, DatasetError
 
@@ -97,3 +99,68 @@ def test_a_recipe_sets_what_the_command_line_does_not() -> None:
         read_settings(Job, ["--recipe", "small", "--config", "job.json"], recipes)
     with pytest.raises(ConfigError, match="needs a name"):
         read_settings(Job, ["--recipe"], recipes)
+
+
+def test_settings_are_read_from_toml_too(tmp_path: Path) -> None:
+    path = tmp_path / "job.toml"
+    path.write_text('name = "from file"  # a comment\n[model]\ndim = 8\nnum_interests = 2\n')
+    job = read_settings(Job, ["--config", str(path), "--model.dim", "16"])
+    assert (job.name, job.model.dim, job.model.num_interests) == ("from file", 16, 2)
+    path.write_text("name = 'a'\n[model]\nwdith = 8\n")
+    with pytest.raises(ConfigError, match=r"job\.toml\.model\.wdith: unknown setting"):
+        read_settings(Job, ["--config", str(path)])
+
+
+def test_a_config_file_that_cannot_be_read_is_named_by_its_absolute_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "torn.toml").write_text("name =")
+    for name, language in (("absent.json", "JSON"), ("torn.toml", "TOML")):
+        with pytest.raises(ConfigError, match=f"^{tmp_path}/{name}: cannot be read as {language}: "):
+            read_settings(Job, ["--config", name])
+
+
+def test_an_example_is_printed_instead_of_running(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run(Job, lambda _: 3, ["--example"], example="name = 'a'\n")
+    assert (stopped.value.code, capsys.readouterr().out) == (0, "name = 'a'\n")
+    assert exit_code(lambda _: None, ["--example"]) == 2
+
+
+def test_a_submitted_job_writes_to_no_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    check_output("output", "data/mine")
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    for path in ("", "/data/mine", "~/mine", "s3://bucket/mine", "file:///mine"):
+        check_output("output", path)
+    with pytest.raises(ConfigError) as stopped:
+        check_output("output", "data/mine")
+    assert str(stopped.value) == (
+        f"output: 'data/mine' is relative to {tmp_path}, a directory of the cluster that may be deleted with the job: "
+        "give an absolute path or a URI"
+    )
+
+
+def test_a_result_is_written_below_new_directories_and_to_uris(tmp_path: Path) -> None:
+    write_output(f"{tmp_path}/a/b.json", "1")
+    write_output(f"file://{tmp_path}/c/d.json", "2")
+    assert [(tmp_path / name).read_text() for name in ("a/b.json", "c/d.json")] == ["1", "2"]
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    command = [sys.executable, "-m", "jobs.stack", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
+        assert job.stdout is not None
+        job.stdout.close()  # before anything is written, as `| true` does
+        assert job.stderr is not None
+        assert job.stderr.read() == ""
+        assert job.wait(60) == 128 + signal.SIGPIPE
+
+
+def test_a_broken_pipe_elsewhere_is_a_bug_and_keeps_its_traceback() -> None:
+    def bug(_: Job) -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        run(Job, bug, ["--name", "a"])

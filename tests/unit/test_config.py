@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -120,3 +121,24 @@ def test_addresses_come_from_the_environment_and_hide_the_token() -> None:
     assert addresses.milvus == Addresses().milvus
     assert addresses.milvus_token == "root:secret"
     assert "secret" not in repr(addresses)
+    assert addresses.deployment == ""
+
+
+@pytest.mark.parametrize("name", ["shop", "Shop_EU_2", "a", "x" * 64])
+def test_a_deployment_has_a_name(name: str) -> None:
+    addresses = Addresses.from_environment({"MIND_DIST_DEPLOYMENT": name})
+    assert addresses.deployment == name
+    assert parse(Addresses, dataclasses.asdict(addresses)) == addresses
+    kafka = KafkaConfig().of_deployment(name)
+    assert kafka.group("v1") == f"{name}__mind-dist-users-v1"
+    assert KafkaConfig().of_deployment("").group("v1") == "mind-dist-users-v1"
+
+
+@pytest.mark.parametrize(
+    "name", ["shop-eu", "a b", "2nd", "_a", "a_", "a__b", "users", "items", "é", "x" * 65, "a\n", 'a"', "a.b", " "]
+)
+def test_a_name_that_servers_or_other_deployments_could_misread_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"MIND_DIST_DEPLOYMENT: .* must be letters, digits and single _"):
+        Addresses.from_environment({"MIND_DIST_DEPLOYMENT": name})
+    with pytest.raises(ConfigError, match="deployment must be letters"):
+        parse(Addresses, {"deployment": name})

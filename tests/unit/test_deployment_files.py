@@ -2,12 +2,18 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jsonschema
+import pytest
 import ray.autoscaler
 import yaml
 
+from jobs.replay import Replay
 from mind_dist.config import KafkaConfig
+from mind_dist.data.kafka_topics import DEAD_LETTER_CONFIGS, EVENT_CONFIGS, EVENT_PARTITIONS
+from mind_dist.observability import METRICS
+from mind_dist.serving import health
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,26 +25,89 @@ def test_ray_cluster_yaml_fits_rays_own_schema() -> None:
     assert cluster["head_node_type"] in cluster["available_node_types"]
 
 
-def test_compose_starts_kafka_milvus_and_prometheus() -> None:
-    services = yaml.safe_load((ROOT / "cluster" / "compose.yaml").read_text())["services"]
+@pytest.fixture
+def services() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((ROOT / "cluster" / "compose.yaml").read_text())["services"]
+    return loaded
+
+
+def pinned_versions() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return dict(line.split("==") for line in lines if "==" in line)
+
+
+def test_compose_starts_kafka_milvus_and_prometheus(services: dict[str, Any]) -> None:
     assert set(services) == {"kafka", "milvus", "prometheus"}
     assert services["kafka"]["image"].startswith("apache/kafka:")
     assert "controller" in services["kafka"]["environment"]["KAFKA_PROCESS_ROLES"]
+    assert services["kafka"]["environment"]["KAFKA_AUTO_CREATE_TOPICS_ENABLE"] == "false"
 
 
-def test_topics_file_names_the_default_topics() -> None:
-    topics = yaml.safe_load((ROOT / "cluster" / "topics.yaml").read_text())["topics"]
-    assert [topic["name"] for topic in topics] == [KafkaConfig().topic, KafkaConfig().dead_letter_topic]
+def test_composes_milvus_is_of_the_version_that_its_client_pairs_with(services: dict[str, Any]) -> None:
+    image, _, version = services["milvus"]["image"].partition(":v")
+    assert image == "milvusdb/milvus"
+    assert version.split(".")[:2] == pinned_versions()["pymilvus"].split(".")[:2] == ["3", "0"]
+
+
+def test_composes_ports_are_published_on_this_machine_alone(services: dict[str, Any]) -> None:
+    ports = [port for service in services.values() for port in service["ports"]]
+    assert len(ports) == 4
+    assert all(port.startswith("127.0.0.1:") and port.count(":") == 2 for port in ports)
+
+
+def test_composes_milvus_asks_for_a_password_that_has_no_default(services: dict[str, Any]) -> None:
+    settings = services["milvus"]["environment"]
+    assert settings["COMMON_SECURITY_AUTHORIZATIONENABLED"] == "true"
+    assert settings["COMMON_SECURITY_DEFAULTROOTPASSWORD"].startswith("${MILVUS_ROOT_PASSWORD:?")
+
+
+def test_what_compose_mounts_from_beside_it_is_there_and_named_as_it_is_used(services: dict[str, Any]) -> None:
+    mounts = [volume for service in services.values() for volume in service["volumes"] if volume.startswith("./")]
+    assert len(mounts) == 2
+    for mount in mounts:
+        assert (ROOT / "cluster" / mount.split(":")[0]).is_file()
+    assert f":{services['milvus']['environment']['ETCD_CONFIG_PATH']}:ro" in "".join(mounts)
+    [files] = yaml.safe_load((ROOT / "cluster" / "prometheus.yaml").read_text())["scrape_configs"][0]["file_sd_configs"]
+    [discovery] = files["files"]
+    assert discovery == "/tmp/ray/prom_metrics_service_discovery.json"
+    assert any(volume.endswith(":/tmp/ray:ro") for volume in services["prometheus"]["volumes"])
+
+
+def test_topics_file_and_code_make_the_same_topics() -> None:
+    events, dead_letters = yaml.safe_load((ROOT / "cluster" / "topics.yaml").read_text())["topics"]
+    assert (events["name"], dead_letters["name"]) == (KafkaConfig().topic, KafkaConfig().dead_letter_topic)
+    assert (events["partitions"], dead_letters["partitions"]) == (EVENT_PARTITIONS, 1)
+    assert Replay().partitions == EVENT_PARTITIONS
+    for topic, configs in ((events, EVENT_CONFIGS), (dead_letters, DEAD_LETTER_CONFIGS)):
+        written = {name: str(value) for name, value in topic["config"].items()}
+        assert written.pop("min.insync.replicas", "2") == "2"  # goes with the number of copies, which the broker knows
+        assert written == configs
+        assert configs["message.timestamp.type"] == "LogAppendTime"
+
+
+def test_the_docs_name_every_metric_as_prometheus_shows_it() -> None:
+    operations = (ROOT / "docs" / "operations.md").read_text()
+    for name, metric in METRICS.items():
+        shown = f"ray_{name}_total" if metric.kind == "counter" else f"ray_{name}"
+        assert f"`{shown}`" in operations, shown
+    assert "`mind_dist_" not in operations
+
+
+def test_the_docs_name_every_problem_of_readyz() -> None:
+    operations = (ROOT / "docs" / "operations.md").read_text()
+    names = [value for name, value in vars(health).items() if name.isupper() and not name.startswith("_")]
+    assert len(names) == 10
+    for name in names:
+        assert f"`{name}`" in operations
 
 
 def test_constraints_pin_every_direct_dependency() -> None:
-    pinned = {
-        line.split("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().splitlines()
-    }
+    pinned = {name.lower().replace("_", "-") for name in pinned_versions()}
     for name in (
         "torch",
         "ray",
         "pyarrow",
+        "fastapi-offline",
         "kafka-python",
         "pymilvus",
         "recbole",

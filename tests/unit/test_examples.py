@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
+from time import time_ns
 from typing import Any
 
 import numpy as np
@@ -165,8 +166,8 @@ def test_batches_of_a_log_are_the_same_however_polls_are_cut() -> None:
 
 def test_an_event_is_an_example_with_its_users_history_before_it() -> None:
     log = InMemoryLog()
-    for user, item, time in [(1, 10, 5), (2, 20, 6), (1, 11, 7), (1, 12, 8), (1, 13, 9), (2, 21, 9)]:
-        log.append(encode_key(user), encode_event(user, item, time))
+    for user, item, at_ms in [(1, 10, 5), (2, 20, 6), (1, 11, 7), (1, 12, 8), (1, 13, 9), (2, 21, 9)]:
+        log.append(encode_key(user), encode_event(user, item, at_ms))
     (batch,) = batches(event_examples(log, max_behaviors=2), 10)
     assert windows(batch.examples) == [((10,), (11,)), ((10, 11), (12,)), ((11, 12), (13,)), ((20,), (21,))]
     assert batch.positions == {0: 6}
@@ -174,8 +175,8 @@ def test_an_event_is_an_example_with_its_users_history_before_it() -> None:
 
 def test_late_events_take_their_place_and_duplicates_are_no_examples() -> None:
     log = InMemoryLog()
-    for item, time in [(10, 5), (11, 7), (11, 7), (12, 6), (9, 1), (13, 7), (14, 8)]:
-        log.append(b"1", encode_event(1, item, time))
+    for item, at_ms in [(10, 5), (11, 7), (11, 7), (12, 6), (9, 1), (13, 7), (14, 8)]:
+        log.append(b"1", encode_event(1, item, at_ms))
     (batch,) = batches(event_examples(log), 10)
     assert windows(batch.examples) == [
         ((10,), (11,)),
@@ -192,7 +193,7 @@ def test_a_tombstone_forgets_the_user() -> None:
     log.append(b"1", encode_event(1, 11, 6))
     source = event_examples(log)
     assert not list(batches(source, 10))
-    assert [sequence.item_keys.tolist() for sequence in source.history(0)] == [[11]]
+    assert [history.sequence.item_keys.tolist() for history in source.history(0)] == [[11]]
     assert source.finished()
     assert source.positions() == {0: 3}
 
@@ -204,6 +205,28 @@ def test_poison_goes_to_the_dead_letters_and_positions_pass_it() -> None:
     assert len(letters.letters) == -(-num_events // 4)
     assert sum(len(batch) for batch in clean) == sum(len(batch) for batch in poisoned)
     assert poisoned[-1].positions == {p: log.end(p) for p in range(NUM_BUCKETS)}
+
+
+def test_events_of_other_types_are_no_examples_and_in_no_history() -> None:
+    log = InMemoryLog()
+    for item, event_type in enumerate(["seen", "buy", "seen", "buy", "Buy", "buy"]):
+        log.append(encode_key(7), encode_event(7, item, item, event_type), 0)
+    source = event_examples(log, event_types=("buy", "rent"))
+    (batch,) = batches(source, 10)
+    assert windows(batch.examples) == [((1,), (3,)), ((1, 3), (5,))]
+    assert source.num_ignored == 3
+    assert batch.positions == {0: 6}
+    assert [history.sequence.item_keys.tolist() for history in source.history(0)] == [[1, 3, 5]]
+
+
+def test_an_event_of_the_future_is_no_example() -> None:
+    log, letters = InMemoryLog(), InMemoryDeadLetters()
+    for item, ahead_ms in ((1, 0), (2, 7_200_000), (3, 60_000)):
+        log.append(encode_key(7), encode_event(7, item, time_ns() // 1_000_000 + ahead_ms), 0)
+    source = event_examples(log, dead_letters=letters)
+    (batch,) = batches(source, 10)
+    assert windows(batch.examples) == [((1,), (3,))]
+    assert [record.offset for record, _ in letters.letters] == [1]
 
 
 def test_a_broken_producer_stops_training() -> None:

@@ -1,10 +1,12 @@
 import asyncio
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import numpy as np
@@ -12,17 +14,20 @@ import pytest
 from fastapi import FastAPI
 
 from mind_dist.config import ServingConfig
+from mind_dist.data.codec import IdType, id_key
 from mind_dist.encoder import InterestEncoder
 from mind_dist.errors import ServiceUnavailable
 from mind_dist.index.memory import InMemoryVectorStore
+from mind_dist.limits import FIRST_KEY, LAST_KEY
 from mind_dist.observability import InMemoryMetrics
 from mind_dist.publishing import publish
 from mind_dist.records import BehaviorSequence
 from mind_dist.retrieval import retrieve
+from mind_dist.serving.health import Problem
 from mind_dist.serving.http import EventBody, RetrieveBody, build_api
 from mind_dist.serving.recommender import Recommender
 from tests.reference import retrieval_loops
-from tests.versions import tiny_version
+from tests.versions import original_id, tiny_version
 
 
 class Client:
@@ -43,14 +48,18 @@ class Client:
 
 
 class Setting:
-    def __init__(self, directory: Path, available: Mapping[int, tuple[int, int]] | None = None) -> None:
+    def __init__(
+        self, directory: Path, available: Mapping[int, tuple[int, int]] | None = None, id_type: IdType = "int64"
+    ) -> None:
         self.sent: list[EventBody] = []
         self.log_is_away = False
-        self.uri = tiny_version(directory, available=available)
+        self.uri = tiny_version(directory, available=available, id_type=id_type)
         self.store = InMemoryVectorStore()
         self.encoders: dict[str, InterestEncoder] = {}
         recommender = Recommender(self.store, self.encoders, ServingConfig(), InMemoryMetrics())
-        self.client = Client(build_api(recommender, self.send))
+        self.problems: list[Problem] = []
+        api = build_api(recommender, self.send, max_clock_skew_ms=3_600_000, find_problems=lambda: self.problems)
+        self.client = Client(api)
 
     def publish(self) -> str:
         encoder = InterestEncoder.load(self.uri)
@@ -80,11 +89,22 @@ def client(setting: Setting) -> Client:
 def test_readiness_follows_the_active_version(setting: Setting) -> None:
     assert setting.client.get("/healthz").json()["status"] == "ok"
     waiting = setting.client.get("/readyz")
-    assert (waiting.status_code, waiting.json()) == (503, {"error": "no model version is active: publish one"})
+    expected = {"error": "no model version is active: publish one", "warnings": []}
+    assert (waiting.status_code, waiting.json()) == (503, expected)
     assert setting.client.post("/v1/retrieve", json={"user_id": 7}).status_code == 503
     version = setting.publish()
     ready = setting.client.get("/readyz")
-    assert (ready.status_code, ready.json()["model_version"]) == (200, version)
+    assert (ready.status_code, ready.json()) == (200, {"status": "ready", "model_version": version, "warnings": []})
+
+
+def test_readiness_tells_what_is_wrong_whether_requests_are_answered_or_not(setting: Setting) -> None:
+    setting.problems = [Problem("active_version_not_loaded", "recommender", "v7 is torn")]
+    warnings = [{"name": "active_version_not_loaded", "source": "recommender", "message": "v7 is torn"}]
+    unready = setting.client.get("/readyz")
+    assert (unready.status_code, unready.json()["warnings"]) == (503, warnings)
+    setting.publish()
+    ready = setting.client.get("/readyz")
+    assert (ready.status_code, ready.json()["warnings"]) == (200, warnings)
 
 
 def test_interests_of_a_user(client: Client) -> None:
@@ -184,6 +204,21 @@ def test_bad_paths_say_why(client: Client) -> None:
     assert client.get("/v1/nothing").json() == {"error": "Not Found"}
 
 
+@pytest.mark.parametrize("user_id", ["shop/7", "a/b/interests", "/", "7?x=1#y", "ü %2F"])
+def test_a_user_is_reached_by_any_id(tmp_path: Path, user_id: str) -> None:
+    setting = Setting(tmp_path, id_type="string")
+    encoder = InterestEncoder.load(setting.uri)
+    items = np.array([id_key(original_id(item, "string"), "string") for item in (1, 2)])
+    user = BehaviorSequence(id_key(user_id, "string"), items, np.array([10, 20]))
+    publish(setting.store, encoder, setting.uri, sequences=[user])
+    setting.encoders[encoder.model_version] = encoder
+    view = setting.client.get(f"/v1/users/{quote(user_id, safe='')}/interests")
+    assert (view.status_code, view.json()["user_id"]) == (200, user_id)
+    assert view.json()["behaviors"] == ["item-1", "item-2"]
+    if "?" not in user_id and "%" not in user_id:
+        assert setting.client.get(f"/v1/users/{user_id}/interests").json() == view.json()
+
+
 def test_events_are_accepted_when_the_log_has_them(setting: Setting, client: Client) -> None:
     events = [{"user_id": 7, "item_id": 4, "timestamp_ms": 0}, {"user_id": 7, "item_id": 5, "event_type": "buy"}]
     response = client.post("/v1/events", json={"events": events})
@@ -206,6 +241,60 @@ def test_events_of_another_id_type_are_refused(setting: Setting, client: Client)
     assert setting.sent == []
 
 
+HOUR_MS = 3_600_000
+JSON = {"content-type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"timestamp_ms": time.time_ns() // 1_000_000 + 2 * HOUR_MS}, "timestamp_ms: "),
+        ({"timestamp_ms": time.time_ns() // 1_000}, "timestamp_ms: "),
+        ({"user_id": -(2**63)}, f"user_id: must be between {FIRST_KEY} and {LAST_KEY}"),
+        ({"user_id": FIRST_KEY - 1}, f"user_id: must be between {FIRST_KEY} and {LAST_KEY}"),
+        ({"user_id": 2**63 - 1}, f"user_id: must be between {FIRST_KEY} and {LAST_KEY}"),
+        ({"user_id": 2**63}, "user_id: must fit 64 bits"),
+        ({"item_id": -(2**63)}, f"item_id: must be between {FIRST_KEY} and {LAST_KEY}"),
+        ({"item_id": 2**63 - 1}, f"item_id: must be between {FIRST_KEY} and {LAST_KEY}"),
+    ],
+)
+def test_what_would_be_poison_in_the_log_is_refused(
+    setting: Setting, client: Client, fields: dict[str, int], reason: str
+) -> None:
+    good, bad = {"user_id": 7, "item_id": 4}, {"user_id": 7, "item_id": 4, **fields}
+    response = client.post("/v1/events", json={"events": [good, bad]})
+    assert response.status_code == 422
+    assert response.json()["error"].startswith(f"events.1.{reason}")
+    assert setting.sent == []
+
+
+def test_half_a_character_is_refused_in_events_and_ids(tmp_path: Path) -> None:
+    setting = Setting(tmp_path, id_type="string")
+    setting.publish()
+    for field in ("user_id", "item_id", "event_type"):
+        event = json.dumps({"user_id": "u", "item_id": "i", field: "\ud800"})
+        response = setting.client.post("/v1/events", content=f'{{"events": [{event}]}}', headers=JSON)
+        assert (response.status_code, field in response.json()["error"]) == (422, True), response.text
+        assert "must be valid Unicode text" in response.json()["error"]
+    assert setting.client.post("/v1/retrieve", content='{"user_id": "\\ud800"}', headers=JSON).status_code == 422
+    assert setting.sent == []
+
+
+def test_a_user_in_json_quotes_is_refused(tmp_path: Path) -> None:
+    setting = Setting(tmp_path, id_type="string")
+    setting.publish()
+    response = setting.client.post("/v1/events", json={"events": [{"user_id": '"u"', "item_id": "i"}]})
+    assert response.status_code == 422
+    assert response.json()["error"].startswith("events.0.user_id: must not be a JSON string in quotes")
+
+
+def test_an_event_slightly_ahead_of_our_clock_is_accepted(setting: Setting, client: Client) -> None:
+    ahead_ms = time.time_ns() // 1_000_000 + HOUR_MS // 2
+    event = {"user_id": FIRST_KEY, "item_id": LAST_KEY, "timestamp_ms": ahead_ms}
+    assert client.post("/v1/events", json={"events": [event]}).status_code == 202
+    assert [event.timestamp_ms for event in setting.sent] == [ahead_ms]
+
+
 def test_the_interface_is_documented_with_examples(client: Client) -> None:
     schema = client.get("/openapi.json").json()
     assert {"/v1/users/{user_id}/interests", "/v1/retrieve", "/v1/events", "/healthz", "/readyz"} <= schema[
@@ -219,7 +308,6 @@ def test_the_interface_is_documented_with_examples(client: Client) -> None:
     examples = schema["paths"]["/v1/retrieve"]["post"]["requestBody"]["content"]["application/json"]["examples"]
     for example in examples.values():
         RetrieveBody.model_validate(example["value"])
-    assert client.get("/docs").status_code == 200
 
 
 def test_items_that_are_gone_or_still_to_come_are_left_out_unless_asked_for(tmp_path: Path) -> None:
@@ -241,3 +329,17 @@ def test_items_that_are_gone_or_still_to_come_are_left_out_unless_asked_for(tmp_
     assert found(filter={"genre": "war"}) == {item for item in everything - set(gone) - {20} if item % 3 == 2}
     refused = setting.client.post("/v1/retrieve", json={"user_id": 7, "at_ms": -1})
     assert (refused.status_code, refused.json()["error"].split(":")[0]) == (422, "at_ms")
+
+
+def test_the_documentation_loads_nothing_from_elsewhere(client: Client) -> None:
+    home = client.get("/")
+    assert (home.status_code, home.headers["location"]) == (307, "docs")
+    page = client.get("/docs")
+    assert page.status_code == 200
+    addresses = re.findall(r"""(?:src|href)=["']([^"']+)["']""", page.text)
+    assert len(addresses) >= 3
+    for address in addresses:
+        assert address.startswith("/")
+        assert client.get(address).status_code == 200, address
+    assert "http://" not in page.text
+    assert "https://" not in page.text

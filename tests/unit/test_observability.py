@@ -11,9 +11,12 @@ def test_a_log_line_ends_in_its_fields(capsys: pytest.CaptureFixture[str]) -> No
     try:
         configure_logging()
         logging.getLogger("mind_dist.test").info("batch applied", extra={"fields": {"events": 3}})
+        logging.getLogger("mind_dist.test").info("saved", extra={"fields": {"uri": "s3://key:secret@bucket/v"}})
     finally:
         logger.handlers, logger.level, logger.propagate = before
-    assert capsys.readouterr().err.endswith("INFO mind_dist.test batch applied events=3\n")
+    applied, saved = capsys.readouterr().err.splitlines()
+    assert applied.endswith("INFO mind_dist.test batch applied events=3")
+    assert saved.endswith("INFO mind_dist.test saved uri=s3://***@bucket/v")
 
 
 def test_metrics_add_set_and_observe_by_name() -> None:

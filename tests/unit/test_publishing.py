@@ -4,7 +4,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +26,8 @@ from mind_dist.encoder import UserInterests
 from mind_dist.errors import PublishError, ServiceUnavailable
 from mind_dist.index.memory import InMemoryVectorStore
 from mind_dist.index.vector_store import Column, Hits, UserRow, VectorStore, VersionInfo
-from mind_dist.publishing import PublishReport, dataset_users, publish, rollback
+from mind_dist.limits import MAX_COLUMNS
+from mind_dist.publishing import PublishReport, check_id_type, dataset_users, publish, rollback
 from mind_dist.publishing.item_columns import item_columns
 from mind_dist.publishing.verification import InterestSample
 from mind_dist.records import BehaviorSequence
@@ -67,19 +68,24 @@ class PlainEncoder:
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     max_behaviors: int = 3
     num_profile_features: int = 1
+    id_type: Literal["int64", "string"] = "string"
+    dim: int = DIM
+    normalize: bool = True
+    catalog: ItemCatalog = dataclasses.field(default_factory=make_catalog)
 
     @property
     def manifest(self) -> Manifest:
         name = f"v{self.number:08d}_0a1b2c3d"
-        return Manifest(FORMAT_VERSION, name, 5, {}, "string", self.number, 9, {}, self.metrics, "toy", {})
+        return Manifest(FORMAT_VERSION, name, 5, {}, self.id_type, self.number, 9, {}, self.metrics, "toy", {})
 
     @property
     def config(self) -> ModelConfig:
-        return ModelConfig(dim=DIM, num_interests=2, num_profile_features=self.num_profile_features)
-
-    @property
-    def catalog(self) -> ItemCatalog:
-        return make_catalog()
+        return ModelConfig(
+            dim=self.dim,
+            num_interests=2,
+            num_profile_features=self.num_profile_features,
+            normalize=self.normalize,
+        )
 
     @property
     def item_keys(self) -> Any:
@@ -87,7 +93,7 @@ class PlainEncoder:
 
     @property
     def item_vectors(self) -> Any:
-        return np.random.default_rng(self.number).normal(size=(NUM_ITEMS, DIM)).astype(np.float32)
+        return np.random.default_rng(self.number).normal(size=(NUM_ITEMS, self.dim)).astype(np.float32)
 
     def encode(self, sequences: Sequence[BehaviorSequence]) -> list[UserInterests]:
         return [self._encode(sequence.item_keys[sequence.item_keys < NUM_ITEMS][-2:]) for sequence in sequences]
@@ -173,24 +179,18 @@ def test_items_without_a_value_lack_it() -> None:
     assert "original_id" not in {column.name for column in item_columns(make_catalog(), np.array([2]), "int64")}
 
 
-@dataclass(frozen=True)
-class Perishable(PlainEncoder):
-    """Items that are gone, but for some; the catalog has them all, and one that the version does not know."""
-
-    kept: tuple[int, ...] = (2, 4)
-
-    @property
-    def catalog(self) -> ItemCatalog:
-        keys = [*range(NUM_ITEMS), 5_000]
-        table = pa.table([keys, [str(key) for key in keys], [1] * len(keys), [[]] * len(keys)], schema=ITEM_SCHEMA)
-        until = [AVAILABILITY_LIMITS["available_until"] if key in self.kept else 1 for key in keys]
-        table = table.append_column("available_from", pa.array([0] * len(keys)))
-        return ItemCatalog(table.append_column("available_until", pa.array(until)))
+def perishable(*kept: int) -> ItemCatalog:
+    """Return items that are gone, but for some; one of them the version does not know."""
+    keys = [*range(NUM_ITEMS), 5_000]
+    table = pa.table([keys, [str(key) for key in keys], [1] * len(keys), [[]] * len(keys)], schema=ITEM_SCHEMA)
+    until = [AVAILABILITY_LIMITS["available_until"] if key in kept else 1 for key in keys]
+    table = table.append_column("available_from", pa.array([0] * len(keys)))
+    return ItemCatalog(table.append_column("available_until", pa.array(until)))
 
 
 def test_items_available_now_are_counted_and_the_index_is_verified_as_it_is_searched() -> None:
     store = Counting()
-    report = publish_version(store, 1, encoder=Perishable(1))
+    report = publish_version(store, 1, encoder=PlainEncoder(1, catalog=perishable(2, 4)))
     assert (report.num_items, report.num_available, report.num_unknown_items) == (NUM_ITEMS, 2, 1)
     assert report.ann_recall == 1.0
     assert all(wanted and wanted["available_until"] for wanted in store.filters)
@@ -200,7 +200,7 @@ def test_items_available_now_are_counted_and_the_index_is_verified_as_it_is_sear
 
 def test_a_version_whose_items_are_all_gone_is_verified_over_all_and_says_so() -> None:
     store = Counting()
-    report = publish_version(store, 1, encoder=Perishable(1, kept=()))
+    report = publish_version(store, 1, encoder=PlainEncoder(1, catalog=perishable()))
     assert (report.num_available, report.ann_recall) == (0, 1.0)
     assert store.filters
     assert not any(store.filters)
@@ -221,8 +221,7 @@ class Counting(InMemoryVectorStore):
 
 def test_items_that_the_catalog_lacks_are_always_available() -> None:
     values = {
-        column.name: found
-        for column, found in item_columns(Perishable(1).catalog, np.array([0, 9999]), "int64").items()
+        column.name: found for column, found in item_columns(perishable(2, 4), np.array([0, 9999]), "int64").items()
     }
     assert values == {"available_from": [0, 0], "available_until": [1, AVAILABILITY_LIMITS["available_until"]]}
 
@@ -335,11 +334,87 @@ def test_a_version_of_too_low_recall_is_not_published(
         assert_untouched(store)
 
 
+def other_columns() -> ItemCatalog:
+    """Return a catalog that lost its prices, and has years as texts and a column more."""
+    table = make_catalog().table.drop_columns(["price"])
+    years = table["year"].cast(pa.string())
+    return ItemCatalog(table.set_column(table.schema.get_field_index("year"), "year", years).append_column("x", years))
+
+
+BREAKING: list[tuple[dict[str, Any], str]] = [
+    ({"dim": 8}, "dim is 8, was 4"),
+    ({"normalize": False}, "similarity is inner_product, was cosine"),
+    ({"catalog": other_columns()}, "column year is of kind text, was integer; column price is gone"),
+    ({"dim": 8, "normalize": False}, "dim is 8, was 4; similarity is inner_product, was cosine"),
+]
+
+
+@pytest.mark.parametrize(("changes", "difference"), BREAKING)
+def test_a_version_that_readers_cannot_go_on_with_is_published_only_on_purpose(
+    changes: dict[str, Any], difference: str
+) -> None:
+    store = InMemoryVectorStore()
+    publish_version(store, 1)
+    before = rows_of(store, 1)
+    message = f"readers of the active {name_of(1)} cannot go on with {name_of(2)}: {difference}: set publishing.allow"
+    with pytest.raises(PublishError, match=re.escape(message)):
+        publish_version(store, 2, encoder=PlainEncoder(2, **changes))
+    assert_untouched(store)
+    assert rows_of(store, 1).keys() == before.keys()
+    config = dataclasses.replace(SMALL, allow_breaking=True)
+    publish_version(store, 2, encoder=PlainEncoder(2, **changes), config=config)
+    assert store.active_version() == name_of(2)
+    assert rollback(store) == name_of(1)
+
+
+def test_a_version_with_ids_of_another_type_is_never_published() -> None:
+    store = InMemoryVectorStore()
+    publish_version(store, 1)
+    catalog = ItemCatalog(make_catalog().table)
+    for config in (SMALL, dataclasses.replace(SMALL, allow_breaking=True)):
+        with pytest.raises(
+            PublishError, match=r"has int64 ids, the active v\S+ string ids: .* set by MIND_DIST_DEPLOYM"
+        ):
+            publish_version(store, 2, encoder=PlainEncoder(2, id_type="int64", catalog=catalog), config=config)
+        assert_untouched(store)
+
+
+def test_a_column_more_or_one_that_lacks_values_now_breaks_no_reader() -> None:
+    store = InMemoryVectorStore()
+    table = make_catalog().table
+    full = table.set_column(table.schema.get_field_index("year"), "year", pa.array(range(15), pa.int64()))
+    publish_version(store, 1, encoder=PlainEncoder(1, catalog=ItemCatalog(full)))
+    more = table.append_column("studio", pa.array([None] * 15, pa.string()))
+    publish_version(store, 2, encoder=PlainEncoder(2, catalog=ItemCatalog(more)))
+    assert store.active_version() == name_of(2)
+
+
+def test_a_dataset_with_ids_of_another_type_is_refused() -> None:
+    with pytest.raises(PublishError, match="data has string ids, v1 int64 ids"):
+        check_id_type("v1", "int64", "data", "string")
+    check_id_type("v1", "int64", "data", "int64")
+
+
 @pytest.mark.parametrize("name", ["vector", "missing_columns", "Like", "in", "Preis (EUR)", "2nd", "ü", ""])
 def test_a_column_that_no_filter_can_name_is_refused(name: str) -> None:
     catalog = ItemCatalog(make_catalog().table.append_column(name, pa.array(range(15))))
     with pytest.raises(PublishError, match=re.escape(f"an index cannot have an item column {name!r}: use letters")):
         item_columns(catalog, np.arange(3), "string")
+
+
+def test_more_columns_than_an_index_has_are_refused() -> None:
+    table = make_catalog().table
+    for at in range(MAX_COLUMNS):
+        table = table.append_column(f"more{at}", pa.array(range(15)))
+    with pytest.raises(PublishError, match="at most 61 item columns, the catalog 67: prepare fewer"):
+        item_columns(ItemCatalog(table), np.arange(3), "string")
+
+
+def test_a_list_keeps_the_texts_it_has() -> None:
+    lists = pa.array([["a", None], [None], [], None, *([["b"]] * 11)], pa.list_(pa.string()))
+    catalog = ItemCatalog(make_catalog().table.append_column("tags", lists))
+    found = {column.name: values for column, values in item_columns(catalog, np.arange(0, 10, 2), "int64").items()}
+    assert found["tags"] == [["a"], [], [], [], ["b"]]
 
 
 class Blind(InMemoryVectorStore):
@@ -437,15 +512,12 @@ def test_what_cannot_be_removed_does_not_hide_the_failure(caplog: pytest.LogCapt
 
     store = Stuck()
     store.create_version(VersionInfo(name_of(1), DIM, 2, "cosine", "", 3))
+    columnless = ItemCatalog(make_catalog().table.select(["item_id", "count", "feature_keys"]))
     with pytest.raises(PublishError, match="best items"):
-        publish_version(store, 1, encoder=ColumnlessEncoder(1), config=dataclasses.replace(SMALL, ann_limit=10))
+        publish_version(
+            store, 1, encoder=PlainEncoder(1, catalog=columnless), config=dataclasses.replace(SMALL, ann_limit=10)
+        )
     assert "left in the store" in caplog.text
-
-
-class ColumnlessEncoder(PlainEncoder):
-    @property
-    def catalog(self) -> ItemCatalog:
-        return ItemCatalog(make_catalog().table.select(["item_id", "count", "feature_keys"]))
 
 
 def test_a_version_without_items_is_not_published() -> None:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mind_dist.config import FilesConfig
-from mind_dist.data.raw_log import list_files, list_fragments, read_all, read_fragment
+from mind_dist.data.raw_log import list_files, list_fragments, plain, read_all, read_fragment
 from mind_dist.errors import DatasetError
 
 COLUMNS = {"user": "u", "time": "t"}
@@ -75,6 +75,21 @@ def test_a_missing_or_empty_path_is_named(tmp_path: Path) -> None:
         list_files(FilesConfig((str(tmp_path / "nowhere"),)))
     with pytest.raises(DatasetError, match="has no files"):
         list_files(FilesConfig((str(tmp_path),)))
+
+
+def test_a_relative_path_that_is_missing_is_named_by_the_path_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DatasetError, match=f"^{tmp_path}/raw/nowhere.csv: no such file"):
+        list_files(FilesConfig(("raw/nowhere.csv",), "csv"))
+
+
+def test_texts_that_parquet_calls_binary_are_texts() -> None:
+    assert plain(pa.array([b"a", None, b"\xff"])).to_pylist() == ["a", None, "\N{REPLACEMENT CHARACTER}"]
+    assert plain(pa.array([b"a"], pa.binary_view())).to_pylist() == ["a"]
+    assert plain(pa.array([b"a", b"a"]).dictionary_encode()).to_pylist() == ["a", "a"]
+    assert plain(pa.array([1.5, float("nan")], pa.float16())).to_pylist() == [1.5, None]
 
 
 def test_a_missing_column_is_named_with_those_there(tmp_path: Path) -> None:

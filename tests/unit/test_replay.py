@@ -1,8 +1,10 @@
+import dataclasses
 import itertools
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +21,7 @@ from mind_dist.data.parquet import (
     write_manifest,
 )
 from mind_dist.data.replay import dataset_events, due_s, log_events, pace, rows
+from mind_dist.errors import ConfigError
 from mind_dist.records import BehaviorSequence
 from mind_dist.storage import Directory
 
@@ -36,6 +39,7 @@ def write_dataset(
     *,
     names: tuple[str, ...] = (),
     split: dict[str, object] | None = None,
+    event_types: tuple[str, ...] = (),
 ) -> PreparedDataset:
     """Write a dataset of one bucket; `names` are the outside ids of users and items, if those are strings."""
     directory = Directory.at(path)
@@ -49,7 +53,8 @@ def write_dataset(
     people = [{"user_id": key, "original_id": name, "profile_keys": []} for key, name in ordered]
     directory.write_table("users.parquet", pa.Table.from_pylist(people, schema=USER_SCHEMA))
     counts: dict[str, int] = dict.fromkeys(splits, 0)
-    write_manifest(directory, DatasetManifest(id_type, 1, counts, counts, 0, 0, 0, split=split or BY_USER))
+    about = DatasetManifest(id_type, 1, counts, counts, 0, 0, 0, split=split or BY_USER, event_types=event_types)
+    write_manifest(directory, about)
     return PreparedDataset.open(str(path))
 
 
@@ -60,7 +65,12 @@ def test_the_tail_is_what_evaluation_holds_out_in_time_order(tmp_path: Path) -> 
         "test": [sequence(3, [(15, 30), (25, 31), (35, 32), (45, 33), (55, 34)]), sequence(4, [(7, 40)])],
     }
     dataset = write_dataset(tmp_path, users)
-    assert list(rows(dataset_events(dataset, "tail"))) == [(4, 40, 7), (2, 24, 50), (3, 34, 55), (2, 25, 60)]
+    assert list(rows(dataset_events(dataset, "tail"))) == [
+        (4, 40, 7, "click"),
+        (2, 24, 50, "click"),
+        (3, 34, 55, "click"),
+        (2, 25, 60, "click"),
+    ]
 
 
 def test_all_of_a_dataset_is_replayed_in_global_time_order(tmp_path: Path) -> None:
@@ -69,7 +79,12 @@ def test_all_of_a_dataset_is_replayed_in_global_time_order(tmp_path: Path) -> No
         "test": [sequence(3, [(1, 30), (7, 31)])],
     }
     dataset = write_dataset(tmp_path, users)
-    assert list(rows(dataset_events(dataset, "all"))) == [(3, 30, 1), (1, 10, 5), (3, 31, 7), (1, 11, 9)]
+    assert list(rows(dataset_events(dataset, "all"))) == [
+        (3, 30, 1, "click"),
+        (1, 10, 5, "click"),
+        (3, 31, 7, "click"),
+        (1, 11, 9, "click"),
+    ]
 
 
 def test_a_user_in_several_splits_by_time_is_replayed_once(tmp_path: Path) -> None:
@@ -80,15 +95,19 @@ def test_a_user_in_several_splits_by_time_is_replayed_once(tmp_path: Path) -> No
         "test": [sequence(1, [(5, 10), (15, 11), (25, 12)])],
     }
     dataset = write_dataset(tmp_path, users, split=cut)
-    assert list(rows(dataset_events(dataset, "all"))) == [(1, 10, 5), (1, 11, 15), (1, 12, 25)]
-    assert list(rows(dataset_events(dataset, "tail"))) == [(1, 11, 15), (1, 12, 25)]
+    assert list(rows(dataset_events(dataset, "all"))) == [
+        (1, 10, 5, "click"),
+        (1, 11, 15, "click"),
+        (1, 12, 25, "click"),
+    ]
+    assert list(rows(dataset_events(dataset, "tail"))) == [(1, 11, 15, "click"), (1, 12, 25, "click")]
 
 
 def test_string_ids_are_replayed_as_they_were_outside(tmp_path: Path) -> None:
     user, item = fingerprint("ann"), fingerprint("book")
     users: dict[Split, list[BehaviorSequence]] = {"train": [sequence(user, [(5, item), (6, fingerprint("ann"))])]}
     dataset = write_dataset(tmp_path, users, names=("ann", "book", "film"))
-    assert list(rows(dataset_events(dataset, "all"))) == [("ann", "book", 5), ("ann", "ann", 6)]
+    assert list(rows(dataset_events(dataset, "all"))) == [("ann", "book", 5, "click"), ("ann", "ann", 6, "click")]
 
 
 def test_an_empty_tail_is_an_empty_replay(tmp_path: Path) -> None:
@@ -99,7 +118,8 @@ def test_an_empty_tail_is_an_empty_replay(tmp_path: Path) -> None:
 
 def test_a_raw_log_is_sorted_and_its_unusable_rows_counted(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text(
-        "who,what,when,kind\n1,10,3,view\n2,20,1,view\nx,30,2,view\n1,11,1,buy\n4,5,6,no\n"
+        "who,what,when,kind\n1,10,1700000003,view\n2,20,1700000001,view\nx,30,1700000002,view\n"
+        "1,11,1700000001,buy\n4,5,1700000006,no\n1,10,1700000000000,view\n1,10,6,view\n"
     )
     log = LogConfig(
         (str(tmp_path / "log.csv"),),
@@ -109,10 +129,48 @@ def test_a_raw_log_is_sorted_and_its_unusable_rows_counted(tmp_path: Path) -> No
         timestamp_column="when",
         event_type_column="kind",
         event_types=("view", "buy"),
+        time_unit="s",
     )
     events, num_rejected = log_events(log, "int64")
-    assert list(rows(events)) == [(2, 20, 1000), (1, 11, 1000), (1, 10, 3000)]
+    assert list(rows(events)) == [
+        (2, 20, 1_700_000_001_000, "view"),
+        (1, 11, 1_700_000_001_000, "buy"),
+        (1, 10, 1_700_000_003_000, "view"),
+    ]
+    assert num_rejected == 3
+
+
+def test_a_raw_log_is_replayed_by_the_rules_of_preparing(tmp_path: Path) -> None:
+    log = LogConfig((str(tmp_path / "log.csv"),), "csv")
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n" + "1,2,1700000000123\n" * 20 + "1,3,1700000000\n")
+    events, num_rejected = log_events(log, "int64")
+    assert set(rows(events)) == {(1, 2, 1_700_000_000_123, "click")}
     assert num_rejected == 1
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n1,2,1\n")
+    with pytest.raises(ConfigError, match=r"log\.time_unit"):
+        log_events(log, "int64")
+    positions = dataclasses.replace(log, time_unit="order")
+    assert list(rows(log_events(positions, "int64")[0])) == [(1, 2, 1, "click")]
+
+
+def test_a_raw_log_of_several_files_keeps_the_types_it_has(tmp_path: Path) -> None:
+    for name, kinds in (("a", ["buy", None]), ("b", ["rent", "buy"])):
+        table = pa.table(
+            {"user_id": [1, 2], "item_id": [5, 6], "timestamp": [1_700_000_001, 1_700_000_002], "kind": pa.array(kinds)}
+        )
+        if name == "b":
+            table = table.set_column(3, "kind", table["kind"].dictionary_encode())
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    events, _ = log_events(LogConfig((str(tmp_path),), event_type_column="kind"), "int64")
+    assert [row[3] for row in rows(events)] == ["buy", "rent", "click", "buy"]
+    events, _ = log_events(LogConfig((str(tmp_path),)), "int64")
+    assert [row[3] for row in rows(events)] == ["click"] * 4
+
+
+def test_a_dataset_of_purchases_is_replayed_as_purchases(tmp_path: Path) -> None:
+    users: dict[Split, list[BehaviorSequence]] = {"train": [sequence(1, [(5, 10), (9, 11)])]}
+    dataset = write_dataset(tmp_path, users, event_types=("purchase", "rent"))
+    assert list(rows(dataset_events(dataset, "all"))) == [(1, 10, 5, "purchase"), (1, 11, 9, "purchase")]
 
 
 class Clock:

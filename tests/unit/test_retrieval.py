@@ -27,10 +27,10 @@ from tests.reference import retrieval_loops
 DIM, VERSION = 3, "v1"
 
 
-def make_store(vectors: Any, genres: Sequence[str], moods: Sequence[Sequence[str]]) -> InMemoryVectorStore:
+def make_store(vectors: Any, genres: Sequence[str | None], moods: Sequence[Sequence[str]]) -> InMemoryVectorStore:
     """Return a store of items 10, 11, …"""
     store = InMemoryVectorStore()
-    columns = (Column("genre"), Column("moods", "texts"))
+    columns = (Column("genre", nullable=True), Column("moods", "texts"))
     store.create_version(VersionInfo(VERSION, DIM, 4, "inner_product", "", 10, columns=columns))
     keys = np.arange(10, 10 + len(vectors), dtype=np.int64)
     store.upsert_items(VERSION, ItemRows(keys, vectors, {"genre": genres, "moods": moods}))
@@ -62,6 +62,29 @@ def greedy(pool: list[Candidate], categories: dict[int, set[str]], limit: int, w
 weights = st.integers(0, 6).map(float)
 
 
+FILTERS: list[dict[str, Any] | None] = [
+    None,
+    {"genre": ["war", "drama"]},
+    {"moods": "dark", "genre": "comedy"},
+    {"genre": {"gte": "d"}},
+    {"genre": {"null": True}, "moods": {"not_in": ["dark"]}},
+]
+
+
+def fits(wanted: dict[str, Any], genre: str | None, moods: list[str]) -> bool:
+    """Tell whether an item meets one of `FILTERS`."""
+    match wanted:
+        case {"genre": ["war", "drama"]}:
+            return genre in ("war", "drama")
+        case {"genre": "comedy"}:
+            return genre == "comedy" and "dark" in moods
+        case {"genre": {"gte": _}}:
+            return genre in ("drama", "war")
+        case {"genre": {"null": _}}:
+            return genre is None and "dark" not in moods
+    return not wanted
+
+
 @st.composite
 def requests(draw: st.DrawFn) -> dict[str, Any]:
     """Draw a small index and a request, in whole numbers: scores are exact, and often equal."""
@@ -72,11 +95,11 @@ def requests(draw: st.DrawFn) -> dict[str, Any]:
         "vectors": rng.integers(-3, 4, (num_items, DIM)).astype(np.float32),
         "interests": rng.integers(-2, 3, (num_interests, DIM)).astype(np.float32),
         "weights": draw(st.none() | st.lists(weights, min_size=num_interests, max_size=num_interests)),
-        "genres": rng.choice(["war", "comedy", "drama"], num_items).tolist(),
+        "genres": [["war", "comedy", "drama", None][i] for i in rng.integers(0, 4, num_items)],
         "moods": [rng.choice(["dark", "light", "odd"], rng.integers(0, 3)).tolist() for _ in range(num_items)],
         "limit": draw(st.integers(1, 50)),
         "exclude": draw(st.sets(keys, max_size=30)),
-        "filter": draw(st.sampled_from([None, {"genre": ["war", "drama"]}, {"moods": "dark", "genre": "comedy"}])),
+        "filter": draw(st.sampled_from(FILTERS)),
         "diversity_weight": draw(st.sampled_from([0.0, 0.5, 3.0])),
         "category_column": draw(st.sampled_from(["genre", "moods"])),
     }
@@ -86,10 +109,7 @@ def allowed_items(request: dict[str, Any]) -> list[bool]:
     wanted = request["filter"] or {}
     allowed = []
     for item, (genre, moods) in enumerate(zip(request["genres"], request["moods"], strict=True)):
-        fits = ("genre" not in wanted or genre in wanted["genre"]) and (
-            "moods" not in wanted or wanted["moods"] in moods
-        )
-        allowed.append(fits and 10 + item not in request["exclude"])
+        allowed.append(fits(wanted, genre, moods) and 10 + item not in request["exclude"])
     return allowed
 
 
@@ -107,12 +127,16 @@ def test_retrieve_equals_brute_force(request: dict[str, Any]) -> None:
 @settings(max_examples=100, deadline=None)
 def test_diversified_retrieval_is_the_greedy_choice_from_what_all_interests_found(request: dict[str, Any]) -> None:
     store = make_store(request["vectors"], request["genres"], request["moods"])
-    several = request["moods"] if request["category_column"] == "moods" else [[genre] for genre in request["genres"]]
+    several = (
+        request["moods"]
+        if request["category_column"] == "moods"
+        else [[genre] * bool(genre) for genre in request["genres"]]
+    )
     categories = {10 + item: set(names) for item, names in enumerate(several)}
     allowed = allowed_items(request)
     reach = (POOL_FACTOR if request["diversity_weight"] else 1) * request["limit"] + len(request["exclude"])
-    fits = allowed_items({**request, "exclude": set()})
-    pools = [brute_force(request["vectors"], [interest], fits)[:reach] for interest in request["interests"]]
+    unseen_too = allowed_items({**request, "exclude": set()})
+    pools = [brute_force(request["vectors"], [interest], unseen_too)[:reach] for interest in request["interests"]]
     reached = {candidate.item_key for pool in pools for candidate in pool}
     ranking = brute_force(request["vectors"], request["interests"], allowed)
     pool = [candidate for candidate in ranking if candidate.item_key in reached]

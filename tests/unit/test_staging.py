@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from mind_dist.config import LogConfig, PrepareConfig, SplitConfig
 from mind_dist.data.codec import fingerprint, partition_of
 from mind_dist.data.parquet import SEQUENCE_SCHEMA
 from mind_dist.data.raw_log import list_fragments
-from mind_dist.data.staging import SPLITS, group_buckets, split_buckets, split_by_time, stage_events
+from mind_dist.data.staging import SPLITS, filter_buckets, group_buckets, split_buckets, split_by_time, stage_events
+from mind_dist.data.times import Times
 from tests.reference import prepare_loops
 
 NUM_BUCKETS = 3
@@ -29,7 +31,7 @@ def config(path: Path, table: pa.Table, **settings: Any) -> PrepareConfig:
     pq.write_table(table, path / "log.parquet", row_group_size=30)
     return PrepareConfig(
         output=str(path / "out"),
-        log=LogConfig((str(path / "log.parquet"),), time_unit="ms"),
+        log=LogConfig((str(path / "log.parquet"),), time_unit="order"),
         num_buckets=NUM_BUCKETS,
         min_item_events=settings.pop("min_item_events", 2),
         min_user_events=3,
@@ -44,16 +46,26 @@ def as_table(rows: list[Row]) -> pa.Table:
 
 def staged(settings: PrepareConfig) -> pa.Table:
     parts = pa.Table.from_pylist([vars(part) for part in list_fragments(settings.log)])
-    return pa.concat_tables(stage_events(parts, settings))
+    return pa.concat_tables(stage_events(parts, settings, Times("order", 0)))
+
+
+def users_of(settings: PrepareConfig, found: pa.Table) -> list[dict[str, Any]]:
+    """Stage the users, and return what is told of each bucket."""
+    buckets = pa.table({"part": range(NUM_BUCKETS)})
+    groups: list[dict[str, Any]] = pa.concat_tables(
+        group_buckets(buckets, settings, found["file"].to_pylist())
+    ).to_pylist()
+    return groups
 
 
 def grouped(settings: PrepareConfig, found: pa.Table, items: list[int]) -> pa.Table:
     buckets = pa.table({"part": range(NUM_BUCKETS)})
-    return pa.concat_tables(group_buckets(buckets, settings, found["file"].to_pylist(), np.array(items, np.int64)))
+    users_of(settings, found)
+    return pa.concat_tables(filter_buckets(buckets, settings, np.array(items, np.int64)))
 
 
 def frequent_items(rows: list[Row], minimum: int) -> list[int]:
-    items = [item for _, item, _ in rows]
+    items = [item for _, item, _ in set(rows)]
     return sorted({item for item in items if items.count(item) >= minimum})
 
 
@@ -81,6 +93,50 @@ def test_staged_sequences_equal_the_plain_implementation(
     assert sorted(first_seen, key=lambda user: first_seen[user]) == list(expected)
 
 
+@given(rows_of_a_log, st.integers(1, 6))
+def test_only_the_newest_events_of_a_user_are_kept_and_counted(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[Row], max_user_events: int
+) -> None:
+    path = tmp_path_factory.mktemp("log")
+    settings = config(path, as_table(rows), max_user_events=max_user_events)
+    groups = users_of(settings, staged(settings))
+    distinct = list(dict.fromkeys(rows))
+    kept = prepare_loops.newest(distinct, max_user_events)
+    assert sum(bucket["num_events"] for bucket in groups) == len(kept)
+    users = [user for user, _, _ in distinct]
+    assert sum(bucket["num_users"] for bucket in groups) == len(set(users))
+    assert sum(bucket["num_cut_users"] for bucket in groups) == sum(
+        users.count(u) > max_user_events for u in set(users)
+    )
+    counts = Counter(item for _, item, _ in rows)
+    for bucket in groups:
+        counts.update(dict(zip(bucket["items"], bucket["counts"], strict=True)))
+    assert +counts == Counter(item for _, item, _ in kept)
+    items = frequent_items(kept, 2)
+    list(filter_buckets(pa.table({"part": range(NUM_BUCKETS)}), settings, np.array(items, np.int64)))
+    assert read(path / "out/staging/sequences") == prepare_loops.filtered(rows, 2, 3, max_user_events)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=80))
+def test_of_duplicates_the_first_of_the_log_stays_and_the_others_are_taken_off_the_counts(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[Row]
+) -> None:
+    settings = config(tmp_path_factory.mktemp("log"), as_table(rows))
+    groups = users_of(settings, staged(settings))
+    distinct = list(dict.fromkeys(rows))
+    expected: dict[int, list[tuple[int, int]]] = {}
+    for user, item, time in sorted(distinct, key=lambda row: row[2]):
+        expected.setdefault(user, []).append((item, time))
+    users = pq.read_table(Path(settings.output) / "staging/users").to_pylist()
+    found = {row["user_id"]: list(zip(row["item_ids"], row["timestamps_ms"], strict=True)) for row in users}
+    assert found == expected
+    assert sum(row["num_distinct"] for row in groups) == len(distinct)
+    taken_off: Counter[int] = Counter()
+    for row in groups:
+        taken_off.update({item: -count for item, count in zip(row["items"], row["counts"], strict=True)})
+    assert taken_off == Counter(item for _, item, _ in rows) - Counter(item for _, item, _ in distinct)
+
+
 def test_a_user_is_in_the_bucket_of_its_key(tmp_path: Path) -> None:
     rows = [(user, 1, time) for user in range(20) for time in range(3)]
     settings = config(tmp_path, as_table(rows))
@@ -93,8 +149,9 @@ def test_a_batch_tells_its_items_and_why_rows_are_unusable(tmp_path: Path) -> No
     table = as_table([(1, 7, 1), (1, 7, -1), (2, 8, 2), (2, 7, 3)])
     settings = config(tmp_path, table)
     (batch,) = staged(settings).to_pylist()
-    assert (batch["items"], batch["counts"], batch["ids"], batch["num_events"]) == ([7, 8], [2, 1], [], 3)
-    assert batch["reasons"] == ["timestamp_negative"]
+    assert (batch["items"], batch["counts"], batch["ids"]) == ([7, 8], [2, 1], [])
+    assert (batch["num_rows"], batch["num_events"]) == (4, 3)
+    assert (batch["reasons"], batch["num_rejected"], batch["examples"]) == (["timestamp_negative"], [1], ["-1"])
     assert pq.read_table(tmp_path / "out/rejected").num_rows == 1
 
 

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,6 +18,44 @@ def test_what_is_written_is_read_back(tmp_path: Path, scheme: str) -> None:
     assert directory.files() == ["a/b.bin", "t.parquet"]
     assert (directory / "a").exists("b.bin")
     assert directory.uri.startswith(scheme)
+
+
+def test_a_file_reaches_the_disk_before_it_gets_its_name_and_then_its_new_directories(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, str]] = []
+    sync, rename = os.fsync, Path.replace
+
+    def fsync(descriptor: int) -> None:
+        calls.append(("fsync", str(Path(f"/proc/self/fd/{descriptor}").readlink())))
+        sync(descriptor)
+
+    def replace(path: Path, target: Path) -> Path:
+        calls.append(("rename", str(target)))
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "replace", replace)
+    Directory.at(tmp_path).write_bytes("a/b/x", b"content")
+    x = str(tmp_path / "a/b/x")
+    assert calls == [
+        ("fsync", f"{x}.part"),
+        ("rename", x),
+        ("fsync", str(tmp_path / "a/b")),
+        ("fsync", str(tmp_path / "a")),
+        ("fsync", str(tmp_path)),
+    ]
+    calls.clear()
+    Directory.at(tmp_path).write_bytes("a/b/x", b"new")
+    assert calls == [("fsync", f"{x}.part"), ("rename", x), ("fsync", str(tmp_path / "a/b"))]
+    assert (tmp_path / "a/b/x").read_bytes() == b"new"
+
+
+def test_a_file_gets_another_name(tmp_path: Path) -> None:
+    directory = Directory.at(tmp_path)
+    directory.write_bytes("x", b"content")
+    directory.rename("x", "y")
+    assert directory.files() == ["y"]
 
 
 def test_a_relative_path_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from jobs.cli import read_settings
 from jobs.train import Train, shown_progress
 from mind_dist.errors import ConfigError, DatasetError
 from mind_dist.recipes import best
-from mind_dist.training.run_monitor import RunMonitor, TrainProgress
+from mind_dist.training.run_monitor import Fallback, RunMonitor, TrainProgress
 from mind_dist.training.settings import TrainSettings, check_dataset, source_name
 from tests.toy_training import write_dataset
 
@@ -24,7 +24,7 @@ NEEDED = ["--dataset", "data", "--storage", "runs"]
     ("arguments", "named"),
     [
         (["--workers", "-1"], "workers must be at least 0"),
-        (["--num-to-keep", "0"], "num_to_keep must be at least 1"),
+        (["--num-to-keep", "1"], "num_to_keep must be at least 2"),
         (["--max-failures", "-1"], "max_failures must be at least 0"),
         (["--name", "../up"], "name must be letters, digits"),
         (["--follow"], "follow must be off unless source is kafka"),
@@ -46,9 +46,11 @@ def test_a_job_is_its_settings_and_where_the_result_goes() -> None:
     job = read_settings(
         Train, [*NEEDED, "--training.epochs", "3", "--source", "kafka", "--follow", "--output", "r.json"]
     )
-    assert (job.training.epochs, job.follow, job.output) == (3, True, Path("r.json"))
+    assert (job.training.epochs, job.follow, job.output) == (3, True, "r.json")
     assert source_name(job) == "kafka://behavior-events"
     assert job.group == "mind-dist-training-mind"
+    shop = dataclasses.replace(job, kafka=job.kafka.of_deployment("shop"))
+    assert shop.group == "shop__mind-dist-training-mind"
 
 
 def test_a_dataset_is_needed_and_must_hold_something_to_train_on(tmp_path: Path) -> None:
@@ -62,24 +64,16 @@ def test_a_dataset_is_needed_and_must_hold_something_to_train_on(tmp_path: Path)
         check_dataset(TrainSettings(dataset=uri, storage="runs"))
 
 
-def test_the_newest_version_is_the_one_with_most_steps_that_is_whole(tmp_path: Path) -> None:
-    settings = TrainSettings(dataset="data", storage=str(tmp_path), name="run")
-    assert settings.newest_version() is None
-    for step, whole in ((8, True), (20, True), (30, False)):
-        directory = tmp_path / "run" / f"checkpoint_{step:08d}"
-        directory.mkdir(parents=True)
-        (directory / ("manifest.json" if whole else "dense.safetensors")).touch()
-    newest = settings.newest_version()
-    assert newest is not None
-    assert newest.uri == str(tmp_path / "run" / "checkpoint_00000020")
-
-
 def test_the_monitor_keeps_the_last_progress_and_passes_on_a_stop() -> None:
     monitor, progress = RunMonitor(), TrainProgress(3, 10, 1.5, 200.0)
     assert monitor.progress() is None
     assert not monitor.tell(progress)
     assert not monitor.tell(None)
     assert monitor.progress() == progress
+    assert monitor.fallback() is None
+    fallback = Fallback("runs/mind/checkpoint_00000020", ("checkpoint_00000040: no manifest.json",))
+    monitor.fall_back(fallback)
+    assert monitor.fallback() == fallback
     monitor.stop()
     assert monitor.tell(dataclasses.replace(progress, step=4))
 

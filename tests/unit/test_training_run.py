@@ -16,6 +16,7 @@ import torch
 from mind_dist.checkpoint import ModelVersion
 from mind_dist.config import ModelConfig, TrainingConfig
 from mind_dist.data.batches import next_batch
+from mind_dist.data.codec import encode_event, encode_key
 from mind_dist.data.parquet import PreparedDataset
 from mind_dist.data.sequences import Examples
 from mind_dist.data.source import InMemoryLog
@@ -350,3 +351,24 @@ def test_positions_are_committed_only_when_asked(dataset: PreparedDataset) -> No
     assert log.stored("training", range(4)) == {}
     run.commit()
     assert log.stored("training", range(4)) == last.positions
+
+
+def test_events_of_other_types_are_counted_in_the_version_across_a_resume(
+    dataset: PreparedDataset, tmp_path: Path
+) -> None:
+    log = InMemoryLog()
+    for place in range(60):
+        user, kind = 1 + place % 3, "buy" if place % 4 else "seen"
+        log.append(encode_key(user), encode_event(user, 1 + place % 20, place, kind))
+
+    def opened(version: ModelVersion | None) -> TrainingRun:
+        examples = event_examples(log, version, dataset=dataset, event_types=("buy",))
+        return open_run(examples, dataset, version, observe=True)
+
+    whole = finish(opened(None), tmp_path / "whole")
+    stopped = opened(None)
+    next(iter(stopped.steps()))
+    resumed = finish(opened(save(stopped, tmp_path / "stopped")), tmp_path / "resumed")
+    assert whole.manifest.metrics["num_ignored_events"] == 15
+    assert resumed.manifest.metrics == whole.manifest.metrics
+    assert 0 < ModelVersion.open(str(tmp_path / "stopped")).manifest.metrics["num_ignored_events"] < 15

@@ -1,4 +1,5 @@
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from mind_dist.config import KafkaConfig
 from mind_dist.data.codec import encode_event, encode_key
 from mind_dist.errors import PoisonLimitExceeded, ServiceUnavailable, StaleAssignment
 from mind_dist.index.vector_store import UserRow
+from mind_dist.limits import FIRST_KEY, LAST_KEY
 from mind_dist.serving.updater import UpdateStep
 from tests.toy_serving import (
     DIM,
@@ -18,15 +20,18 @@ from tests.toy_serving import (
     Clock,
     Crash,
     CrashAt,
+    MovingSource,
     OnStep,
     Run,
     StaleStore,
+    ToyEncoder,
     UnsteadyStore,
     click,
     contents,
     forget,
     log_of,
     toy_config,
+    toy_manifest,
     toy_store,
 )
 
@@ -237,6 +242,68 @@ def test_poison_is_dead_lettered_once_and_its_neighbours_are_applied() -> None:
     assert run.metrics.values["mind_dist_poison_records"] == 2
 
 
+def test_events_of_the_future_do_not_freeze_a_user() -> None:
+    future_ms = time.time_ns() // 1_000_000 + 366 * 86_400_000
+    run = Run(log_of([click(7, item, future_ms + item) for item in range(5)]))
+    updater = run.updater()
+    run.drain(updater)
+    for item in range(5, 8):
+        run.log.append(*click(7, item, 1000 + item))
+    run.drain(updater)
+    assert run.store.get_users(VERSION, [7], strong=True)[7].behaviors.tolist() == [5, 6, 7]
+    letters = run.dead_letters.letters
+    assert [record.offset for record, _ in letters] == [0, 1, 2, 3, 4]
+    assert all(
+        f"{record.appended_ms}" in error and f"{future_ms + record.offset}" in error for record, error in letters
+    )
+
+
+def test_a_record_under_another_key_than_its_user_is_dead_lettered() -> None:
+    user, forgotten = b"7", b'"7"'
+    run = Run(log_of([click(7, 3, 100)]))
+    run.log.append(b"007", encode_event(7, 4, 200), 0)
+    run.log.append(forgotten, None, 0)
+    run.drain(run.updater())
+    assert run.store.get_users(VERSION, [7], strong=True)[7].behaviors.tolist() == [3]
+    assert [record.key for record, _ in run.dead_letters.letters] == [b"007", forgotten]
+    run.log.append(user, None, 0)
+    run.drain(run.updater())
+    assert run.rows() == {}
+
+
+def test_events_of_other_types_are_ignored_and_counted_and_are_no_poison() -> None:
+    encoder = ToyEncoder(manifest=toy_manifest("buy", "rent"))
+    entries = [
+        click(7, 1, 10, "buy"),
+        click(7, 2, 20),
+        click(8, 3, 30),
+        click(7, 4, 40, "rent"),
+        click(7, 1, 50, "Buy"),
+    ]
+    run = Run(log_of(entries), encoder=encoder, config=toy_config(kafka=KafkaConfig(max_poison_fraction=0.0)))
+    report = run.updater().step(0)
+    assert (report.num_records, report.num_ignored, report.num_applied, report.num_poison) == (5, 3, 2, 0)
+    assert run.metrics.values["mind_dist_events_ignored"] == 3
+    assert run.rows().keys() == {7}
+    assert run.store.get_users(VERSION, [7], strong=True)[7].behaviors.tolist() == [1, 4]
+    assert run.dead_letters.letters == []
+    assert run.log.stored("toy", [0]) == {0: 5}
+
+
+def test_a_version_that_names_no_types_takes_events_of_all() -> None:
+    run = Run(log_of([click(7, 1, 10, "buy"), click(7, 2, 20, "seen"), click(7, 3, 30)]))
+    report = run.updater().step(0)
+    assert (report.num_applied, report.num_ignored) == (3, 0)
+
+
+def test_a_user_of_a_key_that_no_row_can_have_is_dead_lettered() -> None:
+    entries = [(encode_key(key), encode_event(key, 1, 1)) for key in (FIRST_KEY - 1, LAST_KEY + 1, FIRST_KEY, LAST_KEY)]
+    run = Run(log_of(entries))
+    run.drain(run.updater())
+    assert run.rows().keys() == {FIRST_KEY, LAST_KEY}
+    assert len(run.dead_letters.letters) == 2
+
+
 def test_too_much_poison_stops_the_updater_without_committing_it() -> None:
     kafka = KafkaConfig(max_poison_fraction=0.5, poison_window=4)
     run = Run(log_of([click(7, 3, 100), POISON, POISON, POISON]), config=toy_config(kafka=kafka))
@@ -300,6 +367,36 @@ def test_lag_is_what_is_not_applied_yet() -> None:
     updater.step(0)
     updater.report_lag()
     assert run.metrics.values["mind_dist_lag_records"] == 2
+    updater.close()
+
+
+class SourceWithoutLag(MovingSource):
+    """A source whose broker does not answer questions about ends, while it may."""
+
+    answers = False
+
+    def lag(self, timeout_s: float) -> Mapping[int, int]:
+        if not self.answers:
+            raise ServiceUnavailable("Kafka", "toy", timeout_s)
+        return super().lag(timeout_s)
+
+
+def test_lag_that_cannot_be_told_is_counted_and_logged_once_a_streak_and_fails_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run = Run(log_of([click(7, item, item) for item in range(6)]))
+    source = SourceWithoutLag(run.log, run.group, [0], 500)
+    updater = run.updater_of(source)
+    for streak in (1, 2):
+        for _ in range(3):
+            updater.step(0)
+            updater.report_lag()
+        assert run.metrics.values["mind_dist_lag_report_failures"] == 3 * streak
+        assert len(caplog.records) == streak
+        source.answers = True
+        updater.report_lag()
+        assert run.metrics.values["mind_dist_lag_records"] == 0
+        source.answers = False
     updater.close()
 
 

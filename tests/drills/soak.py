@@ -1,0 +1,336 @@
+"""The service under steady load on Apache Kafka with silent partitions: `python -m tests.drills.soak --minutes 20`.
+
+8 partitions of which 6 are silent, 2 updater replicas on Ray Serve, 50 zstd-compressed events a second, Milvus Lite.
+Afterwards no replica was restarted, every event was applied exactly once (every user's row equals an offline
+recomputation, bit for bit), memory is flat and `/readyz` never complained. Prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import os
+import random
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+import numpy as np
+from kafka import KafkaProducer
+from kafka.partitioner import murmur2
+
+from mind_dist.config import Addresses, KafkaConfig, MilvusConfig, ServingConfig
+from mind_dist.data.codec import encode_event, encode_key
+from mind_dist.data.kafka import KafkaSource, ensure_event_topics
+from mind_dist.data.source import InMemoryDeadLetters, InMemoryLog, InMemorySource
+from mind_dist.encoder import InterestEncoder
+from mind_dist.index.memory import InMemoryVectorStore
+from mind_dist.index.milvus import MilvusVectorStore
+from mind_dist.local_process import free_ports
+from mind_dist.observability import InMemoryMetrics
+from mind_dist.publishing import publish
+from mind_dist.records import Record
+from mind_dist.serving.updater import UserVectorUpdater
+from tests.toy_serving import bits
+from tests.versions import tiny_version
+
+_BESIDE = Path(__file__).resolve().parents[3] / "shared" / "kafka"
+"""Where Apache Kafka may be, beside the repository, if `KAFKA_HOME` does not say where."""
+
+PARTITIONS = 8
+BUSY = (2, 5)
+"""One of each replica's partitions; the other six stay silent."""
+REPLICAS = 2
+USERS = 200
+EVENTS_PER_S = 50
+BATCH_S = 0.1
+SAMPLE_S = 2.0
+WARM_UP = 0.25
+"""Share of the time after which memory is looked at."""
+MAX_GROWTH_MB = 20.0
+"""Memory that a replica may gain after the warm-up."""
+
+
+@dataclass
+class Memory:
+    """A replica's resident memory over time."""
+
+    seconds: list[float] = field(default_factory=list)
+    megabytes: list[float] = field(default_factory=list)
+
+    def summary(self) -> dict[str, float]:
+        """Return it at the end of the warm-up and at the end of all, each over a tenth of the time, and the slope between."""
+        seconds, megabytes = np.array(self.seconds), np.array(self.megabytes)
+        warm = seconds >= seconds[-1] * WARM_UP
+        tenth = max(1, len(seconds) // 10)
+        return {
+            "start_mb": round(float(np.median(megabytes[warm][:tenth])), 1),
+            "end_mb": round(float(np.median(megabytes[-tenth:])), 1),
+            "slope_mb_per_h": round(float(np.polyfit(seconds[warm], megabytes[warm], 1)[0]) * 3600, 1),
+        }
+
+
+@dataclass
+class Report:
+    """What came of a soak."""
+
+    duration_s: float
+    events_sent: int
+    events_applied: int
+    events_skipped: int
+    rows_compared: int
+    rows_different: int
+    replica_restarts: int
+    memory: dict[str, dict[str, float]]
+    freshness_ms: list[dict[str, float]]
+    not_ready: int
+    warnings: list[str]
+
+    def problems(self) -> list[str]:
+        """Return what is not as it must be."""
+        growth = {pid: of["end_mb"] - of["start_mb"] for pid, of in self.memory.items()}
+        checks = {
+            f"{self.events_applied} of {self.events_sent} events applied": self.events_applied == self.events_sent,
+            f"{self.rows_different} of {self.rows_compared} rows differ": not self.rows_different
+            and self.rows_compared,
+            f"{self.replica_restarts} replicas were restarted": not self.replica_restarts,
+            f"memory grew by {growth} MB": len(growth) == REPLICAS and max(growth.values()) <= MAX_GROWTH_MB,
+            f"/readyz complained {self.not_ready} times: {self.warnings}": not self.not_ready and not self.warnings,
+        }
+        return [problem for problem, is_fine in checks.items() if not is_fine]
+
+
+class Watch:
+    """Samples the replicas' memory and `/readyz` while it is entered."""
+
+    def __init__(self, url: str, pids: set[int]) -> None:
+        self.memory = {pid: Memory() for pid in pids}
+        self.not_ready = 0
+        self.warnings: set[str] = set()
+        self._url = url
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        started = time.monotonic()
+        with httpx.Client(base_url=self._url, timeout=10) as client:
+            while not self._ended.wait(SAMPLE_S):
+                for pid, memory in self.memory.items():
+                    memory.seconds.append(time.monotonic() - started)
+                    memory.megabytes.append(resident_mb(pid))
+                self._look(client)
+
+    def _look(self, client: httpx.Client) -> None:
+        try:
+            answer = client.get("/readyz")
+        except httpx.HTTPError as error:
+            self.not_ready += 1
+            self.warnings.add(repr(error))
+            return
+        self.not_ready += answer.status_code != httpx.codes.OK
+        self.warnings |= {f"{each['name']}: {each['message']}" for each in answer.json()["warnings"]}
+
+
+def resident_mb(pid: int) -> float:
+    """Return a process' resident memory; 0 when it has ended."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except OSError:
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def busy_users() -> list[int]:
+    """Return users whose events go to the busy partitions, by the partitioner that all our producers use."""
+    places = ((user, (murmur2(encode_key(user)) & 0x7FFFFFFF) % PARTITIONS) for user in itertools.count())
+    return list(itertools.islice((user for user, partition in places if partition in BUSY), USERS))
+
+
+def send_events(bootstrap: str, topic: str, num_items: int, duration_s: float) -> int:
+    """Send events at a steady pace, several to a compressed batch, and return how many."""
+    draw, users, sent = random.Random(7), busy_users(), 0
+    settings = {"compression_type": "zstd", "linger_ms": 20, "acks": "all"}
+    with closing(KafkaProducer(bootstrap_servers=bootstrap, **settings)) as producer:
+        started = time.monotonic()
+        while (elapsed := time.monotonic() - started) < duration_s:
+            while sent < elapsed * EVENTS_PER_S:
+                user, item = draw.choice(users), draw.randrange(num_items)
+                producer.send(topic, key=encode_key(user), value=encode_event(user, item, 1_700_000_000_000 + sent))
+                sent += 1
+            time.sleep(BATCH_S)
+        producer.flush()
+    return sent
+
+
+def read_log(bootstrap: str, config: KafkaConfig) -> InMemoryLog:
+    """Return all records of the topic."""
+    log = InMemoryLog(PARTITIONS)
+    with closing(KafkaSource(bootstrap, config, "soak-reader", partitions=range(PARTITIONS))) as source:
+        records: list[Record] = []
+        while len(batch := source.poll(2)) or not records:
+            records += batch
+    for record in records:
+        assert log.append(record.key, record.value, record.partition) == record.offset
+    return log
+
+
+Rows = dict[int, tuple[object, ...]]
+
+
+def expected_rows(log: InMemoryLog, store: MilvusVectorStore, encoder: InterestEncoder, config: ServingConfig) -> Rows:
+    """Return the rows of an uninterrupted run in memory."""
+    [info] = [each for each in store.versions() if each.model_version == encoder.model_version]
+    memory = InMemoryVectorStore()
+    memory.create_version(info)
+    source, metrics = InMemorySource(log, "offline"), InMemoryMetrics()
+    updater = UserVectorUpdater(encoder, memory, source, InMemoryDeadLetters(), config=config, metrics=metrics)
+    while updater.step(0).num_records:
+        pass
+    return {row.user_key: bits(row) for row in memory.scan_users(info.model_version)}
+
+
+def eventually(condition: Callable[[], object], timeout_s: float) -> None:
+    """Return when a condition holds; after `timeout_s` in any case, so that the report shows what is missing."""
+    give_up = time.monotonic() + timeout_s
+    while not condition() and time.monotonic() < give_up:
+        time.sleep(0.5)
+
+
+class Replicas:
+    """The updater's replicas, asked by way of Serve."""
+
+    def __init__(self) -> None:
+        from ray import serve  # noqa: PLC0415 - Ray reads its token when it is imported
+
+        from mind_dist.serving.ray_app import APPLICATION, UPDATER  # noqa: PLC0415 - imports Ray
+
+        self._handle = serve.get_deployment_handle(UPDATER, APPLICATION)
+
+    def statuses(self) -> list[dict[str, Any]]:
+        """Return each replica's status, once it has been asked."""
+        found = {}
+        for _ in range(20 * REPLICAS):  # each call reaches one at random
+            for status in self._handle.status.remote().result(timeout_s=30):
+                found[status["replica"]] = status
+            if len(found) == REPLICAS:
+                break
+        return list(found.values())
+
+    def total(self, name: str) -> int:
+        """Return the sum of a number over the replicas."""
+        return sum(status[name] for status in self.statuses())
+
+    @staticmethod
+    def processes() -> dict[str, int]:
+        """Return the updater's replicas that ever were, actor id → process; 0 where it has none any more."""
+        from ray.util.state import list_actors  # noqa: PLC0415 - Ray reads its token when it is imported
+
+        from mind_dist.serving.ray_app import UPDATER  # noqa: PLC0415 - imports Ray
+
+        actors = list_actors(limit=10_000)
+        return {actor.actor_id: actor.pid or 0 for actor in actors if actor.name and f"#{UPDATER}#" in actor.name}
+
+
+def soak(addresses: Addresses, directory: Path, duration_s: float) -> Report:
+    """Run the service on a connected Ray for a while, and return what came of it.
+
+    Args:
+        addresses: An Apache Kafka and an empty Milvus.
+        directory: For the model version.
+        duration_s: How long events are sent.
+    """
+    from jobs.serve import deploy, take_down  # noqa: PLC0415 - imports Ray
+
+    topic = f"soak-{uuid.uuid4().hex[:8]}"
+    kafka = KafkaConfig(topic, f"{topic}-dead")
+    [port] = free_ports(1)
+    config = ServingConfig(
+        kafka=kafka, milvus=MilvusConfig(), port=port, num_updaters=REPLICAS, cpus_per_replica=0.1, version_poll_s=0.5
+    )
+    ensure_event_topics(addresses.kafka, kafka, PARTITIONS)
+    uri = tiny_version(directory / "version", seed=5)
+    encoder = InterestEncoder.load(uri)
+    before = Replicas.processes()
+    with closing(MilvusVectorStore.at(addresses, config.milvus)) as store:
+        publish(store, encoder, uri)
+        try:
+            url = deploy(config, addresses, timeout_s=120)
+            replicas = Replicas()
+            eventually(lambda: replicas.total("num_partitions") == PARTITIONS, 60)
+            first = {actor: pid for actor, pid in Replicas.processes().items() if actor not in before}
+            with Watch(url, set(first.values())) as watch:
+                num_sent = send_events(addresses.kafka, topic, 60, duration_s)
+                eventually(lambda: replicas.total("num_applied") >= num_sent, 60)
+            statuses = replicas.statuses()
+            restarts = len(Replicas.processes().keys() - before.keys() - first.keys())
+        finally:
+            take_down()
+        rows = {row.user_key: bits(row) for row in store.scan_users(encoder.model_version)}
+        expected = expected_rows(read_log(addresses.kafka, kafka), store, encoder, config)
+    return Report(
+        duration_s,
+        num_sent,
+        sum(status["num_applied"] for status in statuses),
+        sum(status["num_skipped"] for status in statuses),
+        len(expected),
+        sum(rows.get(user) != row for user, row in expected.items()) + len(rows.keys() - expected.keys()),
+        restarts,
+        {str(pid): memory.summary() for pid, memory in watch.memory.items()},
+        [status["freshness_ms"] for status in statuses],
+        watch.not_ready,
+        sorted(watch.warnings),
+    )
+
+
+@contextmanager
+def stack(directory: Path) -> Iterator[Addresses]:
+    """Start Apache Kafka, Milvus Lite and Ray, connect to Ray, and yield the addresses of the others."""
+    from mind_dist.local_stack import LocalStack  # noqa: PLC0415 - not needed where services are given
+
+    with LocalStack.start(
+        directory, environment={"KAFKA_HOME": os.environ.get("KAFKA_HOME", str(_BESIDE))}
+    ) as services:
+        os.environ.update(services.environment)  # before Ray is imported: it looks at its token then
+        from jobs.cli import connect_ray  # noqa: PLC0415 - imports Ray
+
+        connect_ray(show_workers=False)
+        yield services.addresses
+
+
+def main() -> int:
+    """Soak for `--minutes`, print and write the report, and return 1 where something is not as it must be."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--output", type=Path, default=Path("reports/soak.json"))
+    arguments = parser.parse_args()
+    directory = Path(".mind_dist/soak")
+    with stack(directory) as addresses:
+        report = soak(addresses, directory / uuid.uuid4().hex, arguments.minutes * 60)
+    line = json.dumps(dataclasses.asdict(report))
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(line + "\n")
+    print(line)
+    for problem in report.problems():
+        print(f"error: {problem}", file=sys.stderr)
+    return 1 if report.problems() else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
