@@ -18,7 +18,7 @@ from mind_dist.index.memory import InMemoryVectorStore
 from mind_dist.publishing import publish
 from mind_dist.retrieval import retrieve
 
-WORLD = World(num_topics=30, items_per_day=120, num_users=900, days=12)
+WORLD = World(num_users=1500, days=14)
 JOB = News(recipes=("news",), seeds=(17,))
 
 
