@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -28,8 +29,20 @@ def parse(kind: type[C], values: object, *, where: str = "config") -> C:
         path = ".".join([where, *(str(part) for part in first["loc"])])
         problem = first["msg"].removeprefix("Value error, ")
         if first["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
-            problem = "unknown setting" + _known_settings(kind)
+            problem = "unknown setting" + _known_settings(_section(kind, first["loc"][:-1]))
         raise ConfigError(path, problem) from error
+
+
+def _section(kind: Any, path: Sequence[int | str]) -> Any:
+    """Return the type of the section at a path below a config; None where it is no section of its own."""
+    for name in path:
+        if isinstance(name, int):
+            kind = next(iter(get_args(kind)), None)
+        elif dataclasses.is_dataclass(kind):
+            kind = get_type_hints(kind).get(name)
+        else:
+            return None
+    return kind
 
 
 def _known_settings(kind: Any) -> str:

@@ -160,7 +160,7 @@ def _read_csv(config: FilesConfig, fragment: Fragment, columns: Columns, batch_r
     malformed: list[str] = []
 
     def keep_line(row: Any) -> str:
-        malformed.append(row.text)
+        malformed.extend(row.text.splitlines() or [row.text])  # a stray quote swallows all lines up to the next one
         return "skip"
 
     wanted = sorted({header[source] for source in columns.values()})
@@ -233,6 +233,8 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 def _check_columns(uri: str, columns: Columns, found: Sequence[str]) -> None:
+    if not found:
+        raise DatasetError(uri, "is empty, without even a header line: remove it, or leave it out of the paths")
     missing = sorted(set(columns.values()) - set(found))
     if missing:
         raise DatasetError(uri, f"no column {', '.join(missing)}; it has {', '.join(found)}")

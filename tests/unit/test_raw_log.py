@@ -43,6 +43,21 @@ def test_lines_with_too_few_values_are_handed_over_as_they_are(tmp_path: Path) -
     assert [line for batch in batches for line in batch.malformed] == ["3", "4,5,6"]
 
 
+def test_a_stray_quote_costs_every_line_that_it_swallows(tmp_path: Path) -> None:
+    lines = [f"{n},{n}" for n in range(50)]
+    lines[10] = '"10,10'
+    config = csv(tmp_path / "log.csv", "\n".join(["u,t", *lines]) + "\n")
+    batches = [batch for part in list_fragments(config) for batch in read_fragment(config, part, COLUMNS)]
+    kept = [user for batch in batches for user in batch.table["user"].to_pylist()]
+    assert len(kept) + sum(len(batch.malformed) for batch in batches) == 50
+    assert kept[:10] == [str(n) for n in range(10)]
+
+
+def test_an_empty_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"log\.csv: is empty, without even a header line: remove it"):
+        read_all(csv(tmp_path / "log.csv", ""), COLUMNS)
+
+
 def test_bytes_that_are_no_text_do_not_stop_the_file(tmp_path: Path) -> None:
     config = csv(tmp_path / "a.csv", b"u,t\n\xff,2\n,4\n3,4\n")
     assert read_all(config, COLUMNS)["user"].to_pylist() == ["\N{REPLACEMENT CHARACTER}", None, "3"]
@@ -104,7 +119,7 @@ def test_a_torn_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"PAR1 torn")
     with pytest.raises(DatasetError, match=r"a\.parquet: cannot be read as parquet"):
         list_fragments(FilesConfig((str(tmp_path / "a.parquet"),)))
-    with pytest.raises(DatasetError, match=r"a\.csv: no column t, u; it has"):
+    with pytest.raises(DatasetError, match=r"a\.csv: is empty, without even a header line"):
         read_all(csv(tmp_path / "a.csv", ""), COLUMNS)
 
 
