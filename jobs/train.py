@@ -24,7 +24,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jobs.cli import check_output, connect_ray, interactive, run, stop_requested, write_output
 from mind_dist.config import Addresses
-from mind_dist.errors import without_secrets
+from mind_dist.errors import StoppedBeforeSaving, without_secrets
 from mind_dist.recipes import RECIPES, Recipe
 from mind_dist.training.ray_trainer import train_on_ray
 from mind_dist.training.run_monitor import TrainProgress
@@ -55,8 +55,12 @@ def main(job: Train) -> None:
     check_output("storage", job.storage)
     check_output("output", job.output)
     connect_ray()
-    with shown_progress() as show:
-        result = train_on_ray(job, Addresses.from_environment(), on_progress=show, should_stop=stop_requested())
+    try:
+        with shown_progress() as show:
+            result = train_on_ray(job, Addresses.from_environment(), on_progress=show, should_stop=stop_requested())
+    except StoppedBeforeSaving as stopped:  # what was asked for is done
+        print(stopped)
+        return
     values = json.dumps(dataclasses.asdict(result), indent=2)
     if job.output:
         write_output(job.output, values)

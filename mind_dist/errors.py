@@ -10,6 +10,7 @@
     ├── PartitionStalled       a partition delivers nothing, though it has not been read to its end
     ├── VersionError           a model version is missing, torn or altered
     ├── TrainingError          training cannot go on (a non-finite loss, say)
+    │   └── StoppedBeforeSaving    it was asked to stop before there was anything to save
     ├── PublishError           a version was not activated; readers stay where they were
     ├── VectorStoreError       the vector store refused a call
     ├── ServiceUnavailable     a broker, vector store or cluster could not be reached in time
@@ -185,6 +186,10 @@ class VersionError(MindDistError):
 
 class TrainingError(MindDistError):
     """Training cannot go on; the last good checkpoint is kept."""
+
+
+class StoppedBeforeSaving(TrainingError):
+    """A run was asked to stop before it had trained anything: there is no version of it, and nothing is lost."""
 
 
 class PublishError(MindDistError):

@@ -129,7 +129,7 @@ def read_manifest(directory: Directory) -> Manifest:
         found = values.pop("digest", None)
     except OSError as error:
         raise VersionError(directory.uri, f"no {MANIFEST}: not a model version, or its save was cut off") from error
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise VersionError(directory.uri, f"{MANIFEST} is torn: {error}") from error
     if values.get("format_version") != FORMAT_VERSION:
         problem = f"{MANIFEST} has format version {values.get('format_version')}, this release reads {FORMAT_VERSION}"

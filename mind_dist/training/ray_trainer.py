@@ -23,7 +23,7 @@ from mind_dist.checkpoint import ModelVersion
 from mind_dist.config import Addresses
 from mind_dist.data.kafka import ensure_topics, num_partitions
 from mind_dist.data.parquet import PreparedDataset
-from mind_dist.errors import ConfigError, MindDistError, TrainingError
+from mind_dist.errors import ConfigError, MindDistError, StoppedBeforeSaving, TrainingError
 from mind_dist.storage import Directory
 from mind_dist.training.moved_histories import check_partitions
 from mind_dist.training.ray_worker import train_worker
@@ -65,6 +65,7 @@ def train_on_ray(
         DatasetError: The dataset is missing, torn or empty.
         ServiceUnavailable: The broker did not answer.
         VersionError: The run has saved versions and none is whole, or the version to begin with is torn.
+        StoppedBeforeSaving: A stop was asked for before there was anything to save.
         TrainingError: Training failed, `max_failures` replacements included, or there was nothing to train on.
     """
     settings = dataclasses.replace(settings, kafka=settings.kafka.of_deployment(addresses.deployment))
@@ -76,7 +77,7 @@ def train_on_ray(
         _train_on_topic(settings, addresses.kafka, fits)
     else:
         fits.run(settings)
-    return _result(settings, fits.fallback)
+    return _result(settings, fits)
 
 
 def _train_on_topic(settings: TrainSettings, bootstrap: str, fits: _Fits) -> None:
@@ -110,12 +111,14 @@ class _Fits:
 
     Attributes:
         fallback: The version that workers went on from where newer ones were damaged.
+        stopped: Whether a stop was asked for.
     """
 
     def __init__(
         self, bootstrap: str, on_progress: Callable[[TrainProgress], None], should_stop: Callable[[], bool]
     ) -> None:
         self.fallback: Fallback | None = None
+        self.stopped = False
         self._bootstrap = bootstrap
         self._on_progress = on_progress
         self._should_stop = should_stop
@@ -149,11 +152,11 @@ class _Fits:
         }
         fit = _Fit(_trainer(settings, loop))
         fit.start()
-        stopped = stop_sent = False
+        stop_sent = False
         while fit.is_alive():
             fit.join(_LOOK_EVERY_S)
-            stopped = stopped or self._should_stop()
-            if not stop_sent and (stopped or until()):
+            self.stopped = self.stopped or self._should_stop()
+            if not stop_sent and (self.stopped or until()):
                 ray.get(monitor.stop.remote())
                 stop_sent = True
             self.fallback = _warn_of_fallback(monitor, self.fallback)
@@ -161,7 +164,7 @@ class _Fits:
             if progress is not None:
                 self._on_progress(progress)
         fit.raise_failure()
-        return stopped
+        return self.stopped
 
 
 def _trainer(settings: TrainSettings, loop: dict[str, Any]) -> TorchTrainer:
@@ -276,16 +279,19 @@ def _warn_of_missing_cpus(settings: TrainSettings) -> None:
         logger.warning("the cluster is too small now, training waits until it has grown", extra={"fields": fields})
 
 
-def _result(settings: TrainSettings, fallback: Fallback | None) -> TrainResult:
+def _result(settings: TrainSettings, fits: _Fits) -> TrainResult:
     """Return what the run has saved last.
 
     Raises:
+        StoppedBeforeSaving: It has saved nothing, since it was asked to stop.
         TrainingError: It has saved nothing.
         VersionError: Nothing that it saved is whole.
     """
     newest = settings.versions.newest_whole().version
+    if newest is None and fits.stopped:
+        raise StoppedBeforeSaving(f"run {settings.name!r} was stopped before it had trained anything: nothing is saved")
     if newest is None:
         raise TrainingError(f"run {settings.name!r} found nothing to train on: {source_name(settings)} has no examples")
     manifest = newest.manifest
-    fell_back_to = fallback.version_uri if fallback else ""
+    fell_back_to = fits.fallback.version_uri if fits.fallback else ""
     return TrainResult(newest.directory.uri, manifest.model_version, manifest.step, manifest.metrics, fell_back_to)

@@ -22,6 +22,7 @@ from mind_dist.storage import Directory
 
 logger = logging.getLogger(__name__)
 
+_VERSION = re.compile(r"checkpoint_[0-9]+")
 _SAVED = re.compile(r"(checkpoint_[0-9]+)/.*")
 _SEALED = re.compile(r"(checkpoint_[0-9]+)/manifest\.json")
 _NAMES = "versions.json"
@@ -109,12 +110,14 @@ class RunVersions:
     def _named(self) -> set[str]:
         """Return the names of the versions that were kept at the last save."""
         try:
-            names = json.loads(self.directory.read_bytes(_NAMES))["versions"]
+            found = json.loads(self.directory.read_bytes(_NAMES))["versions"]
+            names = {_VERSION.fullmatch(name) for name in found}
         except FileNotFoundError:
             return set()
-        except (ValueError, KeyError, TypeError) as error:
-            raise VersionError((self.directory / _NAMES).uri, f"torn: {error}; delete it to go on") from error
-        return set(names)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            problem = f"cannot be read: {error}; delete it to go on with the versions that are there"
+            raise VersionError((self.directory / _NAMES).uri, problem) from error
+        return {name[0] for name in names if name is not None}
 
     def _on_disk(self, pattern: re.Pattern[str]) -> set[str]:
         return {found[1] for file in self.directory.files() if (found := pattern.fullmatch(file))}

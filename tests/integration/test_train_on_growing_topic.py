@@ -18,7 +18,7 @@ from kafka import KafkaAdminClient
 from mind_dist.checkpoint import ModelVersion
 from mind_dist.config import Addresses
 from mind_dist.data.kafka import ensure_topics
-from mind_dist.errors import ConfigError
+from mind_dist.errors import ConfigError, StoppedBeforeSaving
 from mind_dist.training import topic_growth
 from mind_dist.training.ray_trainer import train_on_ray
 from mind_dist.training.run_monitor import TrainProgress
@@ -47,6 +47,15 @@ def test_a_topic_is_trained_to_its_end(broker: str, request: pytest.FixtureReque
     drill = Drill(request.getfixturevalue(broker), tmp_path)
     drill.send(NUM_EVENTS)
     drill.check(train(drill), partitions=4)
+
+
+@pytest.mark.parametrize("broker", BROKERS)
+def test_a_stop_before_anything_was_trained_is_no_failure(
+    broker: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    drill = Drill(request.getfixturevalue(broker), tmp_path, workers=0, follow=True)
+    with pytest.raises(StoppedBeforeSaving, match="run 'drill' was stopped before it had trained anything"):
+        train_on_ray(drill.settings, Addresses(kafka=drill.broker), should_stop=lambda: True)
 
 
 @where_topics_grow

@@ -40,6 +40,10 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     ),
     "file missing": (lambda version: (version / "catalog.parquet").unlink(), "catalog.parquet is missing"),
     "manifest cut": (cut("manifest.json"), "manifest.json is torn"),
+    "manifest nested": (
+        lambda version: (version / "manifest.json").write_text("[" * 100_000),
+        "manifest.json is torn",
+    ),
     "manifest missing": (lambda version: (version / "manifest.json").unlink(), "no manifest.json"),
     "directory missing": (shutil.rmtree, "no manifest.json"),
 }
@@ -152,11 +156,22 @@ def test_what_is_left_of_a_version_is_cleared_before_its_step_is_saved_again(tmp
     versions.clear(30)
 
 
-def test_a_torn_record_of_the_versions_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [
+        *('{"versions": ["check', "[1]", "null", '{"versions": null}', '{"versions": [["x"]]}'),
+        *('{"a": 1}', "[" * 100_000, "\xff"),
+    ],
+    ids=range(8),
+)
+def test_a_damaged_record_of_the_versions_is_named(tmp_path: Path, content: str) -> None:
     versions = run_of(tmp_path, 10)
-    cut("versions.json")(tmp_path)
-    with pytest.raises(VersionError, match=r"versions\.json: torn: .*; delete it to go on"):
+    (tmp_path / "versions.json").write_text(content, encoding="latin-1")
+    with pytest.raises(VersionError, match=r"versions\.json: cannot be read: .*; delete it to go on"):
         versions.newest_whole()
+    for harmless in ('{"versions": ["../a/checkpoint_00000024"]}', '{"versions": "abc"}'):
+        (tmp_path / "versions.json").write_text(harmless)
+        assert newest_step(versions) == 10
     (tmp_path / "versions.json").unlink()
     assert newest_step(versions) == 10
 
