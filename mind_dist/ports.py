@@ -7,14 +7,20 @@ then gives connections to either. So every port is taken here first.
 from __future__ import annotations
 
 import errno
+import logging
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from mind_dist.errors import ConfigError, PortInUse
 
+logger = logging.getLogger(__name__)
+
 _CONNECT_TIMEOUT_S = 1.0
+_TIME_WAIT_S = 65.0
+_BIND_AGAIN_S = 0.5
 _LONGEST_COMMAND = 60
 
 
@@ -69,7 +75,7 @@ def check_port(host: str, port: int, *, purpose: str, advice: str) -> None:
         with _socket(host) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # an ended server's connections do not count
             probe.bind((host, port))
-        is_held = _accepts(host, port)
+        is_held = is_open(host, port)
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise ConfigError(purpose, f"{host}:{port} cannot be bound ({error}): {advice}") from error
@@ -98,15 +104,39 @@ def reserved_port(host: str, port: int, *, purpose: str, advice: str) -> Iterato
     with _socket(host) as holder:  # bound and never listening: it gets no connections
         if port:
             holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            holder.bind((host, port))
+            _bind_when_free(holder, host, port, purpose=purpose, advice=advice)
         yield
+
+
+def _bind_when_free(holder: socket.socket, host: str, port: int, *, purpose: str, advice: str) -> None:
+    """Bind a port that nobody listens on; the connections of a server that just ended hold it for up to a minute.
+
+    SO_REUSEADDR would not wait for them, but a socket with it does not keep others from the port either.
+    """
+    give_up_s = time.monotonic() + _TIME_WAIT_S
+    waiting = False
+    while True:
+        try:
+            holder.bind((host, port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            if time.monotonic() > give_up_s:
+                raise PortInUse(purpose, host, port, _holder(port), advice) from error
+            if not waiting:
+                fields = {"port": port, "at_most_s": _TIME_WAIT_S}
+                logger.warning("waiting for the connections of an ended server to time out", extra={"fields": fields})
+            waiting = True
+            time.sleep(_BIND_AGAIN_S)
+        else:
+            return
 
 
 def _socket(host: str) -> socket.socket:
     return socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
 
 
-def _accepts(host: str, port: int) -> bool:
+def is_open(host: str, port: int) -> bool:
     """Tell whether a connection is accepted: forwarded ports, as containers have, need no process that listens."""
     try:
         socket.create_connection(("127.0.0.1" if host == "0.0.0.0" else host, port), _CONNECT_TIMEOUT_S).close()  # noqa: S104 - compared, not bound

@@ -3,6 +3,7 @@
 import os
 import re
 import socket
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -69,6 +70,27 @@ def test_a_reserved_port_is_refused_to_others_and_open_to_a_server_that_shares_i
                 with socket.create_connection(("127.0.0.1", port), timeout=5):
                     server.accept()[0].close()
     check(port)
+
+
+def test_a_port_is_reserved_once_the_connections_of_an_ended_server_are_gone(port: int) -> None:
+    with socket.create_server(("127.0.0.1", port)) as server:
+        client = socket.create_connection(("127.0.0.1", port))
+        served = server.accept()[0]
+
+    def end() -> None:
+        client.close()  # first, so that nothing of it lingers at the port
+        served.recv(1)
+        served.close()
+
+    check(port)
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        with pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", port))
+    timer = threading.Timer(0.7, end)
+    timer.start()
+    with reserved_port("127.0.0.1", port, purpose="HTTP", advice="wait"):
+        timer.join()
 
 
 def test_an_address_that_is_not_this_machines_is_named(port: int) -> None:
