@@ -9,7 +9,7 @@ import dataclasses
 import re
 import time
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Body, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -28,7 +28,11 @@ from mind_dist.serving.recommender import Id, Recommender, RetrieveRequest, Retr
 
 _MAX_EVENTS = 1000
 _MAX_BEHAVIORS = 10_000
-_INTEGER = re.compile(r"-?[0-9]+")
+T = TypeVar("T")
+
+_INTEGER = re.compile(r"-?[0-9]{1,19}")
+_LONGEST_TEXT = 16_384
+"""Characters of an id or type: a record of the log has at most 1 MB."""
 
 
 def _now_ms() -> int:
@@ -116,7 +120,7 @@ class EventBody(BaseModel):
 
     user_id: BodyId = Field(examples=[196])
     item_id: BodyId = Field(examples=[242])
-    timestamp_ms: int = Field(
+    timestamp_ms: StrictInt = Field(
         default_factory=_now_ms,
         ge=0,
         lt=1 << 63,
@@ -263,15 +267,22 @@ def _check_events(events: Sequence[EventBody], recommender: Recommender, max_clo
     for at, event in enumerate(events):
         name = "user_id"
         try:
-            user_id_key(event.user_id, id_type)
+            user_id_key(_short(event.user_id), id_type)
             name = "item_id"
-            id_key(event.item_id, id_type)
+            id_key(_short(event.item_id), id_type)
             name = "timestamp_ms"
             check_time(event.timestamp_ms, now_ms, max_clock_skew_ms)
             name = "event_type"
-            check_text(event.event_type)
+            check_text(_short(event.event_type))
         except PoisonEvent as error:
             raise InvalidRequest(f"events.{at}.{name}: {error}") from error
+
+
+def _short(value: T) -> T:
+    """Return an id or a type that fits into a record."""
+    if isinstance(value, str) and len(value) > _LONGEST_TEXT:
+        raise PoisonEvent(f"must have at most {_LONGEST_TEXT:,} characters, not {len(value):,}")
+    return value
 
 
 def _add_error_handlers(api: FastAPI) -> None:

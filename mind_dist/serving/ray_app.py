@@ -61,7 +61,11 @@ def build_app(config: ServingConfig, addresses: Addresses) -> serve.Application:
     Addresses travel as arguments, for replicas on other machines have another environment.
     """
     arguments = (dump(config), dataclasses.asdict(addresses))
-    options: dict[str, Any] = {"ray_actor_options": {"num_cpus": config.cpus_per_replica}, "health_check_period_s": 2}
+    options: dict[str, Any] = {
+        "ray_actor_options": {"num_cpus": config.cpus_per_replica},
+        "health_check_period_s": 2,
+        "logging_config": {"enable_access_log": False},  # a line for each request and health check hides all others
+    }
     updater: Any = serve.deployment(
         UpdaterReplica,
         name=UPDATER,

@@ -204,6 +204,19 @@ def test_bad_paths_say_why(client: Client) -> None:
     assert client.get("/v1/nothing").json() == {"error": "Not Found"}
 
 
+@pytest.mark.parametrize("user_id", ["9" * 5_000, "-" + "9" * 4_301, "0" * 5_000 + "1", "9" * 20])
+def test_a_user_id_with_too_many_digits_is_refused(client: Client, user_id: str) -> None:
+    assert client.get(f"/v1/users/{user_id}/interests").status_code == 422
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"user_id": "u" * 900_000}, {"event_type": "v" * 20_000}, {"timestamp_ms": True}, {"timestamp_ms": "1"}]
+)
+def test_an_event_that_no_record_can_hold_is_refused(client: Client, wrong: dict[str, Any]) -> None:
+    event = {"user_id": 7, "item_id": 3, **wrong}
+    assert client.post("/v1/events", json={"events": [event]}).status_code == 422
+
+
 @pytest.mark.parametrize("user_id", ["shop/7", "a/b/interests", "/", "7?x=1#y", "ü %2F"])
 def test_a_user_is_reached_by_any_id(tmp_path: Path, user_id: str) -> None:
     setting = Setting(tmp_path, id_type="string")
