@@ -119,7 +119,7 @@ class _Line:
 
     def _serve(self) -> None:
         with self._step("serve"):
-            kafka = self.job.serving.kafka
+            kafka = self.job.serving.kafka.of_deployment(self.addresses.deployment)
             topics = {kafka.topic: _PARTITIONS, kafka.dead_letter_topic: 1}
             ensure_topics(self.addresses.kafka, topics, timeout_s=kafka.connect_timeout_s)
             self.url = deploy(self.job.serving, self.addresses, timeout_s=120)

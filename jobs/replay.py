@@ -54,7 +54,8 @@ def main(job: Replay) -> int:
         ConfigError: The settings contradict each other.
     """
     _check(job)
-    bootstrap, topics = Addresses.from_environment().kafka, job.kafka
+    addresses = Addresses.from_environment()
+    bootstrap, topics = addresses.kafka, job.kafka.of_deployment(addresses.deployment)
     events, num_rejected = _events(job)
     ensure_event_topics(bootstrap, topics, job.partitions)
     paced = zip(pace(due_s(events, rate=job.rate, speed_up=job.speed_up)), rows(events), strict=True)

@@ -21,7 +21,7 @@ from ray.serve.context import _get_global_client
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.cli import connect_ray, run, stop_requested
-from mind_dist.config import Addresses, ServingConfig
+from mind_dist.config import Addresses, KafkaConfig, ServingConfig
 from mind_dist.data.kafka import ensure_dead_letter_topic, num_partitions, wait_for_broker
 from mind_dist.errors import ConfigError, MindDistError, ServiceUnavailable
 from mind_dist.index.milvus import MilvusVectorStore
@@ -52,10 +52,10 @@ def main(job: Serve) -> None:
     if not has_cluster:  # now, not after the seconds that Ray takes to start
         check_port(job.serving.host, job.serving.port, **_HTTP)
     addresses = Addresses.from_environment()
-    check_log(addresses.kafka, job.serving)
+    check_log(addresses.kafka, job.serving.kafka.of_deployment(addresses.deployment))
     MilvusVectorStore.at(addresses, job.serving.milvus).close()
     connect_ray()
-    _check_alone(addresses.deployment)
+    _check_alone(addresses.deployment, may_be_running=not job.block)
     stop = stop_requested()
     with ExitStack() as at_end:
         on_start = (lambda: at_end.callback(take_down)) if job.block else (lambda: None)
@@ -65,30 +65,38 @@ def main(job: Serve) -> None:
             time.sleep(_POLL_S)
 
 
-def _check_alone(deployment: str) -> None:
-    """Check that the connected cluster serves no other deployment.
+def _check_alone(deployment: str, *, may_be_running: bool) -> None:
+    """Check that the connected cluster serves no other deployment, nor this one for another job.
 
     Serve has one HTTP port a cluster, and is shut down as a whole when a blocking job ends.
 
+    Args:
+        deployment: Name of the deployment.
+        may_be_running: Whether it may be served already, and is then deployed again.
+
     Raises:
-        ConfigError: It serves another one.
+        ConfigError: Something is served that must not be.
     """
-    running = [name for name in serve.status().applications if name.endswith(APPLICATION)]
-    if others := set(running) - {application_name(deployment)}:
+    running = {name for name in serve.status().applications if name.endswith(APPLICATION)}
+    if application_name(deployment) in running and not may_be_running:
+        problem = "this Ray cluster serves the deployment already, and would no more when this job ends"
+        advice = "end that job, or `serve shutdown -y`; --no-block deploys again what --no-block has left running"
+        raise ConfigError("block", f"{problem}: {advice}")
+    if others := running - {application_name(deployment)}:
         problem = f"this Ray cluster serves the deployment of the application {', '.join(sorted(others))} already"
         raise ConfigError("MIND_DIST_DEPLOYMENT", f"{problem}: serve each deployment on a Ray cluster of its own")
 
 
-def check_log(bootstrap: str, config: ServingConfig) -> None:
+def check_log(bootstrap: str, config: KafkaConfig) -> None:
     """Return when the events' topic is there, and the dead letters' too, which is created where it is not.
 
     Raises:
         ConfigError: A topic is missing, with the command that creates it.
         ServiceUnavailable: The broker did not answer.
     """
-    wait_for_broker(bootstrap, config.kafka.connect_timeout_s)
-    num_partitions(bootstrap, config.kafka.topic, timeout_s=config.kafka.connect_timeout_s)
-    ensure_dead_letter_topic(bootstrap, config.kafka)
+    wait_for_broker(bootstrap, config.connect_timeout_s)
+    num_partitions(bootstrap, config.topic, timeout_s=config.connect_timeout_s)
+    ensure_dead_letter_topic(bootstrap, config)
 
 
 def deploy(

@@ -16,9 +16,11 @@ from typing import Literal
 from tyro.conf import Positional
 
 from jobs.cli import run, stop_requested
-from mind_dist.config import KafkaConfig
+from mind_dist.config import Addresses, KafkaConfig
 from mind_dist.data.kafka import ensure_event_topics
+from mind_dist.errors import ConfigError
 from mind_dist.local_stack import LocalStack
+from mind_dist.ports import is_open
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,21 @@ class Stack:
 
 
 def main(job: Stack) -> None:
-    """Start, say where everything is in lines for a shell, and wait."""
+    """Start, say where everything is in lines for a shell, and wait.
+
+    Raises:
+        ConfigError: The environment names a broker or a Milvus to use, and nothing answers there.
+    """
+    _check_given(job)
     stop = stop_requested()
     up = LocalStack.start(
         job.directory, keep=True, broker=job.broker, milvus=job.milvus, ray=job.ray, num_cpus=job.num_cpus
     )
     with suppress(KeyboardInterrupt), up as stack:
         if job.broker and "MIND_DIST_KAFKA" not in os.environ:  # our own broker: nobody else makes its topics
-            ensure_event_topics(stack.addresses.kafka, KafkaConfig())
+            ensure_event_topics(
+                stack.addresses.kafka, KafkaConfig().of_deployment(Addresses.from_environment().deployment)
+            )
         for name, value in stack.environment.items():
             print(f"export {name}={shlex.quote(value)}")
         if stack.metrics_discovery is not None:
@@ -62,6 +71,17 @@ def main(job: Stack) -> None:
         print(f"# up until Ctrl-C; logs and data are in {stack.directory}", flush=True)
         while not stop():
             time.sleep(0.2)
+
+
+def _check_given(job: Stack) -> None:
+    """Say which services are those of the environment, as in a shell that has the exports of an earlier stack."""
+    wanted = {"MIND_DIST_KAFKA": job.broker, "MIND_DIST_MILVUS": job.milvus, "RAY_ADDRESS": job.ray}
+    for name in (name for name, is_wanted in wanted.items() if is_wanted and name in os.environ):
+        address = os.environ[name]
+        host, _, port = address.partition(",")[0].rpartition("://")[2].partition("/")[0].rpartition(":")
+        if port.isdecimal() and not is_open(host, int(port)):
+            raise ConfigError(name, f"is set, and nothing answers at {address}: unset it, and the stack starts its own")
+        print(f"# {name} is set: {address} is used, and none is started; unset it to start one")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import with_config
 
@@ -64,8 +64,16 @@ class KafkaConfig:
         return f"{self.group_prefix}mind-dist-users-{model_version}"
 
     def of_deployment(self, deployment: str) -> KafkaConfig:
-        """Return the same with the consumer groups of a deployment; without a name, as they are."""
-        return dataclasses.replace(self, group_prefix=prefixed(deployment, self.group_prefix))
+        """Return the same with the consumer groups of a deployment, and its topics where they are the default ones.
+
+        Without a name all stays as it is.
+        """
+        named: dict[str, Any] = {
+            each.name: prefixed(deployment, str(each.default))
+            for each in dataclasses.fields(self)
+            if each.name in {"topic", "dead_letter_topic"} and getattr(self, each.name) == each.default
+        }
+        return dataclasses.replace(self, group_prefix=prefixed(deployment, self.group_prefix), **named)
 
 
 @with_config(STRICT)

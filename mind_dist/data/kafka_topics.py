@@ -89,7 +89,7 @@ def num_partitions(bootstrap: str, topic: str, *, timeout_s: float = 30.0) -> in
         [description] = admin.describe_topics([topic])
     if not description["partitions"]:
         command = creation_command(bootstrap, topic, EVENT_PARTITIONS)
-        problem = f"there is no topic {topic!r} at {bootstrap}: create it with {command}, or by python -m jobs.replay"
+        problem = f"there is no topic {topic!r} at {bootstrap}: create it with {command}, or let python -m jobs.replay --kafka.topic {topic} make it"
         raise ConfigError("kafka.topic", problem)
     return len(description["partitions"])
 

@@ -274,6 +274,26 @@ def test_the_stack_job_prints_addresses_and_ends_on_ctrl_c(tmp_path: Path) -> No
         assert not listeners(port)
 
 
+def test_a_stack_says_which_services_are_those_of_the_shell_and_that_they_are_gone(tmp_path: Path) -> None:
+    with StackJob(tmp_path / "first").ready() as (first, addresses):
+        given = {"MIND_DIST_KAFKA": addresses.kafka, "MIND_DIST_MILVUS": addresses.milvus}
+        with StackJob(tmp_path / "second", **given).up() as second:
+            assert second.stdout is not None
+            assert second.stdout.readline() == (
+                f"# MIND_DIST_KAFKA is set: {addresses.kafka} is used, and none is started; unset it to start one\n"
+            )
+            assert second.stdout.readline().startswith("# MIND_DIST_MILVUS is set: ")
+        first.send_signal(signal.SIGINT)
+        first.wait(60)
+    with StackJob(tmp_path / "third", **given).up() as third:
+        assert third.wait(60) == 2
+        assert third.stderr is not None
+        assert third.stderr.read() == (
+            f"error: MIND_DIST_KAFKA: is set, and nothing answers at {addresses.kafka}: "
+            "unset it, and the stack starts its own\n"
+        )
+
+
 HOMES = ["", *([str(KAFKA_HOME)] if KAFKA_HOME.is_dir() else [])]
 
 

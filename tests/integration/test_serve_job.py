@@ -89,6 +89,10 @@ def test_a_cluster_that_serves_another_deployment_is_left_as_it_is(
     shop = dataclasses.replace(environment, deployment="shop")
     url = deploy(config, shop, timeout_s=120)
     try:
+        with monkeypatch.context() as same:
+            same.setenv("MIND_DIST_DEPLOYMENT", "shop")
+            with pytest.raises(ConfigError, match="block: this Ray cluster serves the deployment already"):
+                main(Serve(config))
         with pytest.raises(ConfigError, match=r"of the application shop__mind_dist already: serve each deployment on"):
             main(Serve(config))
         monkeypatch.setenv("MIND_DIST_DEPLOYMENT", "shop_eu")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mind_dist.config import Addresses, KafkaConfig, ModelConfig, TrainingConfig, dump, load, parse
+from mind_dist.config import Addresses, KafkaConfig, ModelConfig, PrepareConfig, TrainingConfig, dump, load, parse
 from mind_dist.errors import ConfigError
 from mind_dist.training.settings import TrainSettings
 
@@ -23,6 +23,11 @@ def test_a_dumped_config_reads_back_the_same(config: object, tmp_path: Path) -> 
 def test_an_unknown_setting_is_named_with_what_is_known() -> None:
     with pytest.raises(ConfigError, match=r"model\.width: unknown setting; known here: kind, dim, num_interests"):
         parse(ModelConfig, {"width": 3}, where="model")
+    with pytest.raises(ConfigError, match=r"log\.user_colum: unknown setting; known here: paths, format, delimiter"):
+        parse(PrepareConfig, {"output": "x", "log": {"user_colum": "u"}})
+    features = [{"name": "genre", "knid": "category"}]
+    with pytest.raises(ConfigError, match=r"items\.features\.0\.knid: unknown setting; known here: name, kind, column"):
+        parse(PrepareConfig, {"output": "x", "items": {"features": features}})
 
 
 def test_a_value_out_of_range_says_what_is_allowed() -> None:
@@ -131,7 +136,13 @@ def test_a_deployment_has_a_name(name: str) -> None:
     assert parse(Addresses, dataclasses.asdict(addresses)) == addresses
     kafka = KafkaConfig().of_deployment(name)
     assert kafka.group("v1") == f"{name}__mind-dist-users-v1"
-    assert KafkaConfig().of_deployment("").group("v1") == "mind-dist-users-v1"
+    assert (kafka.topic, kafka.dead_letter_topic) == (
+        f"{name}__behavior-events",
+        f"{name}__behavior-events-dead-letters",
+    )
+    assert KafkaConfig("clicks").of_deployment(name).topic == "clicks"
+    assert KafkaConfig().of_deployment("") == KafkaConfig()
+    assert KafkaConfig().group("v1") == "mind-dist-users-v1"
 
 
 @pytest.mark.parametrize(
