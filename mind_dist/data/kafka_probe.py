@@ -31,6 +31,8 @@ _SETTINGS: dict[str, Any] = {
     "max_poll_records": 1 << 30,  # a poll takes all that a fetch brought, so that the position is behind it
 }
 _PROBE_POLL_MS = 500
+_FRUITLESS_FETCHES = 10
+"""Fetches that bring nothing before a partition counts as read to its end, where its high watermark lies further."""
 
 
 class PartitionProbe:
@@ -99,11 +101,19 @@ UNREADABLE = (UnsupportedCodecError, CorruptRecordError)
 
 
 def _read_on(consumer: Any, starts: Offsets, deadline_s: float) -> Offsets:
-    """Return where each partition can be read to, starting not far before it."""
+    """Return where each partition can be read to, starting not far before it.
+
+    A fetch may bring nothing though there is something: the broker answered before it had read. So a partition whose
+    high watermark lies further counts as read to its end, a transaction under way behind it, after some such fetches.
+    """
+    num_fruitless = 0
     while True:
         reached, watermarks = _fetch(consumer, starts, deadline_s)
-        if all(reached[each] in (starts[each], watermarks[each]) for each in starts):
+        if reached == watermarks or num_fruitless == _FRUITLESS_FETCHES:
             return reached
+        if time.monotonic() > deadline_s:
+            raise KafkaTimeoutError(f"no end of partitions {[partition.partition for partition in starts]}")
+        num_fruitless = num_fruitless + 1 if reached == starts else 0
         starts = reached
 
 
