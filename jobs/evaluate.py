@@ -33,6 +33,8 @@ _SHOWN = (
     "diversity@50",
     "category_coverage@50",
     "recall@50_removed",
+    "recall@50_with_cold",
+    "cold_share@50",
     "best_single_recall@50",
     "least_interest_share@50",
     "largest_interest_share@50",
@@ -87,6 +89,11 @@ def _about(report: EvaluationReport, encoder: InterestEncoder) -> str:
             f"{report.num_unavailable_targets:,} events, and {report.num_unavailable_users:,} users with no other"
         )
         lines.append(f"left out: {left_out}, on items that were not available at the user's first event after the cut")
+    if share := report.metrics["model"].get("cold_share@50"):
+        lines.append(
+            f"cold items, left out above, take {share:.0%} of the top 50 once they are published: to train vectors of "
+            "features alone set --training.id-dropout, or leave these items out by items.keep_cold = false"
+        )
     if encoder.num_unknown_items:
         lines.append(
             f"{encoder.num_unknown_items:,} items have no vector: neither they nor their features were trained"

@@ -150,7 +150,8 @@ def evaluate_version(
 ) -> EvaluationReport:
     """Return the metrics of a model version and of the baselines.
 
-    The model's also have `interest_use`: how different its interests are, what each wins, what the best does alone.
+    The model's also have `interest_use`: how different its interests are, what each wins, what the best does alone; and,
+    split by user, what becomes of its lists when the catalog's items without events are candidates, too.
     Split by time, recent popularity is among the baselines, its window chosen on the valid users, and so is chance.
 
     Args:
@@ -176,6 +177,8 @@ def evaluate_version(
     recommenders["transitions"] = transitions(dataset)
     report = {name: measure(each, task.users, catalog, category, task.at) for name, each in recommenders.items()}
     report["model"] |= interest_use(encoder, task.users, max(CUTOFFS), task.at).summary()
+    if not by_time(dataset) and catalog.is_cold.any():
+        report["model"] |= _with_cold_items(encoder, task.users, catalog)
     if by_time(dataset):
         report["recent popularity"]["window_h"] = recent.window_ms / 3_600_000
         report["chance"] = _by_chance(task, catalog)
@@ -190,6 +193,20 @@ def evaluate_version(
         task.num_unavailable_targets,
         task.num_unavailable_users,
     )
+
+
+def _with_cold_items(encoder: InterestEncoder, users: Sequence[HeldOut], catalog: ItemCatalog) -> dict[str, float]:
+    """Return what the items without events, which are searched once published, do to the model's lists.
+
+    Returns:
+        The recall with them among the candidates, and the mean share of the lists that they take.
+    """
+    histories, limit = [user.history for user in users], max(CUTOFFS)
+    ranked = of_model(encoder).recommend(histories, limit, exclude_seen=False)
+    cold = catalog.keys[catalog.is_cold]
+    recalls = [metrics.recall(keys, user.targets) for keys, user in zip(ranked, users, strict=True)]
+    shares = [float(np.isin(keys, cold).mean()) if len(keys) else 0.0 for keys in ranked]
+    return {f"recall@{limit}_with_cold": float(np.mean(recalls)), f"cold_share@{limit}": float(np.mean(shares))}
 
 
 def _by_chance(task: Task, catalog: ItemCatalog) -> dict[str, float]:

@@ -176,7 +176,16 @@ def test_cold_items_move_no_figure_of_the_split_by_user(tmp_path: Path, dataset_
     encoder = InterestEncoder.load(save_version(tmp_path / "version", items=with_cold_items()))
     assert encoder.knows(np.array([100, 101, 102])).tolist() == [True, True, False]
     before = evaluate_version(PreparedDataset.open(dataset_uri), InterestEncoder.load(version_uri))
-    assert evaluate_version(PreparedDataset.open(wider), encoder).metrics == before.metrics
+    after = evaluate_version(PreparedDataset.open(wider), encoder).metrics
+    beside = {name: after["model"].pop(name) for name in ("recall@50_with_cold", "cold_share@50")}
+    assert after == before.metrics
+    everything = of_model(encoder).recommend(
+        [user.history for user in held_out(PreparedDataset.open(wider))], 50, exclude_seen=False
+    )
+    shares = [len({100, 101} & set(keys.tolist())) / len(keys) for keys in everything]
+    assert beside["cold_share@50"] == pytest.approx(np.mean(shares))
+    assert 0 < beside["cold_share@50"] < 1
+    assert 0 < beside["recall@50_with_cold"] <= before.metrics["model"]["recall@50"]
 
 
 def test_by_time_recent_popularity_and_chance_stand_beside_the_model(
