@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 from starlette.exceptions import HTTPException
 
 from mind_dist.data.codec import check_text, check_time, id_key, user_id_key
+from mind_dist.data.times import FIRST_MS
 from mind_dist.errors import InvalidRequest, MindDistError, PoisonEvent, UnknownUser
 from mind_dist.index.filters import MAX_FILTER_VALUES
 from mind_dist.retrieval import Merging
@@ -271,11 +272,18 @@ def _check_events(events: Sequence[EventBody], recommender: Recommender, max_clo
             name = "item_id"
             id_key(_short(event.item_id), id_type)
             name = "timestamp_ms"
-            check_time(event.timestamp_ms, now_ms, max_clock_skew_ms)
+            check_time(_milliseconds(event.timestamp_ms), now_ms, max_clock_skew_ms)
             name = "event_type"
             check_text(_short(event.event_type))
         except PoisonEvent as error:
             raise InvalidRequest(f"events.{at}.{name}: {error}") from error
+
+
+def _milliseconds(moment: int) -> int:
+    """Return a time that is one in milliseconds, not in seconds."""
+    if moment < FIRST_MS:
+        raise PoisonEvent(f"{moment} lies before 1995: it must be in milliseconds since the epoch")
+    return moment
 
 
 def _short(value: T) -> T:

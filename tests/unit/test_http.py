@@ -233,11 +233,12 @@ def test_a_user_is_reached_by_any_id(tmp_path: Path, user_id: str) -> None:
 
 
 def test_events_are_accepted_when_the_log_has_them(setting: Setting, client: Client) -> None:
-    events = [{"user_id": 7, "item_id": 4, "timestamp_ms": 0}, {"user_id": 7, "item_id": 5, "event_type": "buy"}]
+    first = {"user_id": 7, "item_id": 4, "timestamp_ms": 800_000_000_000}
+    events = [first, {"user_id": 7, "item_id": 5, "event_type": "buy"}]
     response = client.post("/v1/events", json={"events": events})
     assert (response.status_code, response.json()) == (202, {"accepted": 2})
     assert [event.item_id for event in setting.sent] == [4, 5]
-    assert setting.sent[0].timestamp_ms == 0
+    assert setting.sent[0].timestamp_ms == 800_000_000_000
     assert setting.sent[1].timestamp_ms > 1_600_000_000_000
     setting.log_is_away = True
     assert client.post("/v1/events", json={"events": events}).status_code == 503
@@ -263,6 +264,7 @@ JSON = {"content-type": "application/json"}
     [
         ({"timestamp_ms": time.time_ns() // 1_000_000 + 2 * HOUR_MS}, "timestamp_ms: "),
         ({"timestamp_ms": time.time_ns() // 1_000}, "timestamp_ms: "),
+        ({"timestamp_ms": time.time_ns() // 1_000_000_000}, "timestamp_ms: "),
         ({"user_id": -(2**63)}, f"user_id: must be between {FIRST_KEY} and {LAST_KEY}"),
         ({"user_id": FIRST_KEY - 1}, f"user_id: must be between {FIRST_KEY} and {LAST_KEY}"),
         ({"user_id": 2**63 - 1}, f"user_id: must be between {FIRST_KEY} and {LAST_KEY}"),
