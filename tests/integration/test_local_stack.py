@@ -303,7 +303,7 @@ def test_a_stack_goes_on_where_the_last_one_in_its_directory_stopped(
     tmp_path: Path, kafka_home: str, number: signal.Signals
 ) -> None:
     stack = StackJob(tmp_path, **({"KAFKA_HOME": kafka_home} if kafka_home else {}))
-    config = KafkaConfig()
+    config = KafkaConfig("clicks")  # the stack has made the default topic, with partitions of its own number
     with stack.ready() as (job, first):
         ensure_topics(first.kafka, {config.topic: 2})
         with closing(EventProducer(first.kafka, config)) as producer:
@@ -328,8 +328,10 @@ def test_a_stack_goes_on_where_the_last_one_in_its_directory_stopped(
 def read(kafka: str, config: KafkaConfig, least: int) -> list[tuple[int, int]]:
     """Return the places of the records that a group reads next, and commit them."""
     places: list[tuple[int, int]] = []
+    deadline_s = time.monotonic() + 60
     with closing(KafkaSource(kafka, config, "group", partitions=range(2))) as source:
         while len(places) < least:
+            assert time.monotonic() < deadline_s, f"{len(places)} of {least} records came"
             places += [(record.partition, record.offset) for record in source.poll(0.5)]
         source.commit(source.position())
     return places
