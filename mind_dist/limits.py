@@ -59,9 +59,14 @@ def column_problem(name: str) -> str:
     >>> column_problem("Preis (EUR)")
     'must be letters, digits and _, beginning with no digit, at most 255 of them'
     """
+    return "is the name of a column that every item has already" if name in ITEM_FIELDS else index_problem(name)
+
+
+def index_problem(name: str) -> str:
+    """Return why no index can have a column of this name; "" when one can."""
     if not _NAME.fullmatch(name) or len(name) > MAX_NAME:
         return f"must be letters, digits and _, beginning with no digit, at most {MAX_NAME} of them"
-    if name in ITEM_FIELDS | _SYSTEM_FIELDS:
+    if name in RESERVED_COLUMNS | _SYSTEM_FIELDS:
         return "is the name of a column that every item has already"
     return "is a word of Milvus' filter language" if name.lower() in FILTER_WORDS else ""
 

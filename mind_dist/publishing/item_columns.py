@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,10 +12,8 @@ from mind_dist.data.codec import IdType
 from mind_dist.data.parquet import AVAILABILITY_LIMITS, IS_COLD, ITEM_SCHEMA, ItemCatalog
 from mind_dist.errors import PublishError
 from mind_dist.index.vector_store import Column
-from mind_dist.limits import FILTER_WORDS, MAX_COLUMNS, RESERVED_COLUMNS
+from mind_dist.limits import MAX_COLUMNS, index_problem
 from mind_dist.records import Keys
-
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 
 _ARROW: dict[str, pa.DataType] = {
     "text": pa.string(),
@@ -57,10 +54,10 @@ def _check_names(names: Sequence[str]) -> None:
     if len(names) > MAX_COLUMNS:
         raise PublishError(f"an index has at most {MAX_COLUMNS} item columns, the catalog {len(names)}: prepare fewer")
     for name in names:
-        if name in RESERVED_COLUMNS or name.lower() in FILTER_WORDS or not _NAME.fullmatch(name):
-            taken = ", ".join(sorted(RESERVED_COLUMNS | FILTER_WORDS))
-            rule = f"use letters, digits and _, not first a digit, and none of {taken}"
-            raise PublishError(f"an index cannot have an item column {name!r}: {rule}; rename it and prepare again")
+        if problem := index_problem(name):
+            raise PublishError(
+                f"an index cannot have an item column {name!r}: it {problem}; rename it and prepare again"
+            )
 
 
 def _kind(data_type: pa.DataType) -> str:

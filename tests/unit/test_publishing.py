@@ -398,7 +398,9 @@ def test_a_dataset_with_ids_of_another_type_is_refused() -> None:
 @pytest.mark.parametrize("name", ["vector", "missing_columns", "Like", "in", "Preis (EUR)", "2nd", "ü", ""])
 def test_a_column_that_no_filter_can_name_is_refused(name: str) -> None:
     catalog = ItemCatalog(make_catalog().table.append_column(name, pa.array(range(15))))
-    with pytest.raises(PublishError, match=re.escape(f"an index cannot have an item column {name!r}: use letters")):
+    with pytest.raises(
+        PublishError, match=re.escape(f"an index cannot have an item column {name!r}: it ") + "(must|is) "
+    ):
         item_columns(catalog, np.arange(3), "string")
 
 
