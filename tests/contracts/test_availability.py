@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
-from mind_dist.config import MilvusConfig
 from mind_dist.data.parquet import AVAILABILITY_LIMITS, AVAILABLE_FROM, AVAILABLE_UNTIL
 from mind_dist.errors import VectorStoreError
-from mind_dist.index.memory import InMemoryVectorStore
-from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.index.vector_store import Column, Filter, ItemRows, VectorStore, VersionInfo
 from mind_dist.retrieval import retrieve
 
@@ -27,16 +23,6 @@ UNTIL_MS = np.where(KEYS % 7 == 0, AVAILABILITY_LIMITS[AVAILABLE_UNTIL], FROM_MS
 FROM_MS[KEYS % 11 == 0] = AVAILABILITY_LIMITS[AVAILABLE_FROM]
 GENRES = np.array(["a", "b", "c"])[KEYS % 3]
 INTERESTS = np.random.default_rng(4).normal(size=(3, DIM)).astype(np.float32)
-
-
-@pytest.fixture(scope="module", params=["in_memory", "milvus_lite", "milvus_standalone"])
-def store(request: pytest.FixtureRequest) -> Iterator[VectorStore]:
-    if request.param == "in_memory":
-        yield InMemoryVectorStore()
-        return
-    connected = MilvusVectorStore(request.getfixturevalue(request.param), MilvusConfig(timeout_s=20, retry_s=60))
-    yield connected
-    connected.close()
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mind_dist.config import MilvusConfig
 from mind_dist.errors import InvalidRequest, VectorStoreError
 from mind_dist.index.filters import MAX_FILTER_BYTES, MAX_FILTER_VALUES
-from mind_dist.index.memory import InMemoryVectorStore
-from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.index.vector_store import Column, Filter, ItemRows, VectorStore, VersionInfo
 from mind_dist.limits import MAX_COLUMNS
 
@@ -71,16 +68,6 @@ def make_info(**changes: Any) -> VersionInfo:
     name = f"v{next(NUMBER):08d}_filters_{os.getpid():x}"
     info = VersionInfo(name, DIM, 2, "inner_product", "file:///v", 5, columns=COLUMNS)
     return dataclasses.replace(info, **changes)
-
-
-@pytest.fixture(scope="module", params=["in_memory", "milvus_lite", "milvus_standalone"])
-def store(request: pytest.FixtureRequest) -> Iterator[VectorStore]:
-    if request.param == "in_memory":
-        yield InMemoryVectorStore()
-        return
-    connected = MilvusVectorStore(request.getfixturevalue(request.param), MilvusConfig(timeout_s=20, retry_s=60))
-    yield connected
-    connected.close()
 
 
 @pytest.fixture(scope="module")

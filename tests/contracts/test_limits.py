@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pyarrow as pa
-import pytest
 
-from mind_dist.config import MilvusConfig
 from mind_dist.data.columns import read_column
-from mind_dist.index.memory import InMemoryVectorStore
-from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.index.vector_store import Column, ItemRows, VectorStore, VersionInfo
 from mind_dist.limits import FIRST_KEY, LAST_KEY, MAX_NAME, MAX_TEXT_BYTES, MAX_TEXTS, allowed_name
 
 HOSTILE_NAMES = ["Preis (EUR)", "2nd", "count", "in", "AND", "größe", "RowID", "Timestamp", "x" * 300, "array_length"]
 NAMES = [*(allowed_name(name) for name in HOSTILE_NAMES), "timestamp", "price", "x" * MAX_NAME]
 KEYS = np.array([FIRST_KEY, 0, LAST_KEY], dtype=np.int64)
-
-
-@pytest.fixture(scope="module", params=["in_memory", "milvus_lite", "milvus_standalone"])
-def store(request: pytest.FixtureRequest) -> Iterator[VectorStore]:
-    if request.param == "in_memory":
-        yield InMemoryVectorStore()
-        return
-    connected = MilvusVectorStore(request.getfixturevalue(request.param), MilvusConfig(timeout_s=20, retry_s=60))
-    yield connected
-    connected.close()
 
 
 def fill(store: VectorStore, version: str, columns: dict[Column, list[object]]) -> None:

@@ -8,7 +8,7 @@ import itertools
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from pymilvus import MilvusClient
 from mind_dist import local_stack
 from mind_dist.config import MilvusConfig
 from mind_dist.errors import InvalidRequest, ServiceUnavailable, VectorStoreError
-from mind_dist.index.memory import InMemoryVectorStore
 from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.index.vector_store import MAX_LIMIT, Column, Filter, Hits, ItemRows, UserRow, VectorStore, VersionInfo
 from mind_dist.limits import FIRST_KEY, LAST_KEY
@@ -96,18 +95,7 @@ def assert_same_row(found: UserRow, wanted: UserRow, model_version: str) -> None
     assert found.behaviors.dtype == found.timestamps_ms.dtype == np.int64
 
 
-STORES = ["in_memory", "milvus_lite", "milvus_standalone"]
-
-
-@pytest.fixture(scope="module", params=STORES)
-def store(request: pytest.FixtureRequest) -> Iterator[VectorStore]:
-    if request.param == "in_memory":
-        yield InMemoryVectorStore()
-        return
-    server = request.getfixturevalue(request.param)
-    connected = MilvusVectorStore(server, MilvusConfig(timeout_s=20, retry_s=60))
-    yield connected
-    connected.close()
+SERVERS = ["milvus_lite", "milvus_standalone"]
 
 
 @pytest.fixture(scope="module")
@@ -458,7 +446,7 @@ def test_a_frozen_server_is_unavailable_within_the_bound(tmp_path: Path) -> None
         store.close()
 
 
-@pytest.mark.parametrize("server", STORES[1:])
+@pytest.mark.parametrize("server", SERVERS)
 def test_an_alias_whose_collection_somebody_dropped_can_be_set_again(
     request: pytest.FixtureRequest, server: str
 ) -> None:
