@@ -188,16 +188,17 @@ class UpdateLoop:
         if self._clock() >= self._lag_due or recovered:
             self._lag_due = self._clock() + _LAG_EVERY_S
             updater.report_lag()
-            self._look_for_problems(updater.lags)
+            self._look_for_problems(updater.lags, updater.lag_problem)
 
-    def _look_for_problems(self, lags: Mapping[int, int]) -> None:
-        """Tell what is wrong though no step fails."""
+    def _look_for_problems(self, lags: Mapping[int, int], lag_problem: str) -> None:
+        """Tell what is wrong though no step fails: a poll finds nothing, too, when the broker is gone."""
         now = self._clock()
         self._lags.note(lags, now)
         found = {
             health.NO_PARTITIONS: self._unowned.problem(self._num_partitions, now),
             **{name: watch.problem(now) for name, watch in self._idle.items()},
             health.LAG_GROWING: self._lags.problem(now),
+            health.LAG_UNKNOWN: lag_problem,
         }
         self._problems.report(self.model_version, {name: text for name, text in found.items() if text})
 

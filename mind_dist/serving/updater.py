@@ -153,7 +153,7 @@ class UserVectorUpdater:
         self._owned: frozenset[int] = frozenset()
         self._expected: dict[int, int] = {}
         self._lags: dict[int, int] = {}
-        self._lag_failing = False
+        self._lag_problem = ""
 
     def step(self, timeout_s: float) -> UpdateReport:
         """Apply the next micro-batch, waiting up to `timeout_s` for it.
@@ -186,6 +186,11 @@ class UserVectorUpdater:
         """Return each owned partition's lag in records, as `report_lag` last found it."""
         return dict(self._lags)
 
+    @property
+    def lag_problem(self) -> str:
+        """Return why `report_lag` could not tell the lag; empty when it could."""
+        return self._lag_problem
+
     def report_lag(self) -> None:
         """Set the lag gauge of every owned partition; where that fails, count it: lag never fails or holds up a step."""
         try:
@@ -193,16 +198,16 @@ class UserVectorUpdater:
         except Exception as error:  # noqa: BLE001 - no fault of a mere report may stop the events
             self._note_lag_failure(error)
             return
-        self._lag_failing = False
+        self._lag_problem = ""
         for partition, count in lag.items():
             self._set_lag(partition, count)
 
     def _note_lag_failure(self, error: Exception) -> None:
         self._metrics.add("mind_dist_lag_report_failures", model_version=self._model_version)
-        if not self._lag_failing:
+        if not self._lag_problem:
             fields = {"model_version": self._model_version, "error": error}
             logger.warning("the lag cannot be told, events are applied all the same", extra={"fields": fields})
-        self._lag_failing = True
+        self._lag_problem = str(error)
 
     def close(self) -> None:
         """Leave the log, committing nothing."""

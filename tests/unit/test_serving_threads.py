@@ -4,7 +4,7 @@ import dataclasses
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ from mind_dist.serving.health import (
     ACTIVE_VERSION_NOT_LOADED,
     IGNORING_EVERYTHING,
     LAG_GROWING,
+    LAG_UNKNOWN,
     NO_ACTIVE_VERSION,
     NO_PARTITIONS,
     SKIPPING_EVERYTHING,
@@ -33,6 +34,7 @@ from tests.toy_serving import (
     INFO,
     POISON,
     VERSION,
+    MovingSource,
     Run,
     ToyEncoder,
     click,
@@ -263,6 +265,22 @@ def test_the_lag_that_a_loop_reports_is_the_lag_it_watches(setting: Setting) -> 
     setting.run.clock.now += 6
     setting.store.hang.set()
     eventually(lambda: setting.found().get(LAG_GROWING, "").startswith("the lag of partition 0 ("))
+
+
+def test_a_lag_that_cannot_be_asked_for_is_a_problem_though_polls_find_nothing(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(_self: MovingSource, timeout_s: float) -> Mapping[int, int]:
+        raise ServiceUnavailable("Kafka", "toy", timeout_s)
+
+    setting.loop.start()
+    eventually(lambda: setting.loop.status().num_applied == 1)
+    with monkeypatch.context() as broker:
+        broker.setattr(MovingSource, "lag", away)
+        setting.pass_time(12)
+        assert setting.found() == {LAG_UNKNOWN: "Kafka at toy did not answer within 2 s"}
+    setting.pass_time(12)
+    assert setting.found() == {}
 
 
 def test_a_failing_update_is_a_problem_while_it_fails(setting: Setting) -> None:

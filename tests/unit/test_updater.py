@@ -371,7 +371,7 @@ def test_lag_is_what_is_not_applied_yet() -> None:
 
 
 class SourceWithoutLag(MovingSource):
-    """A source whose broker does not answer questions about ends, while it may."""
+    """A source whose broker is away unless told otherwise: polls find nothing, and questions about ends fail."""
 
     answers = False
 
@@ -393,8 +393,10 @@ def test_lag_that_cannot_be_told_is_counted_and_logged_once_a_streak_and_fails_n
             updater.report_lag()
         assert run.metrics.values["mind_dist_lag_report_failures"] == 3 * streak
         assert len(caplog.records) == streak
+        assert updater.lag_problem == "Kafka at toy did not answer within 2 s"
         source.answers = True
         updater.report_lag()
+        assert updater.lag_problem == ""
         assert run.metrics.values["mind_dist_lag_records"] == 0
         source.answers = False
     updater.close()
