@@ -73,6 +73,7 @@ class VersionInfo:
         num_items: How many items it has, or will have; an index is chosen by it.
         marks_missing: Missing values can be told from others. In versions published before there were ranges they
             cannot: these know no ranges, and no `null` but for `texts`.
+        event_types: Types of the events in its users' histories; empty where events of every type are.
     """
 
     model_version: str
@@ -89,6 +90,7 @@ class VersionInfo:
     published_ms: int = 0
     num_items: int = 0
     marks_missing: bool = True
+    event_types: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -98,7 +100,8 @@ class VersionInfo:
     def from_json(cls, values: Mapping[str, Any]) -> VersionInfo:
         """Build it back from `to_json`, also from that of a version that did not mark missing values yet."""
         columns = tuple(Column(**column) for column in values["columns"])
-        return cls(**{"marks_missing": False, **values, "columns": columns})
+        event_types = tuple(values.get("event_types", ()))
+        return cls(**{"marks_missing": False, **values, "columns": columns, "event_types": event_types})
 
 
 @dataclass(frozen=True, slots=True)

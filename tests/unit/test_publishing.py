@@ -71,12 +71,14 @@ class PlainEncoder:
     id_type: Literal["int64", "string"] = "string"
     dim: int = DIM
     normalize: bool = True
+    event_types: tuple[str, ...] = ()
     catalog: ItemCatalog = dataclasses.field(default_factory=make_catalog)
 
     @property
     def manifest(self) -> Manifest:
         name = f"v{self.number:08d}_0a1b2c3d"
-        return Manifest(FORMAT_VERSION, name, 5, {}, self.id_type, self.number, 9, {}, self.metrics, "toy", {})
+        settings = {"event_types": list(self.event_types)}
+        return Manifest(FORMAT_VERSION, name, 5, settings, self.id_type, self.number, 9, {}, self.metrics, "toy", {})
 
     @property
     def config(self) -> ModelConfig:
@@ -345,6 +347,10 @@ BREAKING: list[tuple[dict[str, Any], str]] = [
     ({"dim": 8}, "dim is 8, was 4"),
     ({"normalize": False}, "similarity is inner_product, was cosine"),
     ({"catalog": other_columns()}, "column year is of kind text, was integer; column price is gone"),
+    (
+        {"event_types": ("buy", "view")},
+        "event types are buy, view, were all, and so are the histories that its users are copied with",
+    ),
     ({"dim": 8, "normalize": False}, "dim is 8, was 4; similarity is inner_product, was cosine"),
 ]
 
