@@ -92,8 +92,8 @@ class PublishConfig:
     max_recall_drop: float = 0.1
     """Largest share of the active version's recall@50 that may be lost."""
     allow_breaking: bool = False
-    """Also publish a version of another width, similarity, event types or columns than the active one: readers' queries or filters
-    may fail then. Ids of another type are refused all the same."""
+    """Also publish a version of another width, similarity, event types or columns than the active one: readers' queries
+    or filters may fail then. Ids of another type are refused all the same."""
     catch_up_s: float = 300.0
     """How long updaters may take to bring the new version's users up to date."""
     keep: int = 2
