@@ -90,12 +90,14 @@ def test_a_run_whose_newest_version_is_damaged_goes_on_from_the_one_before(
     assert result.model_version == uninterrupted.model_version, "named by the digests of all parameters and moments"
     positions = ModelVersion.open(result.version_uri).manifest.positions
     assert positions == ModelVersion.open(uninterrupted.version_uri).manifest.positions
-    (warning,) = [record for record in caplog.records if "newer versions are damaged" in record.message]
-    fields = warning.__dict__["fields"]
-    assert fields["version"] == str(run / "checkpoint_00000040")
-    assert problem in fields["damaged"]
-    assert "checkpoint_00000050" in fields["damaged"]
-    assert "\n" not in fields["damaged"]
+    warnings = [record for record in caplog.records if "newer versions are damaged" in record.message]
+    assert warnings
+    for warning in warnings:  # one for each start of the workers: Ray may replace them on a busy machine
+        fields = warning.__dict__["fields"]
+        assert fields["version"] == str(run / "checkpoint_00000040")
+        assert problem in fields["damaged"]
+        assert "checkpoint_00000050" in fields["damaged"]
+        assert "\n" not in fields["damaged"]
 
 
 @pytest.mark.parametrize("damage", [cut("manifest.json"), shutil.rmtree], ids=["cut", "gone"])
