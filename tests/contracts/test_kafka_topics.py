@@ -113,5 +113,8 @@ def test_the_dead_letters_topic_is_made_where_it_is_missing(broker: str, config:
 
 def test_a_missing_events_topic_is_named_with_its_command(broker: str, config: KafkaConfig) -> None:
     command = f"kafka-topics.sh --bootstrap-server {broker} --create --topic {config.topic} --partitions 16 "
-    with pytest.raises(ConfigError, match=f"create it with {command}.*or let python -m jobs.replay --kafka.topic {config.topic} make it"):
+    with pytest.raises(
+        ConfigError,
+        match=f"create it with {command}.*or let python -m jobs.replay --kafka.topic {config.topic} make it",
+    ):
         num_partitions(broker, config.topic)
