@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, Num
 from torch import Tensor
 from torch.nn import functional
 
@@ -15,7 +15,7 @@ def sampled_softmax_loss(
     scores: Float[Tensor, "B S P"],
     target_mask: Bool[Tensor, "B T"],
     target_index: Int64[Tensor, "B T"],
-    log_inclusion: Float[Tensor, " P"],
+    log_inclusion: Float[Tensor, "#B P"],
     *,
     temperature: float,
     hard_negative_beta: float = 0.0,
@@ -36,7 +36,8 @@ def sampled_softmax_loss(
         scores: And the items of the pool, which are distinct; S is T, or 1 where all targets see the same.
         target_mask: True where real.
         target_index: Each target's place in the pool, -1 where it is not in it; anything where masked.
-        log_inclusion: log q_i (`log_inclusion_probability`); zeros for no correction. It must be finite.
+        log_inclusion: log q_i (`log_inclusion_probability`), [B, P], or [1, P] where all users have the same; zeros for
+            no correction. It must be finite.
         temperature: Divides the scores.
         hard_negative_beta: Weigh negatives by exp(beta · logit), with mean 1 (REMI, arXiv 2302.14532, equation 8).
 
@@ -59,8 +60,11 @@ def sampled_softmax_loss(
 
 
 def log_inclusion_probability(
-    in_batch: Float[Tensor, " P"], num_in_batch_draws: int, drawn: Float[Tensor, " P"], num_draws: int
-) -> Float[Tensor, " P"]:
+    in_batch: Float[Tensor, " P"],
+    num_in_batch_draws: Num[Tensor, "*W 1"] | int,
+    drawn: Float[Tensor, " P"],
+    num_draws: int,
+) -> Float[Tensor, "*W P"]:
     """Return log q_i, the log of the probability that an item is drawn into the pool at least once.
 
     It is drawn `num_in_batch_draws` times as a target, and `num_draws` times as a negative. So
@@ -68,7 +72,7 @@ def log_inclusion_probability(
 
     Args:
         in_batch: Probability p that one target is this item: its share of all events.
-        num_in_batch_draws: Targets n in the pool, the positive itself not counted.
+        num_in_batch_draws: Targets n of others in the pool; a tensor gives q for each of its numbers.
         drawn: Probability p' that one draw is this item. One of the two must be above 0 and drawn from, or the
             result is -inf.
         num_draws: Draws n', with replacement.
@@ -81,19 +85,19 @@ def log_inclusion_probability(
     return torch.where(seldom, (-torch.expm1(log_absent)).log(), torch.log1p(-log_absent.exp()))
 
 
-def _log_never(probability: Float[Tensor, " P"], num_draws: int) -> Float[Tensor, " P"]:
+def _log_never(probability: Float[Tensor, " P"], num_draws: Num[Tensor, "*W 1"] | int) -> Float[Tensor, "*W P"]:
     """Return the log of the probability that none of some draws hits."""
-    never: Tensor = torch.special.xlog1py(torch.full_like(probability, num_draws), -probability)
+    never: Tensor = torch.special.xlog1py(torch.as_tensor(num_draws, dtype=probability.dtype), -probability)
     return never
 
 
 @torch.no_grad()
-def _corrections(left_out: Int64[Tensor, "B T"], log_inclusion: Float[Tensor, " P"]) -> Float[Tensor, "B 1 P"]:
+def _corrections(left_out: Int64[Tensor, "B T"], log_inclusion: Float[Tensor, "#B P"]) -> Float[Tensor, "B 1 P"]:
     """Return what is added to every score: -log q_i, and the lowest number for the places that are left out.
 
     One tensor, filled in place and without a graph: each further pass over it would cost as much as a step of the model.
     """
-    num_items = log_inclusion.shape[0]
+    num_items = log_inclusion.shape[1]
     with_spare = (-functional.pad(log_inclusion, (0, 1))).expand(len(left_out), -1).clone()
     places = left_out.where(left_out >= 0, num_items)  # those of none fall into a spare column
     with_spare.scatter_(-1, places, torch.finfo(with_spare.dtype).min)

@@ -23,13 +23,13 @@ from mind_dist.data.batches import Batch
 from mind_dist.errors import TrainingError
 from mind_dist.model.interests import Interests
 from mind_dist.model.item_bag import ItemFeatures, score_vectors
-from mind_dist.model.loss import log_inclusion_probability, sampled_softmax_loss
+from mind_dist.model.loss import sampled_softmax_loss
 from mind_dist.model.regularizers import balance_penalty, routing_penalty, spread_penalty
 from mind_dist.model.scores import best_interest_scores, label_aware_scores
 from mind_dist.records import Positions
 from mind_dist.training.collectives import Collectives, SingleRank
 from mind_dist.training.item_table import ItemTable
-from mind_dist.training.positions import TrainedPositions
+from mind_dist.training.negatives import log_inclusion, step_inputs
 from mind_dist.training.sparse_rows import BETAS, EPSILON
 from mind_dist.training.step_inputs import StepInputs
 
@@ -121,12 +121,12 @@ def train(
                 table.observe(batch.examples.targets[batch.examples.target_mask], batch.watermark_ms)
             generator = np.random.default_rng([config.seed, step, ranks.rank])
             every = config.every_position and not observe
-            inputs = _inputs(batch, table, generator, features, config=config, every=every, ranks=ranks)
+            inputs = step_inputs(batch, table, generator, features, config=config, every=every, ranks=ranks)
             torch.manual_seed(int(generator.integers(1 << 63)))  # dropout's; keyed, so that a resume drops the same
             rows = table.lookup(inputs.row_keys)
             # 3. Forward and backward: this rank's share of the mean over all targets.
             (num_targets,) = ranks.sum([inputs.num_targets])
-            likely = _log_inclusion(inputs, table, config, num_targets)
+            likely = log_inclusion(inputs, table, config)
             loss, tensors = _loss(model, rows, inputs, likely, model_config=model_config, config=config)
             (total,) = ranks.sum([loss.item()])
             if not math.isfinite(total):
@@ -149,43 +149,11 @@ def train(
             return
 
 
-def _inputs(
-    batch: Batch,
-    table: ItemTable,
-    generator: np.random.Generator,
-    features: ItemFeatures,
-    *,
-    config: TrainingConfig,
-    every: bool,
-    ranks: Collectives,
-) -> StepInputs:
-    """Choose what is trained and what it is told from. Collective."""
-    examples = batch.examples
-    if config.full_softmax:
-        negatives = table.all_items()
-    else:
-        negatives = table.sample_items(config.num_negatives, generator, config.negative_power)
-    trained = TrainedPositions.every(examples) if every else TrainedPositions.after_window(examples)
-    if config.cross_worker_negatives:
-        gathered = ranks.gather(torch.from_numpy(trained.targets[trained.mask]))
-        negatives = np.concatenate([negatives, *(targets.numpy() for targets in gathered)])
-    return StepInputs.of(
-        examples,
-        trained,
-        negatives,
-        table,
-        features,
-        in_batch=config.in_batch_negatives,
-        id_dropout=config.id_dropout,
-        generator=generator,
-    )
-
-
 def _loss(
     model: nn.Module,
     rows: Float[Tensor, "U R"],
     inputs: StepInputs,
-    log_inclusion: Float[Tensor, " P"],
+    likely: Float[Tensor, "S P"],
     *,
     model_config: ModelConfig,
     config: TrainingConfig,
@@ -196,7 +164,7 @@ def _loss(
         items = inputs.item_vectors(rows)
         behaviors = inputs.behaviors(items[:, :dim])
         interests: Interests = model(behaviors, inputs.profiles(rows[:, :dim]), ends=inputs.ends.to(device))
-        told = inputs.target_mask.any(dim=1).to(device)  # the others are ends without a target
+        told = inputs.trained.to(device)
         interests = interests.take(told)
         target_mask, targets = inputs.target_mask.to(device)[told], inputs.targets.to(device)[told]
         pool = score_vectors(items[inputs.pool.to(device), -dim:], normalize=model_config.normalize)
@@ -210,7 +178,7 @@ def _loss(
             *scores,
             target_mask,
             inputs.targets_in_pool.to(device)[told],
-            log_inclusion.to(device),
+            likely.to(device),
             temperature=config.temperature,
             hard_negative_beta=config.hard_negative_beta,
         )
@@ -238,26 +206,6 @@ def _penalty(
     if config.routing_weight:
         penalty = penalty + config.routing_weight * routing_penalty(interests.coupling, interests.mask)
     return penalty
-
-
-def _log_inclusion(
-    inputs: StepInputs, table: ItemTable, config: TrainingConfig, num_targets: float
-) -> Float[Tensor, " P"]:
-    """Return the log of how likely each item of the pool was to be a negative; zeros without the correction.
-
-    Args:
-        inputs: This rank's part of the step.
-        table: For the items' shares.
-        config: How negatives are drawn.
-        num_targets: Targets of all ranks.
-    """
-    if config.full_softmax or not config.logq_correction:
-        return torch.zeros(len(inputs.pool))
-    shares = torch.from_numpy(table.sighting_shares(inputs.pool_keys)).float()
-    draws = torch.from_numpy(table.draw_shares(inputs.pool_keys, config.negative_power)).float()
-    in_batch = int(num_targets) if config.cross_worker_negatives else inputs.num_targets
-    num_others = max(1, in_batch - 1) if config.in_batch_negatives else 0
-    return log_inclusion_probability(shares, num_others, draws, config.num_negatives)
 
 
 def _check_gradients(model: nn.Module, rows: Tensor, step: int) -> None:

@@ -25,6 +25,21 @@ class TrainedPositions:
     targets: Keys
     mask: Mask
 
+    @property
+    def events(self) -> tuple[Keys, Mask]:
+        """Items by their place in a window's behaviors and targets, [n, W], and which of them are targets of some end.
+
+        An event that many ends find is here once.
+        """
+        num_windows, _, num_targets = self.mask.shape
+        places = np.where(self.mask, self.ends[:, :, None] + 1 + np.arange(num_targets), 0)
+        keys = np.zeros((num_windows, int(places.max(initial=0)) + 1), dtype=np.int64)
+        real = np.zeros(keys.shape, dtype=np.bool_)
+        windows = np.broadcast_to(np.arange(num_windows)[:, None, None], self.mask.shape)[self.mask]
+        keys[windows, places[self.mask]] = self.targets[self.mask]
+        real[windows, places[self.mask]] = True
+        return keys, real
+
     @classmethod
     def after_window(cls, examples: Examples) -> TrainedPositions:
         """Train the interests of each whole window on all its targets."""

@@ -36,6 +36,11 @@ class StepInputs:
         ends: Behavior after which interests are trained, -1 for none, [B, E].
         pool: The negatives: indexes into the items, distinct, [P].
         pool_keys: Their keys, [P].
+        num_shared: Target events of all windows, of all workers where they share them, that are in the pool; an event
+            counts once for each window. 0 where targets are no negatives of each other.
+        num_own: How many of them are each window's own, [B].
+        own_in_pool: Their places in the pool, -1 for none, [B, W]; W is 0 where nothing is shared.
+        windows: Window of each end, [N].
         targeted: The targets: indexes into the items, distinct, [G].
         targets: Indexes into the targeted, [N, T].
         targets_in_pool: Places in the pool, -1 where not in it, [N, T].
@@ -52,6 +57,10 @@ class StepInputs:
     ends: Int64[Tensor, "B E"]
     pool: Int64[Tensor, " P"]
     pool_keys: Keys
+    num_shared: int
+    num_own: Int64[Tensor, " B"]
+    own_in_pool: Int64[Tensor, "B W"]
+    windows: Int64[Tensor, " N"]
     targeted: Int64[Tensor, " G"]
     targets: Int64[Tensor, "N T"]
     targets_in_pool: Int64[Tensor, "N T"]
@@ -64,20 +73,31 @@ class StepInputs:
         cls,
         examples: Examples,
         trained: TrainedPositions,
-        negatives: Keys,
+        drawn: Keys,
         table: ItemTable,
         features: ItemFeatures,
         *,
-        in_batch: bool = True,
+        shared: Keys | None = None,
         id_dropout: float = 0.0,
         generator: np.random.Generator | None = None,
     ) -> StepInputs:
         """Find out which rows a batch and its negatives need, and where each of them goes.
 
-        With `in_batch` the targets are negatives of each other, too. With `id_dropout` that share of the items, drawn
-        by the generator, is made of its side features alone.
+        Args:
+            examples: The windows.
+            trained: Where in them interests are trained, and on what.
+            drawn: Negatives drawn from the items.
+            table: The rows there are.
+            features: Side features of items.
+            shared: Items of target events that are negatives of each other (`TrainedPositions.events`), those of this
+                worker's windows among them; one for each window and event. None where they are not.
+            id_dropout: This share of the items, drawn by the generator, is made of its side features alone.
+            generator: Where chance comes from.
         """
-        items, (history, targets, drawn) = _distinct(examples.history, trained.targets, negatives)
+        own, is_own = trained.events
+        own, is_own = (own, is_own) if shared is not None else (own[:, :0], is_own[:, :0])
+        negatives = drawn if shared is None else np.concatenate([drawn, shared])
+        items, (history, targets, negatives, own) = _distinct(examples.history, trained.targets, negatives, own)
         row_keys = np.union1d(bag_keys(items, features), examples.profile)
         row_keys = row_keys[table.has(row_keys)]
         bags = bag_members(items, features, row_keys)
@@ -86,8 +106,7 @@ class StepInputs:
         known: NDArray[np.bool_] = bags.mask.any(dim=1).numpy()
         order, history_mask, ends = _known_behaviors(examples.history_mask & known[history], trained.ends)
         target_mask = trained.mask & known[targets] & (ends >= 0)[:, :, None]
-        targeted, pool = np.unique(targets[target_mask]), np.unique(drawn[known[drawn]])
-        pool = np.union1d(pool, targeted) if in_batch else pool
+        targeted, pool = np.unique(targets[target_mask]), np.unique(negatives[known[negatives]])
         profile = np.searchsorted(row_keys, examples.profile)
         profile_mask = (np.append(row_keys, 0)[profile] == examples.profile) & (examples.profile != 0)
         length, num_ends = _longest(history_mask), _longest(np.asarray(target_mask.any(axis=2)))
@@ -105,6 +124,10 @@ class StepInputs:
             ends=torch.from_numpy(ends[told]),
             pool=torch.from_numpy(pool),
             pool_keys=items[pool],
+            num_shared=0 if shared is None else len(shared),
+            num_own=torch.from_numpy(is_own.sum(axis=1)[told]),
+            own_in_pool=torch.from_numpy(np.where(is_own, _find(pool, own), -1)[told]),
+            windows=torch.arange(int(told.sum())).repeat_interleave(ends.shape[1]),
             targeted=torch.from_numpy(targeted),
             targets=torch.from_numpy(np.searchsorted(targeted, targets)),
             targets_in_pool=torch.from_numpy(_find(pool, targets)),
@@ -117,6 +140,11 @@ class StepInputs:
     def num_targets(self) -> int:
         """Targets that count in the loss."""
         return int(self.target_mask.sum())
+
+    @property
+    def trained(self) -> Bool[Tensor, " N"]:
+        """Ends that have a target."""
+        return self.target_mask.any(dim=1)
 
     def item_vectors(self, rows: Float[Tensor, "U R"]) -> Float[Tensor, "I R"]:
         """Return the items' vectors: as wide as the rows, the two of separate item vectors side by side."""

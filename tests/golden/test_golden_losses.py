@@ -48,7 +48,7 @@ def run(power: float, *, normalize: bool) -> list[float]:
         interests = model(Behaviors(items[history], history, mask), rows[:NUM_USERS, None])
         scores = label_aware_scores(interests, scored[targets], scored, power)
         real_targets = mask.any(dim=1, keepdim=True).expand_as(targets)
-        loss = sampled_softmax_loss(*scores, real_targets, targets, log_inclusion, temperature=0.2)
+        loss = sampled_softmax_loss(*scores, real_targets, targets, log_inclusion[None], temperature=0.2)
         optimizer.zero_grad()
         (loss / real_targets.sum()).backward()
         optimizer.step()

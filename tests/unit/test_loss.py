@@ -32,7 +32,7 @@ def loss_of(users: Tensor, mask: Tensor, index: Tensor, pool: Tensor, log_inclus
     scores = users @ pool.T
     with_one = functional.pad(scores, (0, 1))  # an empty pool has no place to look at
     own = with_one.gather(-1, index.clamp(max=len(pool))[:, :, None]).squeeze(-1)
-    return sampled_softmax_loss(own, scores, mask, index, log_inclusion, **options)
+    return sampled_softmax_loss(own, scores, mask, index, log_inclusion[None], **options)
 
 
 def test_sampled_softmax_with_all_items_equals_full_softmax() -> None:
@@ -173,7 +173,7 @@ def test_scores_that_all_targets_share_need_be_there_but_once() -> None:
     shared = users[:, :1].expand(-1, 3, -1)
     own = (shared * pool[index]).sum(dim=-1)
     once, each = (
-        sampled_softmax_loss(own, part @ pool.T, mask, index, torch.zeros(9), temperature=TEMPERATURE)
+        sampled_softmax_loss(own, part @ pool.T, mask, index, torch.zeros(1, 9), temperature=TEMPERATURE)
         for part in (users[:, :1], shared)
     )
     assert torch.allclose(once, each)

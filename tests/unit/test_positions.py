@@ -65,3 +65,16 @@ def test_next_items_are_those_right_behind_when_one_is_looked_ahead() -> None:
     trained = TrainedPositions.every(windows([(6, 1), (3, 1)], horizon=1))
     assert trained.targets[0, :, 0].tolist() == [102, 103, 104, 105, 106, 107]
     assert trained.targets[1, :, 0].tolist() == [202, 203, 204, 0, 0, 0]
+
+
+@given(lengths)
+def test_an_event_is_there_once_however_many_positions_it_is_told(sizes: list[tuple[int, int]]) -> None:
+    examples = windows(sizes)
+    for trained, skipped in ((TrainedPositions.every(examples), 1), (TrainedPositions.after_window(examples), None)):
+        keys, real = trained.events
+        for window, (behind, ahead) in enumerate(sizes):
+            places = range(behind if skipped is None else min(skipped, behind), behind + ahead)
+            expected = [(window + 1) * 100 + 1 + at for at in places]
+            if skipped and not behind:  # nothing is known before the targets
+                expected = []
+            assert keys[window][real[window]].tolist() == expected

@@ -59,7 +59,9 @@ def window(history: list[int], targets: list[int], *, longest: int = 12, profile
 def inputs_of(table: ReplicatedItemTable, examples: Examples, **options: Any) -> StepInputs:
     every, negatives = options.pop("every", False), options.pop("negatives", np.array([3, 5, 5, STRANGE]))
     trained = TrainedPositions.every(examples) if every else TrainedPositions.after_window(examples)
-    return StepInputs.of(examples, trained, negatives, table, FEATURES, **options)
+    keys, real = trained.events
+    shared = keys[real] if options.pop("in_batch", True) else None
+    return StepInputs.of(examples, trained, negatives, table, FEATURES, shared=shared, **options)
 
 
 def interests_of(config: ModelConfig, table: ReplicatedItemTable, inputs: StepInputs) -> Interests:

@@ -1,0 +1,98 @@
+"""What targets are told from: items drawn, and targets of others; and how likely each was to be among them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mind_dist.config import TrainingConfig
+from mind_dist.data.batches import Batch
+from mind_dist.model.item_bag import ItemFeatures
+from mind_dist.model.loss import log_inclusion_probability
+from mind_dist.records import Keys
+from mind_dist.training.collectives import Collectives
+from mind_dist.training.item_table import ItemTable
+from mind_dist.training.positions import TrainedPositions
+from mind_dist.training.step_inputs import StepInputs
+
+
+def step_inputs(
+    batch: Batch,
+    table: ItemTable,
+    generator: np.random.Generator,
+    features: ItemFeatures,
+    *,
+    config: TrainingConfig,
+    every: bool,
+    ranks: Collectives,
+) -> StepInputs:
+    """Choose what a step trains, and what it is told from. Collective.
+
+    Args:
+        batch: This rank's.
+        table: The rows there are.
+        generator: Where chance comes from.
+        features: Side features of items.
+        config: How negatives are chosen.
+        every: Train every position of the windows, not only their ends.
+        ranks: The other ranks.
+    """
+    examples = batch.examples
+    if config.full_softmax:
+        drawn = table.all_items()
+    else:
+        drawn = table.sample_items(config.num_negatives, generator, config.negative_power)
+    trained = TrainedPositions.every(examples) if every else TrainedPositions.after_window(examples)
+    return StepInputs.of(
+        examples,
+        trained,
+        drawn,
+        table,
+        features,
+        shared=_shared_targets(trained, ranks, config),
+        id_dropout=config.id_dropout,
+        generator=generator,
+    )
+
+
+def _shared_targets(trained: TrainedPositions, ranks: Collectives, config: TrainingConfig) -> Keys | None:
+    """Return the items of all target events that are negatives of each other; None where they are not. Collective."""
+    if not config.in_batch_negatives:
+        return None
+    keys, real = trained.events
+    if not config.cross_worker_negatives:
+        return keys[real]
+    return np.concatenate([part.numpy() for part in ranks.gather(torch.from_numpy(keys[real]))])
+
+
+def log_inclusion(inputs: StepInputs, table: ItemTable, config: TrainingConfig) -> Float[Tensor, "S P"]:
+    """Return the log of how likely each item of the pool was to be there, as each of the N ends has it.
+
+    Windows are drawn independently of each other, so what another one targets may be any event: an item is there by the
+    n events of the other windows with 1 - (1 - p)^n, p its share of all events. An event counts once for its window,
+    however many positions are told it; one that two windows have counts for both, as both might have had another.
+    Of what its own window targets, a position knows that it is in the pool: there q is 1. The events of one window are
+    taken as independent, too, which makes q a little large for items that users come back to.
+
+    Args:
+        inputs: This rank's part of the step.
+        table: For the items' shares.
+        config: How negatives are drawn.
+
+    Returns:
+        A row for each end that is trained; or one for all of them, where they have the same: zeros without the
+        correction.
+    """
+    if config.full_softmax or not config.logq_correction:
+        return torch.zeros(1, len(inputs.pool))
+    shares = torch.from_numpy(table.sighting_shares(inputs.pool_keys)).float()
+    draws = torch.from_numpy(table.draw_shares(inputs.pool_keys, config.negative_power)).float()
+    if not inputs.num_shared:  # no window has put anything there
+        return log_inclusion_probability(shares, 0, draws, config.num_negatives)[None]
+    others = (inputs.num_shared - inputs.num_own)[:, None]
+    of_windows = log_inclusion_probability(shares, others, draws, config.num_negatives)
+    with_spare = torch.nn.functional.pad(of_windows, (0, 1))
+    with_spare.scatter_(1, inputs.own_in_pool % with_spare.shape[1], 0.0)  # -1, for none, is the spare column
+    return with_spare[inputs.windows[inputs.trained], :-1]
