@@ -2,7 +2,9 @@
 
 import os
 import signal
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
@@ -17,3 +19,14 @@ settings.register_profile("shared machine", deadline=None)  # a busy machine is 
 settings.load_profile("shared machine")
 
 pytest_plugins = ["tests.services"]
+
+_GROUPS = {"contracts": "services", "drills": "services", "integration": "ray", "e2e": "ray"}
+"""Tests of a group run one after the other in one process, where two run (`make test`): they share what they start."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each test the group of its folder; the others go to whichever process is free."""
+    for item in items:
+        group = _GROUPS.get(item.path.relative_to(Path(__file__).parent).parts[0])
+        if group:
+            item.add_marker(pytest.mark.xdist_group(group))

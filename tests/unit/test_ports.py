@@ -5,6 +5,7 @@ import re
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -47,7 +48,8 @@ def test_a_free_port_and_any_port_are_fine(port: int) -> None:
 def test_a_port_that_its_holder_would_share_is_refused_with_the_holders_name(
     shared: socket.socket, port: int, host: str
 ) -> None:
-    expected = rf"port {port} at {re.escape(host)}, wanted for HTTP, is held by process {os.getpid()} \(.*pytest.*\): "
+    program = re.escape(Path("/proc/self/cmdline").read_text().split("\0")[0])
+    expected = rf"port {port} at {re.escape(host)}, wanted for HTTP, is held by process {os.getpid()} \({program}.*\): "
     with pytest.raises(PortInUse, match=expected + r"stop it, or give another with --serving\.port$"):
         check(port, host)
     assert listeners(port) == {os.getpid()}
