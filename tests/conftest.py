@@ -24,6 +24,7 @@ _GROUPS = {"contracts": "services", "drills": "services", "integration": "ray", 
 """Tests of a group run one after the other in one process, where two run (`make test`): they share what they start."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give each test the group of its folder; the others go to whichever process is free."""
     for item in items:
