@@ -17,7 +17,7 @@ demo: $(VENV)/.installed-local
 	@$(BIN)/python -m jobs.demo $(ARGS)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest -n 2 --cov --cov-report=term $(ARGS)
 
 soak: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.drills.soak $(ARGS)

@@ -2,11 +2,11 @@
 
 import os
 import signal
-from pathlib import Path
 
 import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
+from xdist.scheduler import LoadScopeScheduling
 
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray looks at it when it is imported, before its cluster is there
 
@@ -20,14 +20,18 @@ settings.load_profile("shared machine")
 
 pytest_plugins = ["tests.services"]
 
-_GROUPS = {"contracts": "services", "drills": "services", "integration": "ray", "e2e": "ray"}
-"""Tests of a group run one after the other in one process, where two run (`make test`): they share what they start."""
+_TOGETHER = {"contracts": "services", "drills": "services", "integration": "ray", "e2e": "ray"}
+"""Folders whose tests run one after the other in one process, where two run (`make test`): they share what they start."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each test the group of its folder; the others go to whichever process is free."""
-    for item in items:
-        group = _GROUPS.get(item.path.relative_to(Path(__file__).parent).parts[0])
-        if group:
-            item.add_marker(pytest.mark.xdist_group(group))
+class ByFolder(LoadScopeScheduling):  # type: ignore[misc]  # the library is untyped
+    """Hands out folders that share services whole, and all other tests by file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return _TOGETHER.get(file.split("/")[1], file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFolder:
+    """Return who says which process runs what."""
+    return ByFolder(config, log)
