@@ -1,9 +1,9 @@
-"""Interests → penalties that keep them apart and all of them in use; means, so that no weight depends on a batch's size."""
+"""Interests → penalties that keep them apart and all of them in use; no weight depends on a batch's size."""
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from mind_dist.model.interests import Interests
@@ -20,17 +20,44 @@ def spread_penalty(interests: Interests, margin: float) -> Float[Tensor, ""]:
 
 
 def balance_penalty(
-    interests: Interests, targets: Float[Tensor, "B T D"], target_mask: Bool[Tensor, "B T"], temperature: float
+    interests: Interests,
+    targets: Float[Tensor, "B T D"],
+    target_mask: Bool[Tensor, "B T"],
+    windows: Int64[Tensor, " B"],
+    temperature: float,
 ) -> Float[Tensor, ""]:
-    """Return K · Σ_k m_k² - 1, m_k the mean share of the targets that interest k wins; 0 when all win the same.
+    """Return an unbiased estimate of K · Σ_k m_k² - 1, m_k the share of its targets that interest k wins in a window.
 
-    A target's shares are the softmax over interests of its scores over the temperature.
+    A target's shares are the softmax over interests of its scores over the temperature; s_w, those of a window, are the
+    mean over its targets, and m is the mean of s_w over all windows there are. The penalty is 0 when all interests win
+    the same.
+
+    The square of a batch's mean is no estimate of m²: its expectation is m² plus the variance of that mean, which is the
+    larger the fewer windows there are. What is independent of each other are windows, not the positions of one; for two
+    of them E[s_vk · s_wk] = m_k². So the estimate is the mean of s_vk · s_wk over the pairs of different windows,
+    (‖Σ_w s_w‖² - Σ_w ‖s_w‖²) / (n · (n - 1)), whose expectation is the same for every n ≥ 2 (a U-statistic). It may
+    fall below 0. (A live log brings events of one user together, which are not independent.)
+
+    Args:
+        interests: Of B ends of windows.
+        targets: Item vectors, as scored.
+        target_mask: True where real.
+        windows: Window of each end, from 0.
+        temperature: Divides the scores.
+
+    Returns:
+        The estimate over the windows that have a target; 0 for fewer than two of them.
     """
     scores = torch.bmm(targets, interests.vectors.transpose(1, 2)).float() / temperature
     real = interests.mask[:, None, :] & target_mask[:, :, None]
     won = scores.masked_fill(~real, torch.finfo(scores.dtype).min).softmax(dim=-1) * real
-    means = won.sum(dim=(0, 1)) / target_mask.sum().clamp(min=1)
-    return means.shape[0] * means.square().sum() - target_mask.any().to(means.dtype)
+    num_windows = int(windows.max()) + 1 if len(windows) else 0
+    counts = won.new_zeros(num_windows).index_add(0, windows, real.any(dim=2).sum(dim=1).to(won.dtype))
+    shares = won.new_zeros(num_windows, won.shape[2]).index_add(0, windows, won.sum(dim=1))
+    shares = shares / counts.clamp(min=1)[:, None]
+    num_pairs = (counts > 0).sum() * ((counts > 0).sum() - 1)
+    products = shares.sum(dim=0).square().sum() - shares.square().sum()
+    return (won.shape[2] * products - num_pairs) / num_pairs.clamp(min=1)
 
 
 def routing_penalty(coupling: Float[Tensor, "B L K"], mask: Bool[Tensor, "B K"]) -> Float[Tensor, ""]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from mind_dist.config import ModelConfig, TrainingConfig
@@ -182,7 +182,8 @@ def _loss(
             temperature=config.temperature,
             hard_negative_beta=config.hard_negative_beta,
         )
-        penalty = _penalty(interests, target_vectors, target_mask, config)
+        windows = inputs.windows.to(device)[told]
+        penalty = _penalty(interests, target_vectors, target_mask, windows, config)
     tensors = {
         "item rows": rows,
         "interests": interests.vectors,
@@ -194,14 +195,18 @@ def _loss(
 
 
 def _penalty(
-    interests: Interests, targets: Float[Tensor, "N T D"], target_mask: Bool[Tensor, "N T"], config: TrainingConfig
+    interests: Interests,
+    targets: Float[Tensor, "N T D"],
+    target_mask: Bool[Tensor, "N T"],
+    windows: Int64[Tensor, " N"],
+    config: TrainingConfig,
 ) -> Float[Tensor, ""]:
-    """Return the weighted sum of the regularisers, a mean over this rank's users."""
+    """Return the weighted sum of the regularisers, as they are expected of any user."""
     penalty = interests.vectors.new_zeros(())
     if config.spread_weight:
         penalty = penalty + config.spread_weight * spread_penalty(interests, config.spread_margin)
     if config.balance_weight:
-        balance = balance_penalty(interests, targets, target_mask, config.temperature)
+        balance = balance_penalty(interests, targets, target_mask, windows, config.temperature)
         penalty = penalty + config.balance_weight * balance
     if config.routing_weight:
         penalty = penalty + config.routing_weight * routing_penalty(interests.coupling, interests.mask)

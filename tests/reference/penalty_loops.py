@@ -15,15 +15,27 @@ def spread(users: Sequence[Matrix], margin: float) -> float:
     return fmean(max(0.0, cosine(left, right) - margin) ** 2 for left, right in pairs) if pairs else 0.0
 
 
-def balance(users: Sequence[Matrix], targets: Sequence[Matrix], most: int, temperature: float) -> float:
-    """Return how far from 1/K each the shares of the targets are that each of the K interests wins."""
-    won = [0.0] * most
-    for interests, wanted in zip(users, targets, strict=True):
-        for target in wanted:
-            for interest, share in enumerate(softmax([dot(v, target) / temperature for v in interests])):
-                won[interest] += share
-    total = sum(len(wanted) for wanted in targets)
-    return most * sum((share / total) ** 2 for share in won) - 1
+def balance(windows: Sequence[tuple[Sequence[Matrix], Sequence[Matrix]]], most: int, temperature: float) -> float:
+    """Return how unevenly the K interests win targets, as the mean over the pairs of windows.
+
+    Args:
+        windows: The interests at each end of a window, and the targets there.
+        most: Number K.
+        temperature: Divides the scores.
+    """
+    shares = [_shares(ends, targets, most, temperature) for ends, targets in windows if any(targets)]
+    products = [dot(left, right) for left, right in itertools.permutations(shares, 2)]
+    return most * fmean(products) - 1 if products else 0.0
+
+
+def _shares(ends: Sequence[Matrix], targets: Sequence[Matrix], most: int, temperature: float) -> list[float]:
+    """Return the mean share of a window's targets that each interest wins."""
+    won = [
+        softmax([dot(v, target) / temperature for v in interests]) + [0.0] * (most - len(interests))
+        for interests, wanted in zip(ends, targets, strict=True)
+        for target in wanted
+    ]
+    return [fmean(column) for column in zip(*won, strict=True)]
 
 
 def routing(couplings: Sequence[Matrix]) -> float:

@@ -264,7 +264,7 @@ def test_a_regulariser_adds_to_the_loss_in_proportion_to_its_weight(weight: str,
         next(from_parquet(dataset, dataclasses.replace(TRAINING, **changed), model)(None).steps()).loss
         for changed in weighted
     )
-    assert once > plain
+    assert once != plain  # an unbiased estimate of how unevenly interests win may be below 0
     assert twice - plain == pytest.approx(2 * (once - plain), rel=1e-2)
 
 
