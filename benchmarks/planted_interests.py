@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.cells import train_cell
-from mind_dist.config import ModelConfig
+from mind_dist.config import MindConfig, ModelConfig
 from mind_dist.data.codec import partition_of
 from mind_dist.data.parquet import ITEM_SCHEMA, DatasetManifest, PreparedDataset, sequences_table, write_manifest
 from mind_dist.encoder import InterestEncoder
@@ -99,11 +99,10 @@ def _catalog(counts: Keys) -> pa.Table:
 def recipe(num_interests: int, world: World, *, dim: int, max_steps: int) -> Recipe:
     """Return MIND, started at behaviors far from each other and trained at every position."""
     model = ModelConfig(
-        kind="mind",
+        extraction=MindConfig(start="farthest_point"),
         dim=dim,
         num_interests=num_interests,
         adaptive_interests=False,
-        routing_start="farthest_point",
         hidden_dims=(64,),
     )
     length = world.length - 10

@@ -10,12 +10,14 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import tyro
 
-from mind_dist.config import load
+from mind_dist.config import load, with_kind
 from mind_dist.errors import ConfigError, MindDistError, ServiceUnavailable
 from mind_dist.observability import configure_logging
 from mind_dist.storage import Directory
@@ -96,11 +98,33 @@ def read_settings(job: type[J], arguments: list[str], recipes: Mapping[str, Call
         if name not in recipes:
             raise ConfigError("--recipe", f"{name!r} is none; there are {', '.join(recipes)}")
         default = recipes[name]()
+    default = _with_kinds(job, default, arguments)
     try:
-        prog = f"python -m {_module_of(job)}"
-        return cast("J", tyro.cli(job, args=arguments, prog=prog, description=job.__doc__, default=default))
+        prog, sections = f"python -m {_module_of(job)}", (tyro.conf.AvoidSubcommands,)  # of the kind that is set
+        return cast(
+            "J", tyro.cli(job, args=arguments, prog=prog, description=job.__doc__, default=default, config=sections)
+        )
     except ValueError as error:  # a section's own check, reached from the command line
         raise ConfigError("command line", str(error)) from error
+
+
+def _with_kinds(job: type[J], default: J | None, arguments: list[str]) -> J | None:
+    """Return the defaults of a command line with sections of the kinds that it names: `--model.encoder.kind gru`."""
+    for at, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        path = option.removeprefix("--").replace("-", "_").split(".")
+        if not option.startswith("--") or path[-1] != "kind" or len(path) == 1:
+            continue
+        chosen = value if equals else "".join(arguments[at + 1 : at + 2])
+        needed = [field.name for field in fields(cast("Any", job)) if _is_needed(field)]
+        known = job(**dict.fromkeys(needed, tyro.MISSING)) if default is None else default
+        with suppress(KeyError):  # no section of several kinds: a setting like others
+            default = with_kind(job, known, path[:-1], chosen)
+    return default
+
+
+def _is_needed(field: Field[Any]) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
 
 
 def _taken(option: str, arguments: list[str], value: str) -> tuple[str | None, list[str]]:

@@ -10,7 +10,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from mind_dist.config import ModelConfig, TrainingConfig
+from mind_dist.config import (
+    BestConfig,
+    CausalConfig,
+    ComirecDrConfig,
+    ComirecSaConfig,
+    HardConfig,
+    LagKernelsConfig,
+    MindConfig,
+    ModelConfig,
+    PenaltiesConfig,
+    SampledConfig,
+    TrainingConfig,
+    TwoTowerConfig,
+    check_together,
+)
 
 
 @dataclass(frozen=True)
@@ -25,6 +39,9 @@ class Recipe:
     model: ModelConfig
     training: TrainingConfig
 
+    def __post_init__(self) -> None:
+        check_together(self.model, self.training)
+
 
 def best() -> Recipe:
     """Return the default of `jobs/train` and of the demo: a causal encoder, trained at every position.
@@ -32,8 +49,8 @@ def best() -> Recipe:
     Where no paper is named, trials on MovieLens-1M and Online Retail II chose the value (docs/quality.md).
     """
     model = ModelConfig(
-        kind="causal",
-        sequence_encoder="lag_kernels",  # beat attention pooling and a transformer layer at minutes of CPU
+        extraction=CausalConfig(),
+        encoder=LagKernelsConfig(),  # beat attention pooling and a transformer layer at minutes of CPU
         num_interests=4,
         adaptive_interests=False,
         separate_item_vectors=False,  # two vectors an item overfit where items have few events
@@ -46,13 +63,17 @@ def best() -> Recipe:
         num_targets=10,  # all of the next ten: what comes when is chance, what comes soon is not
         every_position=True,
         window_stride=50,
-        interest_choice="best",  # negatives too: what is trained is what is searched by
-        negative_power=0.5,
-        num_negatives=512,
-        in_batch_negatives=False,  # at 512 drawn ones they double the time of a step, and add nothing
+        objective=BestConfig(),  # negatives too: what is trained is what is searched by
+        negatives=SampledConfig(
+            count=512,
+            power=0.5,
+            in_batch=False,  # at 512 drawn ones they double the time of a step, and add nothing
+        ),
         warm_start="cooccurrence",  # half the steps
-        spread_weight=2.0,
-        balance_weight=0.6,  # without it one interest wins every place; with a sixth of it over half, on Beauty
+        penalties=PenaltiesConfig(
+            spread_weight=2.0,
+            balance_weight=0.6,  # without it one interest wins every place; with a sixth of it over half, on Beauty
+        ),
         epochs=3,  # Online Retail II loses with more
     )
     return Recipe(model, training)
@@ -76,8 +97,7 @@ def news() -> Recipe:
 def mind_paper() -> Recipe:
     """Return MIND (arXiv 1904.08030): B2I routing, adaptive interests, ReLU layers, a hard label-aware choice."""
     model = ModelConfig(
-        kind="mind",
-        routing_iterations=3,  # Algorithm 1
+        extraction=MindConfig(iterations=3),  # Algorithm 1
         adaptive_interests=True,  # section 4.3.2
         hidden_dims=(256,),  # section 4.4: ReLU layers on each capsule; the paper does not give their width
     )
@@ -87,10 +107,11 @@ def mind_paper() -> Recipe:
 def comirec_dr_paper() -> Recipe:
     """Return ComiRec-DR (arXiv 2005.09347): routing with a matrix per position and interest, zero logits."""
     model = ModelConfig(
-        kind="comirec_dr",
-        max_recency=20,  # section 4.1: histories of 20
-        routing_start="zeros",  # Algorithm 1
-        routing_iterations=3,
+        extraction=ComirecDrConfig(
+            positions=20,  # section 4.1: histories of 20
+            start="zeros",  # Algorithm 1
+            iterations=3,
+        ),
         adaptive_interests=False,
         hidden_dims=(),
     )
@@ -104,19 +125,21 @@ def comirec_sa_paper() -> Recipe:
 
 def remi_paper() -> Recipe:
     """Return REMI (arXiv 2302.14532): ComiRec-SA with hard negatives and the routing regulariser."""
-    training = dataclasses.replace(_next_item(), hard_negative_beta=1.0, routing_weight=100.0)  # section 4.1.4
+    training = _next_item()
+    negatives = dataclasses.replace(training.negatives, hard_beta=1.0)  # section 4.1.4, and the weight
+    training = dataclasses.replace(training, negatives=negatives, penalties=PenaltiesConfig(routing_weight=100.0))
     return Recipe(_self_attention(), training)
 
 
 def two_tower() -> Recipe:
     """Return the traditional two-tower: the mean of the behaviors through ReLU layers."""
-    return Recipe(ModelConfig(kind="two_tower", num_interests=1, hidden_dims=(128,)), _next_item())
+    model = ModelConfig(extraction=TwoTowerConfig(), num_interests=1, hidden_dims=(128,))
+    return Recipe(model, _next_item())
 
 
 def _self_attention() -> ModelConfig:
     return ModelConfig(
-        kind="comirec_sa",
-        recency=True,
+        extraction=ComirecSaConfig(recency=200),
         adaptive_interests=False,
         hidden_dims=(),
         separate_item_vectors=True,  # interests are means of behaviors; targets that need not be near them: .210 → .258
@@ -133,7 +156,8 @@ def _next_item() -> TrainingConfig:
     return TrainingConfig(
         batch_size=128,  # ComiRec, section 4.1
         num_targets=1,
-        num_negatives=1280,  # ten for each example, ComiRec, section 4.1
+        objective=HardConfig(),
+        negatives=SampledConfig(count=1280),  # ten for each example, ComiRec, section 4.1
         window_stride=8,  # windows of the same user differ little: an epoch is shorter, and no worse
         warm_start="cooccurrence",
         epochs=4,
@@ -147,7 +171,7 @@ def _hard_choice() -> TrainingConfig:
     choice also scores its negatives, nothing keeps the other interests from ranking these above it. .196 → .244 (MIND),
     .240 → .311 (DR).
     """
-    return dataclasses.replace(_next_item(), interest_choice="best", num_targets=10)
+    return dataclasses.replace(_next_item(), objective=BestConfig(), num_targets=10)
 
 
 RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from mind_dist.checkpoint import ModelVersion
-from mind_dist.config import ModelConfig, TrainingConfig
+from mind_dist.config import ModelConfig, SampledConfig, TrainingConfig
 from mind_dist.data.codec import PoisonGate, encode_event, encode_key, feature_key, partition_of
 from mind_dist.data.event_sequences import EventExamples
 from mind_dist.data.parquet import (
@@ -31,7 +31,13 @@ NUM_BUCKETS = 4
 NUM_ITEMS = 40
 MODEL = ModelConfig(dim=8, num_interests=2, hidden_dims=(8,), num_profile_features=1)
 TRAINING = TrainingConfig(
-    batch_size=16, max_behaviors=6, num_targets=2, num_negatives=20, learning_rate=0.01, epochs=2, seed=3
+    batch_size=16,
+    max_behaviors=6,
+    num_targets=2,
+    negatives=SampledConfig(count=20),
+    learning_rate=0.01,
+    epochs=2,
+    seed=3,
 )
 
 

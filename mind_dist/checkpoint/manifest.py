@@ -17,7 +17,7 @@ from mind_dist.errors import ConfigError, VersionError
 from mind_dist.records import PartTrained
 from mind_dist.storage import Directory
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 MANIFEST = "manifest.json"
 DENSE = "dense.safetensors"
@@ -132,7 +132,11 @@ def read_manifest(directory: Directory) -> Manifest:
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise VersionError(directory.uri, f"{MANIFEST} is torn: {error}") from error
     if values.get("format_version") != FORMAT_VERSION:
-        problem = f"{MANIFEST} has format version {values.get('format_version')}, this release reads {FORMAT_VERSION}"
+        found_version = values.get("format_version")
+        problem = (
+            f"{MANIFEST} has format version {found_version}, this release reads {FORMAT_VERSION}: train it anew, or "
+        )
+        problem += "read it with the release that wrote it"
         raise VersionError(directory.uri, problem)
     if found != _digest_of(values):
         raise VersionError(directory.uri, f"{MANIFEST} is altered: its content does not fit its digest")

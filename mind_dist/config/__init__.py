@@ -6,8 +6,28 @@ Addresses and secrets come from the environment, in `Addresses` alone.
 """
 
 from mind_dist.config.deployment import prefixed
-from mind_dist.config.loading import dump, load, parse
-from mind_dist.config.model import ModelConfig, ModelKind, RoutingStart
+from mind_dist.config.encoders import EncoderConfig, GruConfig, LagKernelsConfig, NoEncoderConfig, TransformerConfig
+from mind_dist.config.extraction import (
+    CausalConfig,
+    ComirecDrConfig,
+    ComirecSaConfig,
+    ExtractionConfig,
+    MindConfig,
+    RoutingStart,
+    TwoTowerConfig,
+)
+from mind_dist.config.loading import dump, load, parse, with_kind
+from mind_dist.config.model import ModelConfig, ModelKind
+from mind_dist.config.objective import (
+    BestConfig,
+    FullSoftmaxConfig,
+    HardConfig,
+    LabelAwareConfig,
+    NegativesConfig,
+    ObjectiveConfig,
+    PenaltiesConfig,
+    SampledConfig,
+)
 from mind_dist.config.preparing import (
     FeatureConfig,
     FilesConfig,
@@ -18,27 +38,48 @@ from mind_dist.config.preparing import (
     TimeUnit,
 )
 from mind_dist.config.serving import Addresses, KafkaConfig, MilvusConfig, PublishConfig, ServingConfig
-from mind_dist.config.training import TrainingConfig
+from mind_dist.config.training import TrainingConfig, check_together
 
 __all__ = [
     "Addresses",
+    "BestConfig",
+    "CausalConfig",
+    "ComirecDrConfig",
+    "ComirecSaConfig",
+    "EncoderConfig",
+    "ExtractionConfig",
     "FeatureConfig",
     "FilesConfig",
+    "FullSoftmaxConfig",
+    "GruConfig",
+    "HardConfig",
     "KafkaConfig",
+    "LabelAwareConfig",
+    "LagKernelsConfig",
     "LogConfig",
     "MetadataConfig",
     "MilvusConfig",
+    "MindConfig",
     "ModelConfig",
     "ModelKind",
+    "NegativesConfig",
+    "NoEncoderConfig",
+    "ObjectiveConfig",
+    "PenaltiesConfig",
     "PrepareConfig",
     "PublishConfig",
     "RoutingStart",
+    "SampledConfig",
     "ServingConfig",
     "SplitConfig",
     "TimeUnit",
     "TrainingConfig",
+    "TransformerConfig",
+    "TwoTowerConfig",
+    "check_together",
     "dump",
     "load",
     "parse",
     "prefixed",
+    "with_kind",
 ]

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from mind_dist.config import ModelConfig
+from mind_dist.config import CausalConfig
 from mind_dist.model.extraction import Extracted
 from mind_dist.model.interests import Behaviors
 from mind_dist.model.places import decays
@@ -20,10 +20,10 @@ class CausalInterests(nn.Module):
     lags start as decays of different speed: some interests see what a user does now, others what the user always did.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, dim: int, num_interests: int, section: CausalConfig) -> None:
         super().__init__()
-        self.log_weights = nn.Parameter(decays(config.num_interests, config.max_recency))
-        self.content = nn.Parameter(torch.zeros(config.dim, config.num_interests))
+        self.log_weights = nn.Parameter(decays(num_interests, section.max_lag))
+        self.content = nn.Parameter(torch.zeros(dim, num_interests))
 
     def forward(
         self,

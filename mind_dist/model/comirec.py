@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mind_dist.config import ModelConfig
+from mind_dist.config import ComirecDrConfig
 from mind_dist.model.interests import Behaviors
 from mind_dist.model.places import ages
 from mind_dist.model.routing import Routing, dynamic_routing, initial_logits
@@ -18,11 +18,10 @@ class PositionedRouting(nn.Module):
     Positions count from the newest behavior, so that padding and the window's length do not move them.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, dim: int, num_interests: int, section: ComirecDrConfig) -> None:
         super().__init__()
-        self._config = config
-        shape = (config.max_recency, config.num_interests, config.dim, config.dim)
-        self.maps = nn.Parameter(torch.randn(shape) * config.dim**-0.5)
+        self._section = section
+        self.maps = nn.Parameter(torch.randn(section.positions, num_interests, dim, dim) * dim**-0.5)
 
     def forward(
         self, behaviors: Behaviors, placed: Float[Tensor, "B L D"], interest_mask: Bool[Tensor, "B K"]
@@ -30,9 +29,8 @@ class PositionedRouting(nn.Module):
         """Extract capsules; see `B2IRouting.forward`."""
         votes = self._votes(placed, behaviors.mask)
         mask = behaviors.mask[:, :, None] & interest_mask[:, None, :]
-        start = self._config.routing_start
-        logits = initial_logits(start, behaviors.keys, placed, behaviors.mask, interest_mask)
-        return dynamic_routing(votes, mask, logits, num_iterations=self._config.routing_iterations)
+        logits = initial_logits(self._section.start, behaviors.keys, placed, behaviors.mask, interest_mask)
+        return dynamic_routing(votes, mask, logits, num_iterations=self._section.iterations)
 
     def _votes(self, placed: Float[Tensor, "B L D"], mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B L K D"]:
         """Return what each behavior says to each interest.
@@ -55,11 +53,11 @@ class SelfAttention(nn.Module):
     of what is seen.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, dim: int, num_interests: int, hidden_dim: int = 0) -> None:
         super().__init__()
-        width = config.attention_dim or 4 * config.dim
-        self.hidden = nn.Linear(config.dim, width, bias=False)
-        self.attention = nn.Linear(width, config.num_interests, bias=False)
+        width = hidden_dim or 4 * dim  # the paper's
+        self.hidden = nn.Linear(dim, width, bias=False)
+        self.attention = nn.Linear(width, num_interests, bias=False)
 
     def forward(
         self, behaviors: Behaviors, placed: Float[Tensor, "B L D"], interest_mask: Bool[Tensor, "B K"]

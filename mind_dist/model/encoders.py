@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mind_dist.config import ModelConfig
+from mind_dist.config import GruConfig, LagKernelsConfig, ModelConfig, NoEncoderConfig, TransformerConfig
 from mind_dist.model.places import decays
 
 
@@ -20,15 +20,15 @@ class LagKernels(nn.Module):
     little but the newest behaviors, the last one nearly all alike.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, dim: int, dropout: float, section: LagKernelsConfig) -> None:
         super().__init__()
-        self.log_weights = nn.Parameter(decays(config.num_lag_kernels, config.max_recency))
+        self.log_weights = nn.Parameter(decays(section.count, section.max_lag))
         self.mlp = nn.Sequential(
-            nn.Dropout(config.dropout),
-            nn.Linear(config.dim * config.num_lag_kernels, config.encoder_dim),
+            nn.Dropout(dropout),
+            nn.Linear(dim * section.count, section.hidden_dim),
             nn.GELU(),
-            nn.Dropout(config.dropout),
-            nn.Linear(config.encoder_dim, config.dim),
+            nn.Dropout(dropout),
+            nn.Linear(section.hidden_dim, dim),
         )
 
     def forward(self, behaviors: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
@@ -45,11 +45,11 @@ class LagKernels(nn.Module):
 class Recurrent(nn.Module):
     """Adds a GRU's output to the behaviors."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, dim: int, dropout: float, section: GruConfig) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(config.dropout)
-        self.gru = nn.GRU(config.dim, config.encoder_dim, config.encoder_layers, batch_first=True)
-        self.output = nn.Linear(config.encoder_dim, config.dim)
+        self.dropout = nn.Dropout(dropout)
+        self.gru = nn.GRU(dim, section.hidden_dim, section.layers, batch_first=True)
+        self.output = nn.Linear(section.hidden_dim, dim)
 
     def forward(self, behaviors: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
         """Return the state at every position."""
@@ -61,17 +61,15 @@ class Recurrent(nn.Module):
 class Transformer(nn.Module):
     """Causal self-attention layers over behaviors with learned positions (SASRec, arXiv 1808.09781)."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, dim: int, dropout: float, section: TransformerConfig) -> None:
         super().__init__()
-        self.positions = nn.Parameter(torch.randn(config.max_recency, config.dim) * 0.02)
-        self.dropout = nn.Dropout(config.dropout)
+        self.positions = nn.Parameter(torch.randn(section.positions, dim) * 0.02)
+        self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(
-                config.dim, _heads(config.dim), config.encoder_dim, config.dropout, batch_first=True, norm_first=True
-            )
-            for _ in range(config.encoder_layers)
+            nn.TransformerEncoderLayer(dim, _heads(dim), section.hidden_dim, dropout, batch_first=True, norm_first=True)
+            for _ in range(section.layers)
         )
-        self.norm = nn.LayerNorm(config.dim)
+        self.norm = nn.LayerNorm(dim)
 
     def forward(self, behaviors: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
         """Return the state at every position."""
@@ -92,6 +90,12 @@ def _heads(dim: int) -> int:
 
 def sequence_encoder(config: ModelConfig) -> nn.Module:
     """Return the encoder that a config names."""
-    kinds = {"none": lambda _: nn.Identity(), "lag_kernels": LagKernels, "gru": Recurrent, "transformer": Transformer}
-    encoder: nn.Module = kinds[config.sequence_encoder](config)
-    return encoder
+    match config.encoder:
+        case NoEncoderConfig():
+            return nn.Identity()
+        case LagKernelsConfig() as section:
+            return LagKernels(config.dim, config.dropout, section)
+        case GruConfig() as section:
+            return Recurrent(config.dim, config.dropout, section)
+        case TransformerConfig() as section:
+            return Transformer(config.dim, config.dropout, section)

@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from mind_dist.config import ModelConfig
 from mind_dist.model.interests import Behaviors
 from mind_dist.model.places import Recency
 from mind_dist.model.routing import Routing
@@ -53,13 +52,14 @@ class OfBeginnings(nn.Module):
     """Runs an extraction of whole histories on each beginning, seen as a history of its own.
 
     Args:
-        config: For recency.
+        dim: Width D.
+        recency: Ages that have a learned vector; 0 for none.
         inner: Takes behaviors, their vectors with places added, and the interests' mask.
     """
 
-    def __init__(self, config: ModelConfig, inner: nn.Module) -> None:
+    def __init__(self, dim: int, recency: int, inner: nn.Module) -> None:
         super().__init__()
-        self.recency = Recency(config.dim, config.max_recency) if config.recency else None
+        self.recency = Recency(dim, recency) if recency else None
         self.inner = inner
 
     def forward(

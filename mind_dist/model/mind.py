@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mind_dist.config import ModelConfig
+from mind_dist.config import MindConfig
 from mind_dist.model.interests import Behaviors
 from mind_dist.model.routing import Routing, b2i_dynamic_routing, initial_logits
 
@@ -19,10 +19,10 @@ class B2IRouting(nn.Module):
     gives the same vectors.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, dim: int, section: MindConfig) -> None:
         super().__init__()
-        self._config = config
-        self.bilinear = nn.Parameter(torch.eye(config.dim))
+        self._section = section
+        self.bilinear = nn.Parameter(torch.eye(dim))
 
     def forward(
         self, behaviors: Behaviors, placed: Float[Tensor, "B L D"], interest_mask: Bool[Tensor, "B K"]
@@ -35,7 +35,7 @@ class B2IRouting(nn.Module):
             interest_mask: True for the interests a user has.
         """
         mapped = placed @ self.bilinear
-        logits = initial_logits(self._config.routing_start, behaviors.keys, mapped, behaviors.mask, interest_mask)
+        logits = initial_logits(self._section.start, behaviors.keys, mapped, behaviors.mask, interest_mask)
         return b2i_dynamic_routing(
-            mapped, behaviors.mask, interest_mask, logits, num_iterations=self._config.routing_iterations
+            mapped, behaviors.mask, interest_mask, logits, num_iterations=self._section.iterations
         )

@@ -13,7 +13,14 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mind_dist.config import ModelConfig
+from mind_dist.config import (
+    CausalConfig,
+    ComirecDrConfig,
+    ComirecSaConfig,
+    MindConfig,
+    ModelConfig,
+    TwoTowerConfig,
+)
 from mind_dist.model.causal import CausalInterests
 from mind_dist.model.comirec import PositionedRouting, SelfAttention
 from mind_dist.model.encoders import sequence_encoder
@@ -97,7 +104,15 @@ def shares(coupling: Float[Tensor, "B L K"]) -> Float[Tensor, "B K"]:
 
 def _extraction(config: ModelConfig) -> nn.Module:
     """Return what makes capsules of behaviors."""
-    if config.kind == "causal":
-        return CausalInterests(config)
-    kinds = {"two_tower": pooling, "mind": B2IRouting, "comirec_dr": PositionedRouting, "comirec_sa": SelfAttention}
-    return OfBeginnings(config, kinds[config.kind](config))
+    dim, num_interests = config.dim, config.num_interests
+    match config.extraction:
+        case CausalConfig() as section:
+            return CausalInterests(dim, num_interests, section)
+        case TwoTowerConfig() as section:
+            return OfBeginnings(dim, section.recency, pooling(dim, section))
+        case MindConfig() as section:
+            return OfBeginnings(dim, section.recency, B2IRouting(dim, section))
+        case ComirecDrConfig() as section:
+            return OfBeginnings(dim, 0, PositionedRouting(dim, num_interests, section))
+        case ComirecSaConfig() as section:
+            return OfBeginnings(dim, section.recency, SelfAttention(dim, num_interests, section.hidden_dim))

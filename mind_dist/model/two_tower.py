@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mind_dist.config import ModelConfig
+from mind_dist.config import TwoTowerConfig
 from mind_dist.model.comirec import SelfAttention
 from mind_dist.model.interests import Behaviors
 from mind_dist.model.routing import Routing
@@ -24,6 +24,6 @@ class MeanPooling(nn.Module):
         return Routing(mean, real.to(mean.dtype))
 
 
-def pooling(config: ModelConfig) -> nn.Module:
+def pooling(dim: int, section: TwoTowerConfig) -> nn.Module:
     """Return how behaviors are pooled; attention is ComiRec-SA's, with one interest."""
-    return SelfAttention(config) if config.pooling == "attention" else MeanPooling()
+    return SelfAttention(dim, num_interests=1) if section.pooling == "attention" else MeanPooling()

@@ -7,7 +7,7 @@ need not be saved.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +20,22 @@ from mind_dist.data.codec import partition_of
 from mind_dist.records import Keys, no_keys
 from mind_dist.training.collectives import Collectives, SingleRank
 from mind_dist.training.sparse_rows import AdamRows, KeyIndex, Sightings, initial_rows
+
+
+class DrawLaw(NamedTuple):
+    """By which law items are drawn.
+
+    Attributes:
+        distribution: `counts`, in proportion to count ** power; `log_uniform`, to log(1 + 1 / rank), rank 1 the item seen
+            most often.
+        power: Of the counts; 0 draws evenly.
+    """
+
+    distribution: Literal["counts", "log_uniform"] = "counts"
+    power: float = 0.0
+
+
+EVENLY = DrawLaw()
 
 
 class ItemTable(Protocol):
@@ -59,17 +75,17 @@ class ItemTable(Protocol):
         """Return each item's share of all sightings; for one without a row, that of a single sighting."""
         ...
 
-    def sample_items(self, count: int, generator: np.random.Generator, power: float = 0.0) -> Keys:
+    def sample_items(self, count: int, generator: np.random.Generator, law: DrawLaw = EVENLY) -> Keys:
         """Return `count` items drawn with replacement from those with a row; none where there are none.
 
         Args:
             count: Draws.
             generator: Where chance comes from.
-            power: An item is drawn in proportion to its count ** `power`: 0 evenly.
+            law: How often each is drawn.
         """
         ...
 
-    def draw_shares(self, keys: Keys, power: float = 0.0) -> NDArray[np.float64]:
+    def draw_shares(self, keys: Keys, law: DrawLaw = EVENLY) -> NDArray[np.float64]:
         """Return the probability that one draw of `sample_items` is each item; 0 for one without a row."""
         ...
 
@@ -106,11 +122,13 @@ class _Draws(NamedTuple):
     """Weights to draw items by.
 
     Attributes:
-        power: Power of the counts that they are.
+        law: What they follow from, with the counts.
+        weights: Of each item, [N].
         cumulated: Sums of the weights of the items up to each, [N].
     """
 
-    power: float
+    law: DrawLaw
+    weights: NDArray[np.float64]
     cumulated: NDArray[np.float64]
 
 
@@ -188,24 +206,25 @@ class ReplicatedItemTable:
         counts, _ = self._seen.of(keys)
         return np.maximum(counts, 1) / max(1, self._seen.total)
 
-    def sample_items(self, count: int, generator: np.random.Generator, power: float = 0.0) -> Keys:
+    def sample_items(self, count: int, generator: np.random.Generator, law: DrawLaw = EVENLY) -> Keys:
         """Return drawn items."""
         count = count if self.num_items else 0
-        if not power:
+        if law == EVENLY:
             return self._item_keys[generator.integers(self.num_items, size=count)]
-        cumulated = self._draws(power).cumulated
+        cumulated = self._draws(law).cumulated
         at = np.searchsorted(cumulated, generator.random(count) * cumulated[-1:], side="right")
         return self._item_keys[np.minimum(at, self.num_items - 1)]
 
-    def draw_shares(self, keys: Keys, power: float = 0.0) -> NDArray[np.float64]:
+    def draw_shares(self, keys: Keys, law: DrawLaw = EVENLY) -> NDArray[np.float64]:
         """Return how likely each item is to be drawn."""
         if not self.num_items:
             return np.zeros(len(keys))
-        if not power:
-            return self.has(keys) / self.num_items
-        counts, _ = self._seen.of(keys)
-        weights = np.where(self.has(keys), counts.astype(np.float64) ** power, 0.0)
-        return np.asarray(weights / self._draws(power).cumulated[-1])
+        places = np.minimum(np.searchsorted(self._item_keys, keys), self.num_items - 1)
+        real = self._item_keys[places] == keys
+        if law == EVENLY:
+            return np.asarray(real / self.num_items)
+        draws = self._draws(law)
+        return np.asarray(np.where(real, draws.weights[places], 0.0) / draws.cumulated[-1])
 
     def all_items(self) -> Keys:
         """Return every item that has a row."""
@@ -258,11 +277,12 @@ class ReplicatedItemTable:
         self._seen.set(*sightings)
         self._admit(sightings.keys)
 
-    def _draws(self, power: float) -> _Draws:
+    def _draws(self, law: DrawLaw) -> _Draws:
         """Return what drawing needs, made anew where counts or items have changed since."""
-        if self._weighted is None or self._weighted.power != power:
+        if self._weighted is None or self._weighted.law != law:
             counts, _ = self._seen.of(self._item_keys)
-            self._weighted = _Draws(power, np.cumsum(counts.astype(np.float64) ** power))
+            weights = _weights(counts, law)
+            self._weighted = _Draws(law, weights, np.cumsum(weights))
         return self._weighted
 
     def _sum_over_ranks(self, rows: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
@@ -292,3 +312,12 @@ class ReplicatedItemTable:
         if len(fresh):
             self._index.add(fresh)
             self._rows.append(initial_rows(fresh, self._dim, self._seed))
+
+
+def _weights(counts: Keys, law: DrawLaw) -> NDArray[np.float64]:
+    """Return the weights by which items with given counts are drawn."""
+    if law.distribution == "counts":
+        return np.asarray(counts.astype(np.float64) ** law.power)
+    ranks = np.empty(len(counts))
+    ranks[np.argsort(-counts, kind="stable")] = np.arange(1, len(counts) + 1)
+    return np.log1p(1 / ranks)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from mind_dist.config import ModelConfig, TrainingConfig
@@ -23,13 +23,12 @@ from mind_dist.data.batches import Batch
 from mind_dist.errors import TrainingError
 from mind_dist.model.interests import Interests
 from mind_dist.model.item_bag import ItemFeatures, score_vectors
-from mind_dist.model.loss import sampled_softmax_loss
-from mind_dist.model.regularizers import balance_penalty, routing_penalty, spread_penalty
-from mind_dist.model.scores import best_interest_scores, label_aware_scores
+from mind_dist.model.objectives import Candidates, objective_of
+from mind_dist.model.objectives.penalties import balance_penalty, routing_penalty, spread_penalty
 from mind_dist.records import Positions
 from mind_dist.training.collectives import Collectives, SingleRank
 from mind_dist.training.item_table import ItemTable
-from mind_dist.training.negatives import log_inclusion, step_inputs
+from mind_dist.training.negatives import log_inclusion, own_log_inclusion, step_inputs
 from mind_dist.training.sparse_rows import BETAS, EPSILON
 from mind_dist.training.step_inputs import StepInputs
 
@@ -90,7 +89,7 @@ def train(
         optimizer: Over the model's parameters.
         table: The item, feature and profile rows.
         batches: This rank's.
-        model_config: For normalisation and label-aware attention.
+        model_config: For the widths and normalisation.
         config: Everything else.
         features: Side features of items.
         empty_batch: What a rank without examples of its own begins with, and goes on with when it has run dry.
@@ -126,8 +125,7 @@ def train(
             rows = table.lookup(inputs.row_keys)
             # 3. Forward and backward: this rank's share of the mean over all targets.
             (num_targets,) = ranks.sum([inputs.num_targets])
-            likely = log_inclusion(inputs, table, config)
-            loss, tensors = _loss(model, rows, inputs, likely, model_config=model_config, config=config)
+            loss, tensors = _loss(model, rows, inputs, table, model_config=model_config, config=config)
             (total,) = ranks.sum([loss.item()])
             if not math.isfinite(total):
                 raise _not_finite("loss", step, tensors)
@@ -153,63 +151,63 @@ def _loss(
     model: nn.Module,
     rows: Float[Tensor, "U R"],
     inputs: StepInputs,
-    likely: Float[Tensor, "S P"],
+    table: ItemTable,
     *,
     model_config: ModelConfig,
     config: TrainingConfig,
 ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
     """Return this rank's summed loss, and by name what it was computed from."""
-    precise, dim, device = config.precision == "float32", model_config.dim, rows.device
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=not precise):
+    dim, device, hard_beta = model_config.dim, rows.device, config.negatives.hard_beta
+    objective = objective_of(config.objective, temperature=config.temperature, hard_beta=hard_beta)
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
         items = inputs.item_vectors(rows)
         behaviors = inputs.behaviors(items[:, :dim])
         interests: Interests = model(behaviors, inputs.profiles(rows[:, :dim]), ends=inputs.ends.to(device))
-        told = inputs.trained.to(device)
-        interests = interests.take(told)
-        target_mask, targets = inputs.target_mask.to(device)[told], inputs.targets.to(device)[told]
-        pool = score_vectors(items[inputs.pool.to(device), -dim:], normalize=model_config.normalize)
-        targeted = score_vectors(items[inputs.targeted.to(device), -dim:], normalize=model_config.normalize)
-        target_vectors = nn.functional.embedding(targets, targeted)
-        if config.interest_choice == "best":
-            scores = best_interest_scores(interests, target_vectors, pool)
-        else:
-            scores = label_aware_scores(interests, target_vectors, pool, model_config.label_attention_power)
-        loss = sampled_softmax_loss(
-            *scores,
-            target_mask,
-            inputs.targets_in_pool.to(device)[told],
-            likely.to(device),
-            temperature=config.temperature,
-            hard_negative_beta=config.hard_negative_beta,
-        )
-        windows = inputs.windows.to(device)[told]
-        penalty = _penalty(interests, target_vectors, target_mask, windows, config)
+        interests = interests.take(inputs.trained.to(device))
+        candidates = _candidates(inputs, table, items[:, -dim:], normalize=model_config.normalize, config=config)
+        loss = objective(interests, candidates)
+        penalty = _penalty(interests, candidates, inputs.windows[inputs.trained].to(device), config)
     tensors = {
         "item rows": rows,
         "interests": interests.vectors,
-        "scores": scores.own,
-        "pool": pool,
+        "pool": candidates.pool,
+        "loss": loss,
         "penalties": penalty,
     }
     return loss + inputs.num_targets * penalty, tensors
 
 
+def _candidates(
+    inputs: StepInputs, table: ItemTable, items: Float[Tensor, "I D"], *, normalize: bool, config: TrainingConfig
+) -> Candidates:
+    """Return what the ends that have a target are to find, and the negatives."""
+    device, trained = items.device, inputs.trained
+    pool, targeted = (
+        score_vectors(items[part.to(device)], normalize=normalize) for part in (inputs.pool, inputs.targeted)
+    )
+    own = own_log_inclusion(inputs, table, config.negatives)
+    return Candidates(
+        targets=nn.functional.embedding(inputs.targets[trained].to(device), targeted),
+        target_mask=inputs.target_mask[trained].to(device),
+        pool=pool,
+        targets_in_pool=inputs.targets_in_pool[trained].to(device),
+        log_inclusion=log_inclusion(inputs, table, config.negatives).to(device),
+        own_log_inclusion=None if own is None else own.to(device),
+    )
+
+
 def _penalty(
-    interests: Interests,
-    targets: Float[Tensor, "N T D"],
-    target_mask: Bool[Tensor, "N T"],
-    windows: Int64[Tensor, " N"],
-    config: TrainingConfig,
+    interests: Interests, candidates: Candidates, windows: Int64[Tensor, " N"], config: TrainingConfig
 ) -> Float[Tensor, ""]:
-    """Return the weighted sum of the regularisers, as they are expected of any user."""
-    penalty = interests.vectors.new_zeros(())
-    if config.spread_weight:
-        penalty = penalty + config.spread_weight * spread_penalty(interests, config.spread_margin)
-    if config.balance_weight:
-        balance = balance_penalty(interests, targets, target_mask, windows, config.temperature)
-        penalty = penalty + config.balance_weight * balance
-    if config.routing_weight:
-        penalty = penalty + config.routing_weight * routing_penalty(interests.coupling, interests.mask)
+    """Return the weighted sum of the penalties, as they are expected of any user."""
+    section, penalty = config.penalties, interests.vectors.new_zeros(())
+    if section.spread_weight:
+        penalty = penalty + section.spread_weight * spread_penalty(interests, section.spread_margin)
+    if section.balance_weight:
+        balance = balance_penalty(interests, candidates.targets, candidates.target_mask, windows, config.temperature)
+        penalty = penalty + section.balance_weight * balance
+    if section.routing_weight:
+        penalty = penalty + section.routing_weight * routing_penalty(interests.coupling, interests.mask)
     return penalty
 
 

@@ -7,13 +7,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mind_dist.config import TrainingConfig
+from mind_dist.config import NegativesConfig, SampledConfig, TrainingConfig
 from mind_dist.data.batches import Batch
 from mind_dist.model.item_bag import ItemFeatures
-from mind_dist.model.loss import log_inclusion_probability
+from mind_dist.model.objectives.inclusion import log_inclusion_probability
 from mind_dist.records import Keys
 from mind_dist.training.collectives import Collectives
-from mind_dist.training.item_table import ItemTable
+from mind_dist.training.item_table import DrawLaw, ItemTable
 from mind_dist.training.positions import TrainedPositions
 from mind_dist.training.step_inputs import StepInputs
 
@@ -39,11 +39,11 @@ def step_inputs(
         every: Train every position of the windows, not only their ends.
         ranks: The other ranks.
     """
-    examples = batch.examples
-    if config.full_softmax:
-        drawn = table.all_items()
+    examples, section = batch.examples, config.negatives
+    if isinstance(section, SampledConfig):
+        drawn = table.sample_items(section.count, generator, _law(section))
     else:
-        drawn = table.sample_items(config.num_negatives, generator, config.negative_power)
+        drawn = table.all_items()
     trained = TrainedPositions.every(examples) if every else TrainedPositions.after_window(examples)
     return StepInputs.of(
         examples,
@@ -51,23 +51,23 @@ def step_inputs(
         drawn,
         table,
         features,
-        shared=_shared_targets(trained, ranks, config),
+        shared=_shared_targets(trained, ranks, section),
         id_dropout=config.id_dropout,
         generator=generator,
     )
 
 
-def _shared_targets(trained: TrainedPositions, ranks: Collectives, config: TrainingConfig) -> Keys | None:
+def _shared_targets(trained: TrainedPositions, ranks: Collectives, section: NegativesConfig) -> Keys | None:
     """Return the items of all target events that are negatives of each other; None where they are not. Collective."""
-    if not config.in_batch_negatives:
+    if not (isinstance(section, SampledConfig) and section.in_batch):
         return None
     keys, real = trained.events
-    if not config.cross_worker_negatives:
+    if not section.cross_worker:
         return keys[real]
     return np.concatenate([part.numpy() for part in ranks.gather(torch.from_numpy(keys[real]))])
 
 
-def log_inclusion(inputs: StepInputs, table: ItemTable, config: TrainingConfig) -> Float[Tensor, "S P"]:
+def log_inclusion(inputs: StepInputs, table: ItemTable, section: NegativesConfig) -> Float[Tensor, "S P"]:
     """Return the log of how likely each item of the pool was to be there, as each of the N ends has it.
 
     Windows are drawn independently of each other, so what another one targets may be any event: an item is there by the
@@ -79,20 +79,33 @@ def log_inclusion(inputs: StepInputs, table: ItemTable, config: TrainingConfig) 
     Args:
         inputs: This rank's part of the step.
         table: For the items' shares.
-        config: How negatives are drawn.
+        section: How negatives are drawn.
 
     Returns:
         A row for each end that is trained; or one for all of them, where they have the same: zeros without the
         correction.
     """
-    if config.full_softmax or not config.logq_correction:
+    if not isinstance(section, SampledConfig) or section.logq == "none":
         return torch.zeros(1, len(inputs.pool))
     shares = torch.from_numpy(table.sighting_shares(inputs.pool_keys)).float()
-    draws = torch.from_numpy(table.draw_shares(inputs.pool_keys, config.negative_power)).float()
+    draws = torch.from_numpy(table.draw_shares(inputs.pool_keys, _law(section))).float()
     if not inputs.num_shared:  # no window has put anything there
-        return log_inclusion_probability(shares, 0, draws, config.num_negatives)[None]
+        return log_inclusion_probability(shares, 0, draws, section.count)[None]
     others = (inputs.num_shared - inputs.num_own)[:, None]
-    of_windows = log_inclusion_probability(shares, others, draws, config.num_negatives)
+    of_windows = log_inclusion_probability(shares, others, draws, section.count)
     with_spare = torch.nn.functional.pad(of_windows, (0, 1))
     with_spare.scatter_(1, inputs.own_in_pool % with_spare.shape[1], 0.0)  # -1, for none, is the spare column
     return with_spare[inputs.windows[inputs.trained], :-1]
+
+
+def own_log_inclusion(inputs: StepInputs, table: ItemTable, section: NegativesConfig) -> Float[Tensor, "S T"] | None:
+    """Return the log of how likely each target was to be drawn, at the ends that are trained; None for no correction."""
+    if not isinstance(section, SampledConfig) or section.logq != "all":
+        return None
+    draws = torch.from_numpy(table.draw_shares(inputs.targeted_keys, _law(section))).float()
+    found = log_inclusion_probability(torch.zeros_like(draws), 0, draws, section.count)
+    return found[inputs.targets[inputs.trained]] if len(found) else torch.zeros(0, inputs.targets.shape[1])
+
+
+def _law(section: SampledConfig) -> DrawLaw:
+    return DrawLaw(section.distribution, section.power)

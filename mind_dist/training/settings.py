@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mind_dist.config import KafkaConfig, ModelConfig, TrainingConfig
+from mind_dist.config import KafkaConfig, ModelConfig, TrainingConfig, check_together
 from mind_dist.data.parquet import PreparedDataset
 from mind_dist.errors import ConfigError, DatasetError
 from mind_dist.recipes import best
@@ -60,6 +60,7 @@ class TrainSettings:
             raise ValueError("growth_wait_s must be 0 or more")
         if self.follow and self.source != "kafka":
             raise ValueError("follow must be off unless source is kafka")
+        check_together(self.model, self.training)
         if self.model.context_dim:
             raise ValueError("model.context_dim must be 0: events carry no context vector to train on")
 

@@ -42,6 +42,7 @@ class StepInputs:
         own_in_pool: Their places in the pool, -1 for none, [B, W]; W is 0 where nothing is shared.
         windows: Window of each end, [N].
         targeted: The targets: indexes into the items, distinct, [G].
+        targeted_keys: Their keys, [G].
         targets: Indexes into the targeted, [N, T].
         targets_in_pool: Places in the pool, -1 where not in it, [N, T].
         target_mask: True where real, known, and with a history, [N, T].
@@ -62,6 +63,7 @@ class StepInputs:
     own_in_pool: Int64[Tensor, "B W"]
     windows: Int64[Tensor, " N"]
     targeted: Int64[Tensor, " G"]
+    targeted_keys: Keys
     targets: Int64[Tensor, "N T"]
     targets_in_pool: Int64[Tensor, "N T"]
     target_mask: Bool[Tensor, "N T"]
@@ -129,6 +131,7 @@ class StepInputs:
             own_in_pool=torch.from_numpy(np.where(is_own, _find(pool, own), -1)[told]),
             windows=torch.arange(int(told.sum())).repeat_interleave(ends.shape[1]),
             targeted=torch.from_numpy(targeted),
+            targeted_keys=items[targeted],
             targets=torch.from_numpy(np.searchsorted(targeted, targets)),
             targets_in_pool=torch.from_numpy(_find(pool, targets)),
             target_mask=torch.from_numpy(target_mask[told].reshape(-1, num_targets)),

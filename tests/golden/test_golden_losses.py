@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,11 @@ import torch
 from mind_dist.config import ModelConfig
 from mind_dist.model.interests import Behaviors
 from mind_dist.model.item_bag import pool_bags, score_vectors
-from mind_dist.model.loss import log_inclusion_probability, sampled_softmax_loss
 from mind_dist.model.multi_interest import MultiInterestModel
-from mind_dist.model.scores import label_aware_scores
+from mind_dist.model.objectives.hard import hard_scores
+from mind_dist.model.objectives.inclusion import log_inclusion_probability
+from mind_dist.model.objectives.label_aware import label_aware_scores
+from mind_dist.model.objectives.softmax import sampled_softmax_loss
 
 NUM_ROWS, NUM_ITEMS, NUM_USERS, LONGEST, NUM_TARGETS = 60, 50, 16, 10, 2
 
@@ -26,9 +30,7 @@ LOSSES = {
 def run(power: float, *, normalize: bool) -> list[float]:
     """Return the losses of six SGD steps on one batch; every random number comes from NumPy's PCG64."""
     random = np.random.default_rng(7)
-    config = ModelConfig(
-        dim=8, hidden_dims=(12,), num_profile_features=1, label_attention_power=power, normalize=normalize
-    )
+    config = ModelConfig(dim=8, hidden_dims=(12,), num_profile_features=1, normalize=normalize)
     model = MultiInterestModel(config)
     for parameter in model.parameters():
         parameter.data = torch.from_numpy(random.normal(0, 0.3, parameter.shape).astype(np.float32))
@@ -42,11 +44,12 @@ def run(power: float, *, normalize: bool) -> list[float]:
     log_inclusion = log_inclusion_probability(shares, NUM_USERS * NUM_TARGETS - 1, 10 * shares, 1)
     optimizer = torch.optim.SGD([rows, *model.parameters()], lr=0.02)
     losses = []
+    scoring = hard_scores if power == float("inf") else partial(label_aware_scores, power=power, form="scaled")
     for _ in range(6):
         items = pool_bags(rows, members, real_members)
         scored = score_vectors(items, normalize=normalize)
         interests = model(Behaviors(items[history], history, mask), rows[:NUM_USERS, None])
-        scores = label_aware_scores(interests, scored[targets], scored, power)
+        scores = scoring(interests, scored[targets], scored)
         real_targets = mask.any(dim=1, keepdim=True).expand_as(targets)
         loss = sampled_softmax_loss(*scores, real_targets, targets, log_inclusion[None], temperature=0.2)
         optimizer.zero_grad()

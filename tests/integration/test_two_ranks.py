@@ -15,7 +15,7 @@ from torch import multiprocessing as processes
 from torch.nn.parallel import DistributedDataParallel
 
 from mind_dist.checkpoint import ModelVersion, TableRows
-from mind_dist.config import TrainingConfig
+from mind_dist.config import SampledConfig, TrainingConfig
 from mind_dist.data.batches import Batch
 from mind_dist.data.parquet import PreparedDataset
 from mind_dist.data.sequences import Examples
@@ -26,7 +26,7 @@ from mind_dist.training.loop import train
 from mind_dist.training.run import TrainingRun
 from tests.toy_training import MODEL, TRAINING, event_examples, parquet_examples, toy_log, write_dataset
 
-CONFIG = dataclasses.replace(TRAINING, num_negatives=4000, lr_decay=False)
+CONFIG = dataclasses.replace(TRAINING, negatives=SampledConfig(count=4000), lr_decay=False)
 """So many negatives that every item is in every pool: the loss is the full softmax, whoever computes it."""
 
 
@@ -104,7 +104,7 @@ def train_unequal_shares(ranks: Collectives, dataset: PreparedDataset, _director
     return {"losses": losses, **state_of(run)}
 
 
-TARGETS_OF_ALL = dataclasses.replace(CONFIG, num_negatives=0, cross_worker_negatives=True)
+TARGETS_OF_ALL = dataclasses.replace(CONFIG, negatives=SampledConfig(count=0, cross_worker=True))
 
 
 def train_on_targets_of_all(ranks: Collectives, dataset: PreparedDataset, _directory: str) -> list[float]:

@@ -79,9 +79,21 @@ def content_keyed_logit(key: int, interest: int) -> float:
 
 
 def label_attention(interests: Matrix, target: Vector, power: float) -> Vector:
-    """Return the interests weighted by exp(score)^power."""
-    weights = softmax([power * dot(interest, target) for interest in interests])
-    return [sum(w * interest[d] for w, interest in zip(weights, interests, strict=True)) for d in range(len(target))]
+    """Return the interests weighted by softmax(pow(score, p)), the sign of a score kept (MIND, equation 6)."""
+    scores = [dot(interest, target) for interest in interests]
+    weights = softmax([math.copysign(abs(score) ** power, score) for score in scores])
+    return _weighted(interests, weights)
+
+
+def scaled_label_attention(interests: Matrix, target: Vector, power: float) -> Vector:
+    """Return the interests weighted by softmax(p · score)."""
+    return _weighted(interests, softmax([power * dot(interest, target) for interest in interests]))
+
+
+def _weighted(interests: Matrix, weights: Vector) -> Vector:
+    return [
+        sum(w * interest[d] for w, interest in zip(weights, interests, strict=True)) for d in range(len(interests[0]))
+    ]
 
 
 def full_softmax_loss(user: Vector, items: Matrix, target: int, temperature: float) -> float:

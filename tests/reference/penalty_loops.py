@@ -1,4 +1,4 @@
-"""The regularisers in plain loops: the twins of `mind_dist.model.regularizers`, users as lists of real interests."""
+"""The regularisers in plain loops: the twins of `mind_dist.model.objectives.penalties`, users as lists of real interests."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from mind_dist.checkpoint import FileEntry, Manifest, ModelVersion, TableRows, VersionWriter, seal
+from mind_dist.checkpoint import FORMAT_VERSION, FileEntry, Manifest, ModelVersion, TableRows, VersionWriter, seal
 from mind_dist.checkpoint.manifest import _digest_of
 from mind_dist.config import ModelConfig, TrainingConfig, dump
 from mind_dist.data.codec import IdType
@@ -23,7 +23,7 @@ from mind_dist.records import BehaviorSequence, PartTrained, Positions, UserHist
 from mind_dist.storage import Directory
 
 DENSE = {"bilinear": torch.eye(3), "head.0.bias": torch.arange(2.0), "scalar": torch.tensor(7)}
-MODEL = ModelConfig(dim=3, hidden_dims=(5, 4), label_attention_power=float("inf"))
+MODEL = ModelConfig(dim=3, hidden_dims=(5, 4))
 TRAINING = TrainingConfig(max_behaviors=7)
 CATALOG = ItemCatalog(pa.table([[-5, 3], ["a", "b"], [1, 2], [[9], []]], schema=ITEM_SCHEMA))
 HISTORY = [
@@ -129,7 +129,7 @@ def test_empty_shards_and_histories_are_kept(tmp_path: Path) -> None:
 
 
 def _manifest_of(files: dict[str, FileEntry]) -> Manifest:
-    return Manifest(1, "v", 0, {}, "int64", 0, 0, {}, {}, "", files)
+    return Manifest(FORMAT_VERSION, "v", 0, {}, "int64", 0, 0, {}, {}, "", files)
 
 
 def test_the_same_content_has_the_same_name_and_other_content_another(tmp_path: Path) -> None:
@@ -185,8 +185,8 @@ def test_a_torn_manifest_is_refused(saved: Path, content: bytes) -> None:
 
 
 def test_another_format_version_is_refused_before_anything_else_is_read(saved: Path) -> None:
-    (saved / "manifest.json").write_text(json.dumps({"format_version": 2, "whatever": 1}))
-    with pytest.raises(VersionError, match="format version 2, this release reads 1"):
+    (saved / "manifest.json").write_text(json.dumps({"format_version": 3, "whatever": 1}))
+    with pytest.raises(VersionError, match="format version 3, this release reads 2: train it anew"):
         ModelVersion.open(str(saved))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobs.cli import check_output, read_settings, run, stop_requested, write_output
-from mind_dist.config import ModelConfig
+from mind_dist.config import GruConfig, LagKernelsConfig, ModelConfig, TwoTowerConfig
 from mind_dist.errors import ConfigError, DatasetError
 
 
@@ -99,6 +99,34 @@ def test_a_recipe_sets_what_the_command_line_does_not() -> None:
         read_settings(Job, ["--recipe", "small", "--config", "job.json"], recipes)
     with pytest.raises(ConfigError, match="needs a name"):
         read_settings(Job, ["--recipe"], recipes)
+
+
+@pytest.mark.parametrize("options", [["--model.encoder.kind", "gru"], ["--model.encoder.kind=gru"]])
+def test_the_command_line_chooses_the_kind_of_a_section_and_sets_what_that_kind_has(options: list[str]) -> None:
+    recipes = {"small": lambda: Job("small", ModelConfig(encoder=LagKernelsConfig(), dim=4))}
+    changed = [*options, "--model.encoder.layers", "2", "--model.dim", "8"]
+    expected = ModelConfig(encoder=GruConfig(layers=2), dim=8)
+    assert read_settings(Job, ["--name", "a", *changed]) == Job("a", expected)
+    assert read_settings(Job, ["--recipe", "small", *changed], recipes) == Job("small", expected)
+    same = ["--recipe", "small", "--model.encoder.kind", "lag_kernels", "--model.encoder.count", "3"]
+    assert read_settings(Job, same, recipes).model.encoder == LagKernelsConfig(count=3)
+
+
+def test_a_kind_may_need_other_settings_that_follow_it() -> None:
+    arguments = ["--name", "a", "--model.extraction.kind", "two_tower", "--model.num-interests", "1"]
+    assert read_settings(Job, arguments).model == ModelConfig(TwoTowerConfig(), num_interests=1)
+    with pytest.raises(SystemExit, match="2"):
+        read_settings(Job, arguments[:-2])
+
+
+def test_an_unknown_kind_is_named_with_those_there_are() -> None:
+    with pytest.raises(
+        ConfigError, match=r"encoder\.kind: 'rnn' is none; there are none, lag_kernels, gru, transformer"
+    ):
+        read_settings(Job, ["--name", "a", "--model.encoder.kind", "rnn"])
+    for arguments in (["--model.kind", "mind"], ["--encoder.kind", "gru"], ["--model.encoder.count", "3"]):
+        with pytest.raises(SystemExit, match="2"):
+            read_settings(Job, ["--name", "a", *arguments])
 
 
 def test_settings_are_read_from_toml_too(tmp_path: Path) -> None:

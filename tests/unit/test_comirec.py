@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 from torch import Tensor
 
-from mind_dist.config import ModelConfig
+from mind_dist.config import ComirecDrConfig
 from mind_dist.model.comirec import PositionedRouting, SelfAttention
 from mind_dist.model.interests import Behaviors
 from mind_dist.model.routing import Routing, content_keyed_logits
@@ -33,22 +35,15 @@ def assert_equal(found: Routing, user: int, capsules: Tensor, coupling: Tensor) 
     assert not found.coupling[user, :, count:].any()
 
 
-@pytest.mark.parametrize("max_recency", [1, 4, 7, 20])
+@pytest.mark.parametrize("positions", [1, 4, 7, 20])
 @pytest.mark.parametrize("start", ["zeros", "content_keyed"])
 @pytest.mark.parametrize("num_iterations", [1, 3])
 def test_routing_with_a_map_for_each_age_and_interest_equals_a_plain_loop_reference(
-    max_recency: int, start: str, num_iterations: int
+    positions: int, start: Literal["zeros", "content_keyed"], num_iterations: int
 ) -> None:
-    config = ModelConfig(
-        kind="comirec_dr",
-        dim=4,
-        num_interests=3,
-        max_recency=max_recency,
-        routing_start="zeros" if start == "zeros" else "content_keyed",
-        routing_iterations=num_iterations,
-    )
+    section = ComirecDrConfig(positions=positions, start=start, iterations=num_iterations)
     behaviors = histories()
-    extraction = PositionedRouting(config).double()
+    extraction = PositionedRouting(4, 3, section).double()
     found = extraction(behaviors, behaviors.vectors, INTERESTS)
     logits = content_keyed_logits(behaviors.keys, 3).double() * (start != "zeros")
     for user, (length, count) in USERS:
@@ -59,7 +54,7 @@ def test_routing_with_a_map_for_each_age_and_interest_equals_a_plain_loop_refere
 
 def test_gradients_of_the_maps_are_those_of_maps_taken_for_each_behavior() -> None:
     behaviors = histories()
-    extraction = PositionedRouting(ModelConfig(kind="comirec_dr", dim=4, num_interests=3, max_recency=4)).double()
+    extraction = PositionedRouting(4, 3, ComirecDrConfig(positions=4)).double()
     direction = torch.randn(6, 7, 3, 4, dtype=torch.float64) * behaviors.mask[:, :, None, None]
     extraction._votes(behaviors.vectors, behaviors.mask).mul(direction).sum().backward()
     expected = torch.zeros_like(extraction.maps)
@@ -72,7 +67,7 @@ def test_gradients_of_the_maps_are_those_of_maps_taken_for_each_behavior() -> No
 
 def test_self_attention_equals_a_plain_loop_reference() -> None:
     behaviors = histories()
-    extraction = SelfAttention(ModelConfig(kind="comirec_sa", dim=4, num_interests=3)).double()
+    extraction = SelfAttention(4, 3).double()
     placed = behaviors.vectors + torch.randn_like(behaviors.vectors)
     found = extraction(behaviors, placed, INTERESTS)
     assert extraction.hidden.weight.shape == (16, 4)

@@ -6,13 +6,33 @@ from typing import Any
 
 import pytest
 
-from mind_dist.config import Addresses, KafkaConfig, ModelConfig, PrepareConfig, TrainingConfig, dump, load, parse
+from mind_dist.config import (
+    Addresses,
+    ComirecDrConfig,
+    FullSoftmaxConfig,
+    GruConfig,
+    KafkaConfig,
+    LabelAwareConfig,
+    ModelConfig,
+    PenaltiesConfig,
+    PrepareConfig,
+    TrainingConfig,
+    TwoTowerConfig,
+    dump,
+    load,
+    parse,
+)
 from mind_dist.errors import ConfigError
 from mind_dist.training.settings import TrainSettings
 
 
 @pytest.mark.parametrize(
-    "config", [ModelConfig(dim=8, label_attention_power=math.inf), TrainingConfig(), KafkaConfig()]
+    "config",
+    [
+        ModelConfig(ComirecDrConfig(positions=3), GruConfig(layers=2), dim=8),
+        TrainingConfig(LabelAwareConfig(power=3), FullSoftmaxConfig(hard_beta=1), PenaltiesConfig(1.0, 0.2)),
+        KafkaConfig(),
+    ],
 )
 def test_a_dumped_config_reads_back_the_same(config: object, tmp_path: Path) -> None:
     path = tmp_path / "config.json"
@@ -21,7 +41,7 @@ def test_a_dumped_config_reads_back_the_same(config: object, tmp_path: Path) -> 
 
 
 def test_an_unknown_setting_is_named_with_what_is_known() -> None:
-    with pytest.raises(ConfigError, match=r"model\.width: unknown setting; known here: kind, dim, num_interests"):
+    with pytest.raises(ConfigError, match=r"model\.width: unknown setting; known here: extraction, encoder, dim"):
         parse(ModelConfig, {"width": 3}, where="model")
     with pytest.raises(ConfigError, match=r"log\.user_colum: unknown setting; known here: paths, format, delimiter"):
         parse(PrepareConfig, {"output": "x", "log": {"user_colum": "u"}})
@@ -35,34 +55,110 @@ def test_a_value_out_of_range_says_what_is_allowed() -> None:
         parse(ModelConfig, {"dim": 0})
 
 
+def settings_of(**sections: Any) -> TrainSettings:
+    return parse(TrainSettings, {"dataset": "data", "storage": "runs", **sections}, where="settings")
+
+
 @pytest.mark.parametrize(
     ("values", "problem"),
     [
         ({"num_interests": 0}, "num_interests must be at least 1"),
-        ({"max_recency": 0}, "max_recency must be at least 1"),
-        ({"encoder_layers": 0}, "encoder_layers must be at least 1"),
-        ({"encoder_dim": 0}, "encoder_dim must be at least 1"),
-        ({"num_lag_kernels": 0}, "num_lag_kernels must be at least 1"),
-        ({"routing_iterations": 0}, "routing_iterations must be at least 1"),
         ({"hidden_dims": [8, 0]}, "hidden_dims must be at least 1 each"),
-        ({"attention_dim": -1}, "attention_dim must be 0 or more"),
         ({"context_dim": -1}, "context_dim must be 0 or more"),
         ({"dropout": 1.0}, "dropout must be 0 or more and below 1"),
-        ({"label_attention_power": 0}, "label_attention_power must be above 0"),
-        ({"kind": "two_tower"}, "num_interests must be 1 for a two_tower"),
-        ({"kind": "two_tower", "num_interests": 1, "hidden_dims": []}, "hidden_dims must be at least one layer"),
-        ({"routing_start": "zeros"}, "routing_start must be other than zeros but for comirec_dr"),
+        ({"dropout": 0.5, "hidden_dims": []}, "dropout must be 0 without layers"),
+        ({"extraction": {"kind": "two_tower"}}, "num_interests must be 1 for a two_tower"),
+        (
+            {"extraction": {"kind": "two_tower"}, "num_interests": 1, "hidden_dims": []},
+            "hidden_dims must be at least one layer",
+        ),
     ],
 )
 def test_a_model_that_cannot_be_is_refused_by_the_setting_at_fault(values: dict[str, Any], problem: str) -> None:
     with pytest.raises(ConfigError, match=f"^settings.model: {problem}"):
-        parse(TrainSettings, {"dataset": "data", "storage": "runs", "model": values}, where="settings")
+        settings_of(model=values)
 
 
-@pytest.mark.parametrize("kind", ["sequence_encoder", "pooling", "routing_start", "kind"])
-def test_an_unknown_choice_has_its_dotted_path(kind: str) -> None:
-    with pytest.raises(ConfigError, match=rf"^settings\.model\.{kind}: Input should be "):
-        parse(TrainSettings, {"dataset": "data", "storage": "runs", "model": {kind: "other"}}, where="settings")
+@pytest.mark.parametrize(
+    ("section", "values", "problem"),
+    [
+        ("model.encoder", {"kind": "lag_kernels", "count": 0}, "count must be at least 1"),
+        ("model.encoder", {"kind": "lag_kernels", "max_lag": 0}, "max_lag must be at least 1"),
+        ("model.encoder", {"kind": "gru", "layers": 0}, "layers must be at least 1"),
+        ("model.encoder", {"kind": "transformer", "hidden_dim": 0}, "hidden_dim must be at least 1"),
+        ("model.extraction", {"kind": "mind", "iterations": 0}, "iterations must be at least 1"),
+        ("model.extraction", {"kind": "two_tower", "recency": -1}, "recency must be 0 or more"),
+        ("model.extraction", {"kind": "comirec_dr", "positions": 0}, "positions must be at least 1"),
+        ("model.extraction", {"kind": "comirec_dr", "iterations": 0}, "iterations must be at least 1"),
+        ("model.extraction", {"kind": "comirec_sa", "hidden_dim": -1}, "hidden_dim must be 0 or more"),
+        ("model.extraction", {"kind": "causal", "max_lag": 0}, "max_lag must be at least 1"),
+        ("training.objective", {"kind": "label_aware", "power": 0}, "power must be above 0 and finite"),
+        ("training.objective", {"kind": "label_aware", "power": math.inf}, "power must be .* the kind `hard`"),
+        ("training.negatives", {"kind": "sampled", "count": -1}, "count must be 0 or more"),
+        (
+            "training.negatives",
+            {"kind": "sampled", "count": 0, "in_batch": False},
+            "count must be above 0 without in_b",
+        ),
+        ("training.negatives", {"kind": "sampled", "power": -0.5}, "power must be 0 or more"),
+        ("training.negatives", {"kind": "sampled", "power": 1, "distribution": "log_uniform"}, "power must be 0 where"),
+        ("training.negatives", {"kind": "sampled", "power": 1, "count": 0}, "power must be 0 where count is 0"),
+        (
+            "training.negatives",
+            {"kind": "sampled", "in_batch": False, "cross_worker": True},
+            "cross_worker must be off",
+        ),
+        ("training.negatives", {"kind": "sampled", "logq": "all"}, "logq must be other than all with in_batch"),
+        ("training.negatives", {"kind": "full", "hard_beta": -1}, "hard_beta must be 0 or more"),
+        ("training.penalties", {"routing_weight": -1}, "routing_weight must be 0 or more"),
+        ("training.penalties", {"spread_weight": 1, "spread_margin": 2}, "spread_margin must be between -1 and 1"),
+        ("training.penalties", {"spread_margin": 0.2}, "spread_margin must be left out without spread_weight"),
+    ],
+)
+def test_a_section_that_cannot_be_is_refused_by_the_setting_at_fault(
+    section: str, values: dict[str, Any], problem: str
+) -> None:
+    outer, inner = section.split(".")
+    with pytest.raises(ConfigError, match=rf"^settings\.{outer}\.{inner}: {problem}"):
+        settings_of(**{outer: {inner: values}})
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "known"),
+    [
+        (
+            "model.encoder",
+            {"kind": "gru", "count": 3},
+            "count: unknown setting of kind gru; known here: kind, hidden_dim",
+        ),
+        (
+            "training.negatives",
+            {"kind": "full", "count": 3},
+            "count: unknown setting of kind full; known here: kind, h",
+        ),
+        ("training.objective", {"kind": "best", "power": 2}, "power: unknown setting of kind best; known here: kind$"),
+    ],
+)
+def test_a_setting_of_another_kind_is_refused_with_those_of_its_own(
+    section: str, values: dict[str, Any], known: str
+) -> None:
+    outer, inner = section.split(".")
+    with pytest.raises(ConfigError, match=rf"^settings\.{outer}\.{inner}\.{known}"):
+        settings_of(**{outer: {inner: values}})
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"encoder": {"layers": 2}}, r"encoder: kind is missing: one of none, lag_kernels, gru, transformer"),
+        ({"encoder": {"kind": "rnn"}}, r"encoder: kind must be one of none, lag_kernels, gru, transformer"),
+        ({"extraction": {"kind": "mind", "start": "zeros"}}, r"extraction\.start: Input should be 'content_keyed'"),
+        ({"extraction": {"kind": "two_tower", "pooling": "max"}}, r"extraction\.pooling: Input should be 'mean'"),
+    ],
+)
+def test_an_unknown_choice_has_its_dotted_path(values: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^settings\.model\.{problem}"):
+        settings_of(model=values)
 
 
 @pytest.mark.parametrize(
@@ -72,19 +168,7 @@ def test_an_unknown_choice_has_its_dotted_path(kind: str) -> None:
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"num_targets": 0}, "num_targets must be at least 1"),
         ({"window_stride": 0}, "window_stride must be at least 1"),
-        ({"num_negatives": -1}, "num_negatives must be 0 or more"),
-        ({"negative_power": -0.5}, "negative_power must be 0 or more"),
-        ({"hard_negative_beta": -1}, "hard_negative_beta must be 0 or more"),
-        ({"routing_weight": -1}, "routing_weight must be 0 or more"),
-        ({"spread_weight": -1}, "spread_weight must be 0 or more"),
-        ({"balance_weight": -1}, "balance_weight must be 0 or more"),
         ({"id_dropout": 1}, "id_dropout must be 0 or more and below 1"),
-        ({"in_batch_negatives": False, "num_negatives": 0}, "num_negatives must be above 0 without in_batch_negatives"),
-        (
-            {"in_batch_negatives": False, "cross_worker_negatives": True},
-            "cross_worker_negatives must be off without in_batch_negatives",
-        ),
-        ({"spread_margin": 2}, "spread_margin must be between -1 and 1"),
         ({"temperature": 0}, "temperature must be above 0"),
         ({"learning_rate": 0}, "learning_rate must be above 0"),
         ({"epochs": 0}, "epochs must be at least 1"),
@@ -93,12 +177,23 @@ def test_an_unknown_choice_has_its_dotted_path(kind: str) -> None:
 )
 def test_training_that_cannot_be_is_refused_by_the_setting_at_fault(values: dict[str, Any], problem: str) -> None:
     with pytest.raises(ConfigError, match=f"^settings.training: {problem}"):
-        parse(TrainSettings, {"dataset": "data", "storage": "runs", "training": values}, where="settings")
+        settings_of(training=values)
 
 
-def test_one_interest_may_start_at_zero_and_a_pooled_one_needs_no_layers_where_it_learns_to_attend() -> None:
-    ModelConfig(num_interests=1, routing_start="zeros")
-    ModelConfig(kind="two_tower", num_interests=1, hidden_dims=(), pooling="attention")
+@pytest.mark.parametrize(
+    "extraction", [{"kind": "mind"}, {"kind": "comirec_dr"}, {"kind": "two_tower", "pooling": "mean"}]
+)
+def test_a_routing_penalty_that_nothing_follows_is_refused_with_both_settings(extraction: dict[str, Any]) -> None:
+    model = {"extraction": extraction, "num_interests": 1}
+    problem = rf"training\.penalties\.routing_weight must be 0 with model\.extraction\.kind {extraction['kind']}"
+    with pytest.raises(ConfigError, match=problem):
+        settings_of(model=model, training={"penalties": {"routing_weight": 1}})
+    for attending in ({"kind": "comirec_sa"}, {"kind": "causal"}, {"kind": "two_tower", "pooling": "attention"}):
+        settings_of(model=model | {"extraction": attending}, training={"penalties": {"routing_weight": 1}})
+
+
+def test_a_pooled_interest_needs_no_layers_where_it_learns_to_attend() -> None:
+    ModelConfig(TwoTowerConfig(pooling="attention"), num_interests=1, hidden_dims=())
 
 
 def test_a_mistyped_value_has_its_dotted_path() -> None:

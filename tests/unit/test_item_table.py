@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mind_dist.training.item_table import ReplicatedItemTable
+from mind_dist.training.item_table import DrawLaw, ReplicatedItemTable
 from mind_dist.training.sparse_rows import Sightings, initial_rows
 from tests.reference.row_adam import RowAdam
 
@@ -101,46 +101,57 @@ def counted_table() -> ReplicatedItemTable:
 @pytest.mark.parametrize("power", [0.0, 0.5, 0.75, 1.0, 2.0])
 def test_items_are_drawn_in_proportion_to_a_power_of_their_counts(power: float) -> None:
     table = counted_table()
-    shares = table.draw_shares(np.arange(10, 18), power)
+    shares = table.draw_shares(np.arange(10, 18), DrawLaw(power=power))
     np.testing.assert_allclose(shares, COUNTS**power / (COUNTS**power).sum())
-    drawn = np.bincount(table.sample_items(40_000, np.random.default_rng(0), power), minlength=18)[10:]
+    drawn = np.bincount(table.sample_items(40_000, np.random.default_rng(0), DrawLaw(power=power)), minlength=18)[10:]
+    np.testing.assert_allclose(drawn / 40_000, shares, atol=0.01)
+
+
+def test_items_are_drawn_log_uniformly_by_the_rank_of_their_counts() -> None:
+    table, law = counted_table(), DrawLaw("log_uniform")
+    shares, ranks = table.draw_shares(np.arange(10, 18), law), np.argsort(np.argsort(-COUNTS, kind="stable"))
+    np.testing.assert_allclose(shares, np.log((ranks + 2) / (ranks + 1)) / np.log(len(COUNTS) + 1))
+    drawn = np.bincount(table.sample_items(40_000, np.random.default_rng(0), law), minlength=18)[10:]
     np.testing.assert_allclose(drawn / 40_000, shares, atol=0.01)
 
 
 @pytest.mark.parametrize("power", [0.0, 0.75])
 def test_shares_sum_to_one_over_all_items_and_are_none_for_what_is_no_item(power: float) -> None:
     table = counted_table()
-    assert table.draw_shares(table.all_items(), power).sum() == pytest.approx(1)
-    assert table.draw_shares(keys(10, 99), power)[1] == 0
-    assert not ReplicatedItemTable(DIM).draw_shares(keys(10), power).any()
-    assert not len(ReplicatedItemTable(DIM).sample_items(5, np.random.default_rng(0), power))
+    assert table.draw_shares(table.all_items(), DrawLaw(power=power)).sum() == pytest.approx(1)
+    assert table.draw_shares(keys(10, 99), DrawLaw(power=power))[1] == 0
+    assert not ReplicatedItemTable(DIM).draw_shares(keys(10), DrawLaw(power=power)).any()
+    assert not len(ReplicatedItemTable(DIM).sample_items(5, np.random.default_rng(0), DrawLaw(power=power)))
 
 
 @pytest.mark.parametrize("power", [0.0, 1.0])
 def test_features_are_never_drawn(power: float) -> None:
     table = counted_table()
-    assert 50 not in table.sample_items(5_000, np.random.default_rng(0), power)
+    assert 50 not in table.sample_items(5_000, np.random.default_rng(0), DrawLaw(power=power))
 
 
 def test_shares_follow_what_is_seen() -> None:
     table = ReplicatedItemTable(DIM, admission_count=2)
     table.observe(keys(1, 1, 1, 2, 2, 3), seen_ms=1)
-    assert table.draw_shares(keys(1, 2, 3), 1.0).tolist() == [3 / 5, 2 / 5, 0], "3 waits for a row"
+    assert table.draw_shares(keys(1, 2, 3), DrawLaw(power=1.0)).tolist() == [3 / 5, 2 / 5, 0], "3 waits for a row"
     table.observe(keys(2, 3, 3), seen_ms=2)
-    assert table.draw_shares(keys(1, 2, 3), 1.0).tolist() == [1 / 3, 1 / 3, 1 / 3]
+    assert table.draw_shares(keys(1, 2, 3), DrawLaw(power=1.0)).tolist() == [1 / 3, 1 / 3, 1 / 3]
     table.set_counts(keys(1, 2, 3), keys(1, 1, 7), seen_ms=3)
-    assert table.draw_shares(keys(1, 2, 3), 1.0).tolist() == [1 / 9, 1 / 9, 7 / 9], "also where their sum stays"
-    drawn = np.bincount(table.sample_items(9_000, np.random.default_rng(0), 1.0))
+    assert table.draw_shares(keys(1, 2, 3), DrawLaw(power=1.0)).tolist() == [1 / 9, 1 / 9, 7 / 9], (
+        "also where their sum stays"
+    )
+    drawn = np.bincount(table.sample_items(9_000, np.random.default_rng(0), DrawLaw(power=1.0)))
     np.testing.assert_allclose(drawn[1:] / 1_000, [1, 1, 7], rtol=0.1)
 
 
 def test_shares_of_a_loaded_table_are_those_of_the_saved_one() -> None:
     table, loaded = counted_table(), ReplicatedItemTable(DIM, seed=1)
     loaded.set_counts(np.arange(10, 18), COUNTS[::-1].copy(), seen_ms=1)
-    assert loaded.draw_shares(keys(10), 1.0) > 0.3
+    assert loaded.draw_shares(keys(10), DrawLaw(power=1.0)) > 0.3
     loaded.load(table.shard(0, 1))
     np.testing.assert_array_equal(
-        loaded.draw_shares(loaded.all_items(), 1.0), table.draw_shares(table.all_items(), 1.0)
+        loaded.draw_shares(loaded.all_items(), DrawLaw(power=1.0)),
+        table.draw_shares(table.all_items(), DrawLaw(power=1.0)),
     )
 
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from mind_dist.model.loss import log_inclusion_probability, sampled_softmax_loss
+from mind_dist.model.objectives.inclusion import log_inclusion_probability
+from mind_dist.model.objectives.softmax import sampled_softmax_loss
 from tests.reference import mind_loops
 
 TEMPERATURE = 0.5
@@ -57,7 +58,7 @@ def test_drawing_so_much_that_all_items_are_in_the_pool_needs_no_correction() ->
 def test_no_target_of_a_window_is_a_negative_of_it_and_hard_negatives_count_more(beta: float) -> None:
     users, mask, index, pool = problem()
     inclusion = torch.linspace(0.1, 0.9, 9)
-    options = {"temperature": TEMPERATURE, "hard_negative_beta": beta}
+    options = {"temperature": TEMPERATURE, "hard_beta": beta}
     found = loss_of(users, mask, index, pool, inclusion.log(), **options)
     expected = 0.0
     for window in range(4):
@@ -78,7 +79,7 @@ def test_no_target_of_a_window_is_a_negative_of_it_and_hard_negatives_count_more
 def test_hard_negatives_of_no_weight_leave_the_plain_loss_and_more_weight_costs_more() -> None:
     users, mask, index, pool = problem()
     losses = [
-        loss_of(users, mask, index, pool, torch.zeros(9), temperature=TEMPERATURE, hard_negative_beta=beta).item()
+        loss_of(users, mask, index, pool, torch.zeros(9), temperature=TEMPERATURE, hard_beta=beta).item()
         for beta in (0.0, 1e-6, 0.1, 1.0, 5.0)
     ]
     assert losses[0] == loss_of(users, mask, index, pool, torch.zeros(9), temperature=TEMPERATURE).item()
@@ -90,7 +91,7 @@ def test_equal_negatives_are_all_as_hard_as_their_mean() -> None:
     index, pool = torch.zeros(1, 1, dtype=torch.int64), torch.ones(6, 2)
     options = {"temperature": TEMPERATURE}
     plain = loss_of(torch.ones(1, 1, 2), REAL, index, pool, torch.zeros(6), **options)
-    hard = loss_of(torch.ones(1, 1, 2), REAL, index, pool, torch.zeros(6), hard_negative_beta=3.0, **options)
+    hard = loss_of(torch.ones(1, 1, 2), REAL, index, pool, torch.zeros(6), hard_beta=3.0, **options)
     assert hard.item() == pytest.approx(plain.item(), rel=1e-6)
 
 
@@ -98,7 +99,7 @@ def test_a_target_alone_in_the_pool_costs_nothing() -> None:
     index = torch.zeros(1, 1, dtype=torch.int64)
     for beta in (0.0, 1.0):
         users, pool = torch.ones(1, 1, 2, requires_grad=True), torch.ones(1, 2)
-        found = loss_of(users, REAL, index, pool, torch.full((1,), -9.0), temperature=0.1, hard_negative_beta=beta)
+        found = loss_of(users, REAL, index, pool, torch.full((1,), -9.0), temperature=0.1, hard_beta=beta)
         found.backward()
         assert found.item() == 0
         assert users.grad is not None
@@ -160,7 +161,7 @@ def test_no_target_at_all_costs_nothing_and_stays_in_the_graph(windows: int, tar
 def test_loss_and_gradients_are_finite_in_every_precision(dtype: torch.dtype, beta: float) -> None:
     users, mask, index, pool = problem()
     users, pool = (part.mul(30).to(dtype).requires_grad_() for part in (users, pool))
-    loss = loss_of(users, mask, index, pool, torch.zeros(9), temperature=0.01, hard_negative_beta=beta)
+    loss = loss_of(users, mask, index, pool, torch.zeros(9), temperature=0.01, hard_beta=beta)
     loss.backward()
     assert loss.dtype == torch.float32
     for value in (loss, users.grad, pool.grad):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mind_dist.config import TrainingConfig
+from mind_dist.config import SampledConfig, TrainingConfig
 from mind_dist.data.batches import batches
 from mind_dist.data.parquet import DatasetManifest, PreparedDataset, sequences_table, write_manifest
 from mind_dist.data.sequences import ParquetExamples
@@ -77,7 +77,7 @@ class Beside(SingleRank):
 
 
 def presences_over_chance(
-    dataset: PreparedDataset, *, every: bool, num_steps: int, **settings: Any
+    dataset: PreparedDataset, negatives: SampledConfig, *, every: bool, num_steps: int
 ) -> NDArray[np.float64]:
     """Return, for each item, the mean of 1 / q where it is in the pool and 0 where not: 1 if q is how often it is there.
 
@@ -85,7 +85,12 @@ def presences_over_chance(
     """
     stride = LONGEST if every else 1
     config = TrainingConfig(
-        batch_size=8, max_behaviors=LONGEST, num_targets=HORIZON, window_stride=stride, every_position=every, **settings
+        batch_size=8,
+        max_behaviors=LONGEST,
+        num_targets=HORIZON,
+        window_stride=stride,
+        every_position=every,
+        negatives=negatives,
     )
     examples = ParquetExamples(
         dataset, [0], max_behaviors=LONGEST, num_targets=HORIZON, window_stride=stride, epochs=20, seed=3
@@ -96,7 +101,7 @@ def presences_over_chance(
     for step, batch in enumerate(islice(batches(examples, config.batch_size), num_steps)):
         generator, ranks = np.random.default_rng(step), Beside(others)
         inputs = step_inputs(batch, table, generator, features, config=config, every=every, ranks=ranks)
-        q = log_inclusion(inputs, table, config).exp().numpy()
+        q = log_inclusion(inputs, table, config.negatives).exp().numpy()
         first_ends = np.unique(inputs.windows[inputs.trained].numpy(), return_index=True)[1]
         for own, end in zip(inputs.own_in_pool.numpy(), first_ends, strict=True):
             of_others = np.ones(len(inputs.pool), dtype=np.bool_)
@@ -111,17 +116,17 @@ def presences_over_chance(
 
 
 @pytest.mark.parametrize(
-    ("every", "settings"),
+    ("every", "negatives"),
     [
-        (True, {"num_negatives": 0}),
-        (True, {"num_negatives": 10, "negative_power": 0.5, "cross_worker_negatives": True}),
-        (False, {"num_negatives": 10}),
+        (True, SampledConfig(count=0)),
+        (True, SampledConfig(count=10, power=0.5, cross_worker=True)),
+        (False, SampledConfig(count=10, distribution="log_uniform")),
     ],
     ids=["every position", "of all workers, with some drawn", "after windows"],
 )
 def test_an_item_is_in_the_pool_as_often_as_the_correction_says(
-    every: bool, settings: dict[str, Any], dataset: PreparedDataset
+    every: bool, negatives: SampledConfig, dataset: PreparedDataset
 ) -> None:
-    found = presences_over_chance(dataset, every=every, num_steps=800, **settings)
+    found = presences_over_chance(dataset, negatives, every=every, num_steps=800)
     from_frequent_to_rare = found.reshape(5, -1).mean(axis=1)
     np.testing.assert_allclose(from_frequent_to_rare, 1.0, atol=0.1)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import pytest
 import torch
 from torch import Tensor
 
 from mind_dist.model.interests import Interests
-from mind_dist.model.scores import Scores, best_interest_scores, label_aware_scores
+from mind_dist.model.objectives.best import best_interest_scores
+from mind_dist.model.objectives.hard import hard_scores
+from mind_dist.model.objectives.label_aware import label_aware_scores
+from mind_dist.model.objectives.scores import Scores, Scoring
 
 COUNTS = torch.tensor([3, 2, 0, 1, 3, 3])
 
@@ -55,7 +59,7 @@ def test_values_and_gradients_are_those_of_the_max_over_interests(mask: Tensor |
 def test_one_interest_is_scored_the_same_either_way() -> None:
     interests, targets, pool = problem(1)
     best = best_interest_scores(interests, targets, pool)
-    for left, right in zip(best, label_aware_scores(interests, targets, pool, math.inf), strict=True):
+    for left, right in zip(best, hard_scores(interests, targets, pool), strict=True):
         assert torch.allclose(left.expand_as(right), right)
 
 
@@ -63,15 +67,15 @@ def test_the_best_interest_never_scores_less_than_the_one_a_target_chooses() -> 
     interests, targets, pool = problem()
     best, chosen = (
         best_interest_scores(interests, targets, pool),
-        label_aware_scores(interests, targets, pool, math.inf),
+        hard_scores(interests, targets, pool),
     )
     assert torch.allclose(best.own, chosen.own)
     assert bool((best.pool >= chosen.pool - 1e-12).all())
 
 
-def test_label_aware_scores_are_those_of_the_interest_that_a_target_chooses() -> None:
+def test_hard_scores_are_those_of_the_interest_that_a_target_chooses() -> None:
     interests, targets, pool = problem()
-    found = label_aware_scores(interests, targets, pool, math.inf)
+    found = hard_scores(interests, targets, pool)
     for user, target in ((0, 0), (1, 1), (3, 0), (5, 1)):
         real = interests.vectors[user, : COUNTS[user]]
         chosen = real[(real @ targets[user, target]).argmax()]
@@ -79,24 +83,44 @@ def test_label_aware_scores_are_those_of_the_interest_that_a_target_chooses() ->
         assert torch.allclose(found.pool[user, target], pool @ chosen)
 
 
+def test_equal_scores_choose_the_first() -> None:
+    vectors, mask = torch.tensor([[[1.0, 0.0, 1.0], [1.0, 0.0, 2.0]]]), torch.ones(1, 2, dtype=torch.bool)
+    interests = Interests(vectors, mask, mask.float(), mask[:, None].float())
+    scores = hard_scores(interests, torch.tensor([[[1.0, 0.0, 0.0]]]), torch.tensor([[0.0, 0.0, 1.0]]))
+    assert scores.pool.tolist() == [[[1.0]]]
+
+
+@pytest.mark.parametrize("form", ["power", "scaled"])
+def test_large_powers_of_label_aware_attention_come_close_to_the_hard_choice(form: Literal["power", "scaled"]) -> None:
+    interests, targets, pool = problem()
+    targets = targets * 20  # what is below 1 has no power
+    hard = hard_scores(interests, targets, pool)
+    for left, right in zip(label_aware_scores(interests, targets, pool, power=1e4, form=form), hard, strict=True):
+        assert torch.allclose(left, right, atol=1e-4)
+
+
+@pytest.mark.parametrize("scoring", [best_interest_scores, hard_scores])
 @pytest.mark.parametrize(("num_users", "num_targets", "num_items"), [(0, 2, 3), (2, 0, 3), (2, 2, 0), (0, 0, 0)])
-def test_empty_batches_and_pools_give_empty_scores(num_users: int, num_targets: int, num_items: int) -> None:
+def test_empty_batches_and_pools_give_empty_scores(
+    num_users: int, num_targets: int, num_items: int, scoring: Scoring
+) -> None:
     vectors, mask = torch.ones(num_users, 3, 4, requires_grad=True), torch.ones(num_users, 3, dtype=torch.bool)
     targets, pool = torch.ones(num_users, num_targets, 4), torch.ones(num_items, 4, requires_grad=True)
-    found = best_interest_scores(Interests(vectors, mask, mask.float(), mask[:, None].float()), targets, pool)
+    found = scoring(Interests(vectors, mask, mask.float(), mask[:, None].float()), targets, pool)
     assert found.own.shape == (num_users, num_targets)
-    assert found.pool.shape == (num_users, 1, num_items)
+    assert found.pool.shape == (num_users, 1 if scoring is best_interest_scores else num_targets, num_items)
     (found.own.sum() + found.pool.sum()).backward()
     assert vectors.grad is not None
     assert pool.grad is not None
 
 
+@pytest.mark.parametrize("scoring", [best_interest_scores, hard_scores])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_low_precision_is_finite_also_for_users_without_interests(dtype: torch.dtype) -> None:
+def test_low_precision_is_finite_also_for_users_without_interests(dtype: torch.dtype, scoring: Scoring) -> None:
     interests, targets, pool = problem()
     low = interests._replace(vectors=interests.vectors.detach().to(dtype).requires_grad_())
-    found = best_interest_scores(low, targets.to(dtype), pool.to(dtype))
-    exact = best_interest_scores(interests, targets, pool)
+    found = scoring(low, targets.to(dtype), pool.to(dtype))
+    exact = scoring(interests, targets, pool)
     (found.own.float().sum() + found.pool.float().sum()).backward()
     assert low.vectors.grad is not None
     assert bool(low.vectors.grad.isfinite().all())

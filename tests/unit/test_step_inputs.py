@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mind_dist.config import ModelConfig
+from mind_dist.config import CausalConfig, ComirecDrConfig, ModelConfig, TransformerConfig
 from mind_dist.data.sequences import Examples
 from mind_dist.model.interests import Interests
 from mind_dist.model.multi_interest import MultiInterestModel
@@ -21,8 +21,8 @@ from mind_dist.training.step_inputs import StepInputs
 DIM, NUM_ITEMS, STRANGE, PROFILE = 8, 20, 900, 500
 MODELS = {
     "mind": ModelConfig(dim=DIM, num_interests=3, num_profile_features=1),
-    "comirec_dr": ModelConfig(kind="comirec_dr", dim=DIM, num_interests=3, num_profile_features=1),
-    "transformer": ModelConfig(kind="causal", sequence_encoder="transformer", dim=DIM, num_profile_features=1),
+    "comirec_dr": ModelConfig(ComirecDrConfig(), dim=DIM, num_interests=3, num_profile_features=1),
+    "transformer": ModelConfig(CausalConfig(), TransformerConfig(), dim=DIM, num_profile_features=1),
 }
 
 

@@ -14,7 +14,26 @@ import pytest
 import torch
 
 from mind_dist.checkpoint import ModelVersion
-from mind_dist.config import ModelConfig, TrainingConfig
+from mind_dist.config import (
+    BestConfig,
+    CausalConfig,
+    ComirecDrConfig,
+    ComirecSaConfig,
+    FullSoftmaxConfig,
+    GruConfig,
+    HardConfig,
+    LabelAwareConfig,
+    LagKernelsConfig,
+    MindConfig,
+    ModelConfig,
+    NegativesConfig,
+    ObjectiveConfig,
+    PenaltiesConfig,
+    SampledConfig,
+    TrainingConfig,
+    TransformerConfig,
+    TwoTowerConfig,
+)
 from mind_dist.data.batches import next_batch
 from mind_dist.data.codec import encode_event, encode_key
 from mind_dist.data.parquet import PreparedDataset
@@ -68,9 +87,14 @@ def finish(run: TrainingRun, path: Path) -> ModelVersion:
     return save(run, path)
 
 
-CAUSAL = dataclasses.replace(MODEL, kind="causal", sequence_encoder="transformer", encoder_dim=8, dropout=0.3)
+CAUSAL = dataclasses.replace(MODEL, extraction=CausalConfig(), encoder=TransformerConfig(hidden_dim=8), dropout=0.3)
 EVERYWHERE = dataclasses.replace(
-    TRAINING, every_position=True, window_stride=2, negative_power=0.75, epochs=4, warm_start="cooccurrence"
+    TRAINING,
+    every_position=True,
+    window_stride=2,
+    negatives=SampledConfig(count=20, power=0.75),
+    epochs=4,
+    warm_start="cooccurrence",
 )
 
 
@@ -211,7 +235,7 @@ def test_bfloat16_trains_close_to_float32(dataset: PreparedDataset) -> None:
 
 
 def test_without_logq_the_loss_is_another(dataset: PreparedDataset) -> None:
-    config = dataclasses.replace(TRAINING, logq_correction=False)
+    config = dataclasses.replace(TRAINING, negatives=SampledConfig(count=20, logq="none"))
     plain = next(iter(open_run(parquet_examples(dataset, config), dataset, config=config).steps()))
     assert plain.loss != next(iter(from_parquet(dataset)(None).steps())).loss
 
@@ -222,13 +246,12 @@ def first_loss(dataset: PreparedDataset, **changed: Any) -> float:
     return next(from_parquet(dataset, config)(None).steps()).loss
 
 
-@pytest.mark.parametrize("in_batch", [True, False])
-@pytest.mark.parametrize("choice", ["label_aware", "best"])
+@pytest.mark.parametrize("objective", [HardConfig(), BestConfig()], ids=lambda each: each.kind)
 def test_the_full_softmax_is_the_loss_computed_by_hand(
-    in_batch: bool, choice: str, dataset: PreparedDataset, tmp_path: Path
+    objective: ObjectiveConfig, dataset: PreparedDataset, tmp_path: Path
 ) -> None:
     """By hand: from the interests and item vectors that a version serves, which training then goes on from."""
-    changed: dict[str, Any] = {"full_softmax": True, "in_batch_negatives": in_batch, "interest_choice": choice}
+    changed: dict[str, Any] = {"negatives": FullSoftmaxConfig(), "objective": objective}
     version = finish(from_parquet(dataset)(None), tmp_path)
     run = from_parquet(dataset, dataclasses.replace(TRAINING, **changed))(None)
     run.start_from(version)
@@ -241,16 +264,16 @@ def test_the_full_softmax_is_the_loss_computed_by_hand(
         scores = encoder.encode([user])[0].vectors @ encoder.item_vectors.T / TRAINING.temperature
         targets = np.searchsorted(encoder.item_keys, examples.targets[row][examples.target_mask[row]])
         for target in targets:
-            seen = scores.max(axis=0) if choice == "best" else scores[scores[:, target].argmax()]
+            seen = scores.max(axis=0) if objective.kind == "best" else scores[scores[:, target].argmax()]
             others = np.delete(np.exp(seen), targets).sum()
             losses.append(math.log(math.exp(seen[target]) + others) - seen[target])
     assert next(run.steps()).loss == pytest.approx(np.mean(losses), rel=1e-5)
 
 
-@pytest.mark.parametrize("full", [True, False])
-def test_hard_negatives_of_no_weight_leave_the_plain_loss(full: bool, dataset: PreparedDataset) -> None:
+@pytest.mark.parametrize("negatives", [SampledConfig(count=20), FullSoftmaxConfig()], ids=lambda each: each.kind)
+def test_hard_negatives_of_no_weight_leave_the_plain_loss(negatives: NegativesConfig, dataset: PreparedDataset) -> None:
     plain, none, hardly, hard = (
-        first_loss(dataset, full_softmax=full, hard_negative_beta=beta) for beta in (0.0, 0.0, 1e-6, 1.0)
+        first_loss(dataset, negatives=dataclasses.replace(negatives, hard_beta=beta)) for beta in (0.0, 0.0, 1e-6, 1.0)
     )
     assert plain == none == pytest.approx(hardly, rel=1e-5)
     assert hard > plain
@@ -258,8 +281,8 @@ def test_hard_negatives_of_no_weight_leave_the_plain_loss(full: bool, dataset: P
 
 @pytest.mark.parametrize("weight", ["spread_weight", "balance_weight", "routing_weight"])
 def test_a_regulariser_adds_to_the_loss_in_proportion_to_its_weight(weight: str, dataset: PreparedDataset) -> None:
-    model = dataclasses.replace(MODEL, kind="comirec_sa", adaptive_interests=False)
-    weighted: list[dict[str, Any]] = [{weight: value} for value in (0.0, 5.0, 10.0)]
+    model = dataclasses.replace(MODEL, extraction=ComirecSaConfig(), adaptive_interests=False)
+    weighted: list[dict[str, Any]] = [{"penalties": PenaltiesConfig(**{weight: value})} for value in (0.0, 5.0, 10.0)]
     plain, once, twice = (
         next(from_parquet(dataset, dataclasses.replace(TRAINING, **changed), model)(None).steps()).loss
         for changed in weighted
@@ -269,30 +292,44 @@ def test_a_regulariser_adds_to_the_loss_in_proportion_to_its_weight(weight: str,
 
 
 KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "two_tower": ({"kind": "two_tower", "num_interests": 1}, {}),
+    "two_tower": ({"extraction": TwoTowerConfig(), "num_interests": 1}, {}),
     "two_tower by attention": (
-        {"kind": "two_tower", "num_interests": 1, "pooling": "attention", "sequence_encoder": "lag_kernels"},
-        {"every_position": True, "negative_power": 0.5},
+        {"extraction": TwoTowerConfig(pooling="attention"), "num_interests": 1, "encoder": LagKernelsConfig()},
+        {"every_position": True, "negatives": SampledConfig(count=20, power=0.5)},
     ),
     "mind": ({}, {"every_position": True}),
-    "mind from far points": ({"routing_start": "farthest_point", "recency": True}, {"interest_choice": "best"}),
-    "comirec_dr": ({"kind": "comirec_dr", "routing_start": "zeros", "sequence_encoder": "gru"}, {"window_stride": 2}),
-    "comirec_sa": (
-        {"kind": "comirec_sa", "hidden_dims": (), "recency": True},
-        {"routing_weight": 0.1, "spread_weight": 0.1, "balance_weight": 0.1, "hard_negative_beta": 0.5},
+    "mind from far points": (
+        {"extraction": MindConfig(start="farthest_point", recency=200)},
+        {"objective": BestConfig()},
     ),
-    "causal": ({"kind": "causal"}, {"every_position": True, "in_batch_negatives": False}),
+    "comirec_dr": ({"extraction": ComirecDrConfig(), "encoder": GruConfig()}, {"window_stride": 2}),
+    "comirec_sa": (
+        {"extraction": ComirecSaConfig(recency=200), "hidden_dims": ()},
+        {
+            "penalties": PenaltiesConfig(routing_weight=0.1, spread_weight=0.1, balance_weight=0.1),
+            "negatives": SampledConfig(count=20, hard_beta=0.5),
+        },
+    ),
+    "causal": (
+        {"extraction": CausalConfig()},
+        {"every_position": True, "negatives": SampledConfig(count=20, in_batch=False)},
+    ),
     "causal, lag_kernels": (
-        {"kind": "causal", "sequence_encoder": "lag_kernels", "separate_item_vectors": True},
-        {"every_position": True, "interest_choice": "best", "full_softmax": True},
+        {"extraction": CausalConfig(), "encoder": LagKernelsConfig(), "separate_item_vectors": True},
+        {"every_position": True, "objective": BestConfig(), "negatives": FullSoftmaxConfig()},
     ),
     "causal, gru": (
-        {"kind": "causal", "sequence_encoder": "gru", "normalize": False},
-        {"temperature": 1.0, "warm_start": "cooccurrence"},
+        {"extraction": CausalConfig(), "encoder": GruConfig(), "normalize": False},
+        {
+            "temperature": 1.0,
+            "warm_start": "cooccurrence",
+            "objective": LabelAwareConfig(power=2.0),
+            "negatives": SampledConfig(count=20, distribution="log_uniform", logq="all", in_batch=False),
+        },
     ),
     "causal, transformer": (
-        {"kind": "causal", "sequence_encoder": "transformer", "dropout": 0.1},
-        {"every_position": True, "window_stride": 3, "negative_power": 1.0},
+        {"extraction": CausalConfig(), "encoder": TransformerConfig(), "dropout": 0.1},
+        {"every_position": True, "window_stride": 3, "negatives": SampledConfig(count=20, power=1.0)},
     ),
 }
 

@@ -1,35 +1,15 @@
-"""Interests × items → scores: what targets and their negatives are told apart by."""
+"""Every item is scored by the user's best interest, in training as when served."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mind_dist.model.attention import label_aware_attention
 from mind_dist.model.interests import Interests
-
-
-class Scores(NamedTuple):
-    """What each target's user scores.
-
-    Attributes:
-        own: The target, [B, T].
-        pool: The items of the pool, [B, T, P]; [B, 1, P] where they score the same whatever the target.
-    """
-
-    own: Float[Tensor, "B T"]
-    pool: Float[Tensor, "B S P"]
-
-
-def label_aware_scores(
-    interests: Interests, targets: Float[Tensor, "B T D"], pool: Float[Tensor, "P D"], power: float
-) -> Scores:
-    """Score by the user as each target sees it (`label_aware_attention`), for its negatives too."""
-    users = label_aware_attention(interests, targets, power)
-    return Scores((users * targets).sum(dim=-1), users @ pool.T)
+from mind_dist.model.objectives.scores import Scores
 
 
 def best_interest_scores(interests: Interests, targets: Float[Tensor, "B T D"], pool: Float[Tensor, "P D"]) -> Scores:

@@ -1,4 +1,4 @@
-"""The regularisers, against their twins in plain loops and by their properties."""
+"""The penalties, against their twins in plain loops and by their properties."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mind_dist.model.interests import Interests
-from mind_dist.model.regularizers import balance_penalty, routing_penalty, spread_penalty
+from mind_dist.model.objectives.penalties import balance_penalty, routing_penalty, spread_penalty
 from tests.reference import penalty_loops
 
 COUNTS, NUM_TARGETS, LENGTHS = [3, 2, 0, 1, 3], [2, 1, 0, 3, 2], [5, 4, 0, 2, 6]
