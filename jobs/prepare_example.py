@@ -12,7 +12,7 @@ max_user_events = 2000          # of each user keep the newest so many events: b
 min_item_events = 5             # then keep items with so many events
 min_user_events = 5             # then keep users with so many events on kept items
 #max_rejected_fraction = 0.01   # stop when more than this share of the rows is unusable
-#num_buckets = 16               # files per split; a bucket is read by one worker and must fit into its memory
+#num_buckets = 24               # files per split: a multiple of the training workers; one must fit into a worker's memory
 #overwrite = false              # replace a dataset that is already there
 
 [log]                           # who touched what and when

@@ -180,8 +180,9 @@ class PrepareConfig:
     """Of each user keep the newest so many events, before items are counted; 0 for all. A person reaches 2,000 with five
     a day for a year, and no recipe reads more than 200 at once; above are mostly bots and shared accounts, whose
     every event would be trained on."""
-    num_buckets: int = 16
-    """Files per split; a bucket is read by one worker, and must fit into its memory."""
+    num_buckets: int = 24
+    """Files per split; a bucket is read by one worker, and must fit into its memory. 24 are dealt evenly to 1, 2, 3, 4, 6, 8,
+    12 or 24 workers; for others take a multiple of their number."""
     max_rejected_fraction: float = 0.01
     """Stop when more than this share of the log's rows is unusable."""
     overwrite: bool = False

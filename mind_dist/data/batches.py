@@ -48,9 +48,12 @@ def next_batch(source: ExampleSource, size: int) -> Batch:
         for i in range(room % len(open_partitions)):
             shares[i] += 1
         for partition, share in zip(open_partitions, shares, strict=True):
-            chunks.append(source.take(partition, share))
-            room -= len(chunks[-1])
-            if len(chunks[-1]) == share:
+            taken = share  # with more partitions than room, most have no share
+            if share:
+                chunks.append(source.take(partition, share))
+                taken = len(chunks[-1])
+                room -= taken
+            if taken == share:
                 still_open.append(partition)
         open_partitions = still_open
     return Batch(Examples.concatenate(chunks), source.positions())

@@ -1,12 +1,25 @@
-"""What the ranks of a run agree on: sums and gathered rows, or nothing at all when there is one rank."""
+"""What the ranks of a run agree on: sums, gathered rows, averages — and that one of them cannot go on.
+
+Every collective of `ProcessGroup` begins in the same way: each rank sends a few numbers, the first of which says whether
+it is well. A rank that has failed, wherever that was, sends that it has at the next collective; so all ranks learn of it
+where they meet anyway, and raise the same error together instead of waiting for each other until a timeout.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor, distributed
+
+from mind_dist.errors import MindDistError, TrainingError
+
+_WELL, _FAILED = 0.0, 1.0
+
+_MOST_NUMBERS = 7
+"""Numbers that a collective may begin with, beside how a rank is."""
 
 
 class Collectives(Protocol):
@@ -23,7 +36,7 @@ class Collectives(Protocol):
         ...
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """Return the sums over ranks of some numbers, exact for integers below 2⁵³."""
+        """Return the sums over ranks of up to 7 numbers, exact for integers below 2⁵³."""
         ...
 
     def gather(self, rows: Tensor) -> list[Tensor]:
@@ -33,6 +46,33 @@ class Collectives(Protocol):
     def gather_objects(self, value: Any) -> list[Any]:
         """Return every rank's value in rank order; for what is small and rare."""
         ...
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replace float32 tensors, of the same shapes on all ranks, with their means over ranks."""
+        ...
+
+    def fail(self, error: Exception) -> NoReturn:
+        """Tell the other ranks, at their next collective, that this one cannot go on; then all raise the error.
+
+        Raises:
+            MindDistError: Always: the error of the first rank that failed, which is named where there are several. What
+                is no error of ours is a TrainingError.
+        """
+        ...
+
+
+@contextmanager
+def failing_together(ranks: Collectives) -> Iterator[None]:
+    """Let an exception on any rank be raised by all of them; collective at the end.
+
+    Raises:
+        MindDistError: See `Collectives.fail`.
+    """
+    try:
+        yield
+        ranks.sum([])
+    except Exception as error:  # noqa: BLE001 - whatever it is, the others are to know
+        ranks.fail(error)
 
 
 class SingleRank:
@@ -53,6 +93,13 @@ class SingleRank:
         """Return the value."""
         return [value]
 
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Leave the tensors as they are."""
+
+    def fail(self, error: Exception) -> NoReturn:
+        """Raise the error as it is."""
+        raise error
+
 
 class ProcessGroup:
     """The collectives of torch.distributed's default process group.
@@ -63,34 +110,85 @@ class ProcessGroup:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._failure: Exception | None = None
         self.rank = distributed.get_rank()
         self.world_size = distributed.get_world_size()
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """Return the sums over ranks."""
-        total = torch.tensor(values, dtype=torch.float64, device=self._device)
-        distributed.all_reduce(total)
-        return [float(value) for value in total]
+        """Return the sums over ranks, added in rank order."""
+        return self._meet(values).sum(dim=0).tolist()[: len(values)]
 
     def gather(self, rows: Tensor) -> list[Tensor]:
         """Return every rank's rows: padded to the longest, gathered, cut again."""
         sent = rows.to(self._device)
-        lengths = [int(length) for length in self._lengths(len(sent))]
+        lengths = [int(length) for length in self._meet([len(sent)])[:, 0]]
         padded = sent.new_zeros(max(lengths), *sent.shape[1:])
         padded[: len(sent)] = sent
         received = [torch.empty_like(padded) for _ in lengths]
-        distributed.all_gather(received, padded)
+        self._call(distributed.all_gather, received, padded)
         return [part[:length].to(rows.device) for part, length in zip(received, lengths, strict=True)]
-
-    def _lengths(self, length: int) -> list[Tensor]:
-        """Return every rank's number of rows."""
-        own = torch.tensor(length, device=self._device)
-        lengths = [torch.empty_like(own) for _ in range(self.world_size)]
-        distributed.all_gather(lengths, own)
-        return lengths
 
     def gather_objects(self, value: Any) -> list[Any]:
         """Return every rank's value."""
+        self._meet([])
+        return self._exchange(value)
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Average tensors over ranks, all in one message."""
+        self._meet([])
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        self._call(distributed.all_reduce, flat)
+        parts = (flat / self.world_size).split([tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+    def fail(self, error: Exception) -> NoReturn:
+        """Send at the next collective that this rank has failed, and raise what the first such rank did."""
+        if self._failure is None:
+            self._gather_numbers(_FAILED, [])
+            self._raise_together(error)
+        raise self._failure
+
+    def _meet(self, values: Sequence[float]) -> Tensor:
+        """Begin a collective: return the numbers of every rank [R, n], or raise if one of them has failed."""
+        received = self._gather_numbers(_WELL, values)
+        if bool((received[:, 0] != _WELL).any()):
+            self._raise_together(None)
+        return received[:, 1:]
+
+    def _gather_numbers(self, state: float, values: Sequence[float]) -> Tensor:
+        """Return every rank's state and numbers [R, 1 + 7]."""
+        sent = torch.zeros(1 + _MOST_NUMBERS, dtype=torch.float64)
+        sent[: 1 + len(values)] = torch.tensor([state, *map(float, values)], dtype=torch.float64)
+        sent = sent.to(self._device)
+        received = [torch.empty_like(sent) for _ in range(self.world_size)]
+        self._call(distributed.all_gather, received, sent)
+        return torch.stack(received).cpu()
+
+    def _raise_together(self, own: Exception | None) -> NoReturn:
+        """Raise the first rank's error, on all ranks. They are all here, each with its error or none."""
+        found: list[MindDistError | None] = self._exchange(own and _of_ours(own, self.rank, self.world_size))
+        failure = self._failure = next(error for error in found if error is not None)
+        raise failure from own
+
+    def _exchange(self, value: Any) -> list[Any]:
         values: list[Any] = [None] * self.world_size
-        distributed.all_gather_object(values, value)
+        self._call(distributed.all_gather_object, values, value)
         return values
+
+    def _call(self, collective: Callable[..., object], *tensors: Any) -> None:
+        """Call torch; where the others cannot be reached any more, this rank fails alone."""
+        try:
+            collective(*tensors)
+        except RuntimeError as error:
+            self._failure = error
+            raise
+
+
+def _of_ours(error: Exception, rank: int, world_size: int) -> MindDistError:
+    """Return an error that travels, and names its rank: the same one if it is ours, or else a TrainingError."""
+    where = f"worker {rank} of {world_size}"
+    if not isinstance(error, MindDistError):
+        return TrainingError(f"{where}: {type(error).__name__}: {error}; its traceback is in that worker's log")
+    error.args = (f"{where}: {error}", *error.args[1:])
+    return error

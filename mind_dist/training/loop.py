@@ -5,6 +5,8 @@
 
 Every rank runs the same loop over partitions of its own. Ranks that have run dry go on with empty batches, so that
 every collective is joined by all; the loss is the mean over the targets of all ranks, however unequal their shares.
+Gradients are averaged here, and not by DistributedDataParallel, whose collectives do not hear of a rank that has failed:
+the dense parameters are few, and one message takes them all.
 """
 
 from __future__ import annotations
@@ -85,7 +87,7 @@ def train(
     """Train until all ranks have run dry, `max_steps` are done, or a rank is asked to stop.
 
     Args:
-        model: An `InterestModel`, wrapped for data-parallel training where there is more than one rank.
+        model: An `InterestModel`, the same on all ranks.
         optimizer: Over the model's parameters.
         table: The item, feature and profile rows.
         batches: This rank's.
@@ -100,7 +102,8 @@ def train(
         should_stop: Asked before every step; when any rank says so, all end after that step.
 
     Raises:
-        TrainingError: A loss or gradient is not finite; the message names step and tensor.
+        TrainingError: A loss or gradient of this rank is not finite; the message names step and tensor. Call it under
+            `failing_together`, and all ranks raise it.
     """
     ranks = collectives or SingleRank()
     step = first_step
@@ -126,13 +129,14 @@ def train(
             # 3. Forward and backward: this rank's share of the mean over all targets.
             (num_targets,) = ranks.sum([inputs.num_targets])
             loss, tensors = _loss(model, rows, inputs, table, model_config=model_config, config=config)
-            (total,) = ranks.sum([loss.item()])
-            if not math.isfinite(total):
+            if not math.isfinite(loss.item()):
                 raise _not_finite("loss", step, tensors)
+            (total,) = ranks.sum([loss.item()])
             optimizer.zero_grad()
             (loss * ranks.world_size / max(1.0, num_targets)).backward()
-            # 4. Update: dense parameters (their gradients averaged by the model's wrapper) and touched rows.
+            # 4. Update: dense parameters, their gradients averaged over ranks, and touched rows.
             _check_gradients(model, rows, step)
+            _average_gradients(model, ranks)
             rate = learning_rate(step)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -219,9 +223,19 @@ def _check_gradients(model: nn.Module, rows: Tensor, step: int) -> None:
         raise _not_finite("gradient", step, gradients)
 
 
+def _average_gradients(model: nn.Module, ranks: Collectives) -> None:
+    """Average the dense gradients over ranks; one without examples may have none for a parameter."""
+    if ranks.world_size == 1:
+        return
+    for parameter in model.parameters():
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    ranks.average([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
+
+
 def _not_finite(what: str, step: int, tensors: dict[str, Tensor]) -> TrainingError:
     at_fault = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
-    where = f"first in {at_fault[0]}" if at_fault else "on another worker"
+    where = f"first in {at_fault[0]}" if at_fault else "though what it is made of is"
     return TrainingError(
         f"step {step + 1}: the {what} is not finite, {where}; the last checkpoint is kept: "
         "lower training.learning_rate, or look for broken input, and start again"

@@ -27,7 +27,7 @@ from mind_dist.errors import ConfigError, MindDistError, StoppedBeforeSaving, Tr
 from mind_dist.storage import Directory
 from mind_dist.training.moved_histories import check_partitions
 from mind_dist.training.ray_worker import train_worker
-from mind_dist.training.run_monitor import Fallback, RunMonitor, TrainProgress
+from mind_dist.training.run_monitor import Deal, Fallback, RunMonitor, RunState, TrainProgress
 from mind_dist.training.settings import TrainResult, TrainSettings, check_dataset, source_name
 from mind_dist.training.topic_growth import Stage, TopicGrowth, stages
 
@@ -38,6 +38,8 @@ _LOOK_EVERY_S = 0.5
 
 _COLLECTIVE_TIMEOUT_S = 300
 """A rank that waits this long for another gives up; a save or a slow broker may take minutes."""
+
+_DEAL_EVENLY = "take as many workers as divide the partitions, or prepare with num_buckets a multiple of the workers"
 
 _RAY_TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # also how long the end of a run goes unnoticed
@@ -119,6 +121,7 @@ class _Fits:
     ) -> None:
         self.fallback: Fallback | None = None
         self.stopped = False
+        self._deal: Deal | None = None
         self._bootstrap = bootstrap
         self._on_progress = on_progress
         self._should_stop = should_stop
@@ -159,12 +162,22 @@ class _Fits:
             if not stop_sent and (self.stopped or until()):
                 ray.get(monitor.stop.remote())
                 stop_sent = True
-            self.fallback = _warn_of_fallback(monitor, self.fallback)
-            progress: TrainProgress | None = ray.get(monitor.progress.remote())
-            if progress is not None:
-                self._on_progress(progress)
+            self._tell(ray.get(monitor.state.remote()))
         fit.raise_failure()
         return self.stopped
+
+    def _tell(self, state: RunState) -> None:
+        """Log what is new and not as it should be, and pass on the progress."""
+        if state.fallback not in (None, self.fallback):
+            self.fallback = state.fallback
+            fields = {"version": state.fallback.version_uri, "damaged": "; ".join(state.fallback.damaged)}
+            logger.warning("newer versions are damaged, training goes on from an earlier one", extra={"fields": fields})
+        if state.deal not in (None, self._deal):
+            self._deal = state.deal
+            if warning := state.deal.warning():
+                logger.warning(warning, extra={"fields": dataclasses.asdict(state.deal) | {"advice": _DEAL_EVENLY}})
+        if state.progress is not None:
+            self._on_progress(state.progress)
 
 
 def _trainer(settings: TrainSettings, loop: dict[str, Any]) -> TorchTrainer:
@@ -179,15 +192,6 @@ def _trainer(settings: TrainSettings, loop: dict[str, Any]) -> TorchTrainer:
             failure_config=FailureConfig(max_failures=settings.max_failures),
         ),
     )
-
-
-def _warn_of_fallback(monitor: Any, known: Fallback | None) -> Fallback | None:
-    """Return the workers' last fallback, after a line in the log if it is a new one."""
-    found: Fallback | None = ray.get(monitor.fallback.remote())
-    if found is not None and found != known:
-        fields = {"version": found.version_uri, "damaged": "; ".join(found.damaged)}
-        logger.warning("newer versions are damaged, training goes on from an earlier one", extra={"fields": fields})
-    return found or known
 
 
 class _Fit(threading.Thread):

@@ -4,7 +4,7 @@ Saving, in this order: 1. all ranks stop at the same step · 2. each writes its 
 its partitions · 3. rank 0 gathers names and digests and writes the manifest · 4. it records the version, deletes those
 that are too many, and Ray is told the metrics · 5. only then positions are committed, for those who watch the lag. A
 crash in between leaves the version before. A group of workers, the first or a replacement, goes on from the newest
-version that is whole.
+version that is whole. A fault on one worker is raised by all: each learns of it at its next collective.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ import ray
 import torch
 from ray import train as ray_train
 from ray.train import torch as ray_torch
-from torch import distributed, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import distributed
 
 from mind_dist.checkpoint import ModelVersion
 from mind_dist.data.codec import PoisonGate
@@ -32,11 +31,11 @@ from mind_dist.data.parquet import PreparedDataset
 from mind_dist.data.placement import Placement
 from mind_dist.data.sequences import ExampleSource, ParquetExamples
 from mind_dist.errors import MindDistError
-from mind_dist.training.collectives import Collectives, ProcessGroup, SingleRank
+from mind_dist.training.collectives import Collectives, ProcessGroup, SingleRank, failing_together
 from mind_dist.training.loop import StepReport
 from mind_dist.training.moved_histories import saved_histories, saved_positions
 from mind_dist.training.run import TrainingRun
-from mind_dist.training.run_monitor import Fallback, TrainProgress
+from mind_dist.training.run_monitor import Deal, Fallback, TrainProgress
 from mind_dist.training.settings import TrainSettings, source_name
 from mind_dist.training.topic_growth import Stage
 
@@ -64,6 +63,11 @@ def train_worker(loop: dict[str, Any]) -> None:
     device = ray_torch.get_device()
     parallel = distributed.is_initialized() and distributed.get_world_size() > 1
     ranks: Collectives = ProcessGroup(device) if parallel else SingleRank()
+    with failing_together(ranks):
+        _train(settings, loop, ranks, device)
+
+
+def _train(settings: TrainSettings, loop: dict[str, Any], ranks: Collectives, device: torch.device) -> None:
     saved = _saved_version(settings, ranks, loop["monitor"])
     teller = _Teller(loop["monitor"], ranks.rank)
     run = open_run(
@@ -76,6 +80,7 @@ def train_worker(loop: dict[str, Any]) -> None:
         should_stop=teller.should_stop,
     )
     teller.num_steps = run.num_steps()
+    _tell_deal(run.examples, ranks, loop["monitor"])
     saved_step = run.step
     for report in run.steps(teller.should_stop):
         teller.add(report)
@@ -84,7 +89,7 @@ def train_worker(loop: dict[str, Any]) -> None:
             _save(run, settings, ranks)
             saved_step = report.step
         elif report.num_examples and report.step % _REPORT_EVERY_STEPS == 0:
-            ray_train.report(_metrics(report))
+            _report(_metrics(report), ranks)
         elif not report.num_examples:
             time.sleep(_IDLE_S)  # no rank has an event at hand; while one has, the others never wait
     if run.step == saved_step and loop["drain"] and _has_moved(run, saved, ranks):
@@ -92,6 +97,14 @@ def train_worker(loop: dict[str, Any]) -> None:
     if run.step > saved_step:
         _save(run, settings, ranks)
     run.examples.close()
+
+
+def _tell_deal(examples: ExampleSource, ranks: Collectives, monitor: Any) -> None:
+    """Tell the driver what each worker has to train. Collective."""
+    found = ranks.gather_objects((len(examples.partitions), examples.num_examples))
+    if ranks.rank == 0:
+        partitions, counts = zip(*found, strict=True)
+        monitor.deal.remote(Deal(partitions, () if None in counts else counts))
 
 
 def _has_moved(run: TrainingRun, saved: ModelVersion | None, ranks: Collectives) -> bool:
@@ -137,7 +150,6 @@ def open_run(
         observe=from_kafka,
         collectives=ranks,
         device=device,
-        parallel=_data_parallel(ranks, device),
     )
     if saved:
         run.resume(saved)
@@ -202,24 +214,9 @@ def _share(count: int, ranks: Collectives) -> list[int]:
     return list(range(ranks.rank, count, ranks.world_size))
 
 
-def _data_parallel(ranks: Collectives, device: torch.device) -> Callable[[nn.Module], nn.Module]:
-    if ranks.world_size == 1:
-        return lambda model: model
-    devices = [device] if device.type == "cuda" else None
-    return lambda model: DistributedDataParallel(model, device_ids=devices)
-
-
 def _saved_version(settings: TrainSettings, ranks: Collectives, monitor: Any) -> ModelVersion | None:
     """Return the newest whole version, which rank 0 finds for all; None before the first save. Collective."""
-    own: tuple[str, MindDistError | None] = ("", None)
-    if ranks.rank == 0:
-        try:
-            own = (_newest_whole(settings, monitor), None)
-        except MindDistError as error:  # raised by all ranks, or the others would wait for this one
-            own = ("", error)
-    uri, failure = ranks.gather_objects(own)[0]
-    if failure is not None:
-        raise failure
+    uri, *_ = ranks.gather_objects(_newest_whole(settings, monitor) if ranks.rank == 0 else "")
     return ModelVersion.open(uri, verify=False) if uri else None
 
 
@@ -244,11 +241,17 @@ def _save(run: TrainingRun, settings: TrainSettings, ranks: Collectives) -> None
     manifest = run.save(versions.place(run.step))
     if ranks.rank == 0:
         versions.keep(run.step, settings.num_to_keep)
-    ray_train.report({**manifest.metrics, "step": manifest.step})
+    _report({**manifest.metrics, "step": manifest.step}, ranks)
     try:
         run.commit()
     except MindDistError as error:  # the version is stored, and these positions are for lag monitors alone
         logger.warning("positions are not shown to lag monitors", extra={"fields": {"error": error}})
+
+
+def _report(metrics: dict[str, float], ranks: Collectives) -> None:
+    """Tell Ray metrics: a barrier of its own, before which all ranks see that all are well."""
+    ranks.sum([])
+    ray_train.report(metrics)
 
 
 def _metrics(report: StepReport) -> dict[str, float]:

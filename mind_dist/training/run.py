@@ -6,6 +6,7 @@ State is saved per partition and per shard, never per rank, so that any number o
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -21,7 +22,7 @@ from mind_dist.data.sequences import Examples, ExampleSource
 from mind_dist.model.item_bag import COLD_KEY
 from mind_dist.model.multi_interest import MultiInterestModel
 from mind_dist.storage import Directory
-from mind_dist.training.collectives import Collectives, SingleRank
+from mind_dist.training.collectives import Collectives, SingleRank, failing_together
 from mind_dist.training.item_table import ItemTable, ReplicatedItemTable
 from mind_dist.training.loop import StepReport, dense_optimizer, linear_decay, train
 from mind_dist.training.warm_start import FirstVectors, first_vectors
@@ -42,7 +43,6 @@ class TrainingRun:
         observe: Count items as they are seen, for an event log; else the catalog's counts stand.
         collectives: The other ranks.
         device: Where to compute.
-        parallel: Wraps the model so that ranks average its gradients.
     """
 
     def __init__(
@@ -56,7 +56,6 @@ class TrainingRun:
         observe: bool = False,
         collectives: Collectives | None = None,
         device: torch.device | str = "cpu",
-        parallel: Callable[[nn.Module], nn.Module] = lambda model: model,
     ) -> None:
         self.examples = examples
         self.step = 0
@@ -74,7 +73,6 @@ class TrainingRun:
         self._fresh = True
         torch.manual_seed(config.seed)
         self.model = MultiInterestModel(model_config).to(device)
-        self._parallel_model = parallel(self.model)
         self._optimizer = dense_optimizer(self.model)
         self.table: ItemTable = ReplicatedItemTable(
             model_config.row_dim,
@@ -86,12 +84,12 @@ class TrainingRun:
         self._fill_table()
 
     def steps(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[StepReport]:
-        """Train on; see `loop.train`."""
+        """Train on; see `loop.train`. Whatever is raised by one rank is raised by all of them."""
         if self._fresh and not self._observe and self._config.warm_start == "cooccurrence":
             self._warm_start()
         widths = (self._config.max_behaviors, self._config.num_targets, self._model_config.num_profile_features)
         reports = train(
-            self._parallel_model,
+            self.model,
             self._optimizer,
             self.table,
             batches(self.examples, self._config.batch_size),
@@ -105,13 +103,14 @@ class TrainingRun:
             collectives=self._ranks,
             should_stop=should_stop,
         )
-        for report in reports:
-            self.step = report.step
-            self._positions = report.positions
-            self._watermark_ms = max(self._watermark_ms, report.watermark_ms)
-            if report.num_examples:
-                self.metrics = {"loss": report.loss}
-            yield report
+        with failing_together(self._ranks):
+            for report in reports:
+                self.step = report.step
+                self._positions = report.positions
+                self._watermark_ms = max(self._watermark_ms, report.watermark_ms)
+                if math.isfinite(report.loss):
+                    self.metrics = {"loss": report.loss}
+                yield report
 
     def num_steps(self) -> int | None:
         """Return the step at which the run will end, None where that is not known. Collective."""

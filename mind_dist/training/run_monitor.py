@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+_MOST_UNEVEN = 1.1
+"""The largest share of a worker, over the mean of all, that is not worth a warning."""
 
 
 @dataclass(frozen=True)
@@ -35,30 +38,67 @@ class Fallback:
     damaged: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Deal:
+    """What each worker has to train.
+
+    Attributes:
+        partitions: Buckets or partitions of each worker.
+        examples: Their examples; none where a log does not say.
+    """
+
+    partitions: tuple[int, ...]
+    examples: tuple[int, ...] = ()
+
+    def warning(self) -> str:
+        """Return what is wrong with it, empty where it is even."""
+        idle = sum(count == 0 for count in self.partitions)
+        if idle:
+            return f"{idle} of {len(self.partitions)} workers have nothing to train: there are too few partitions"
+        shares = self.examples or self.partitions
+        if max(shares) * len(shares) > _MOST_UNEVEN * sum(shares):
+            return "the workers have unequal shares and wait for the one with the most"
+        return ""
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What rank 0 has told.
+
+    Attributes:
+        progress: The last progress; None before the first step.
+        fallback: The last fallback, if there was one.
+        deal: What each worker has to train; None until that is known.
+    """
+
+    progress: TrainProgress | None = None
+    fallback: Fallback | None = None
+    deal: Deal | None = None
+
+
 class RunMonitor:
     """What the driver and rank 0 know of each other; runs as an actor."""
 
     def __init__(self) -> None:
-        self._progress: TrainProgress | None = None
+        self._state = RunState()
         self._stopping = False
-        self._fallback: Fallback | None = None
 
     def tell(self, progress: TrainProgress | None) -> bool:
         """Take the progress; return whether to stop."""
-        self._progress = progress or self._progress
+        self._state = replace(self._state, progress=progress or self._state.progress)
         return self._stopping
-
-    def progress(self) -> TrainProgress | None:
-        """Return the last progress told."""
-        return self._progress
 
     def fall_back(self, fallback: Fallback) -> None:
         """Take note of a fallback."""
-        self._fallback = fallback
+        self._state = replace(self._state, fallback=fallback)
 
-    def fallback(self) -> Fallback | None:
-        """Return the last fallback."""
-        return self._fallback
+    def deal(self, deal: Deal) -> None:
+        """Take note of what each worker has to train."""
+        self._state = replace(self._state, deal=deal)
+
+    def state(self) -> RunState:
+        """Return what has been told."""
+        return self._state
 
     def stop(self) -> None:
         """Ask the run to stop."""

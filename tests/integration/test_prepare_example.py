@@ -84,7 +84,7 @@ def test_every_setting_of_the_example_that_is_commented_out_is_one(tmp_path: Pat
     given = [line.removeprefix("#") if line[:1] == "#" and line[1:2].strip() else line for line in lines]
     (tmp_path / "prepare.toml").write_text("\n".join(given))
     job = read_settings(PrepareJob, ["--config", str(tmp_path / "prepare.toml")])
-    assert (job.num_buckets, job.split.by, job.split.valid_before_ms) == (16, "time", 1_706_745_600_000)
+    assert (job.num_buckets, job.split.by, job.split.valid_before_ms) == (24, "time", 1_706_745_600_000)
 
 
 def test_a_log_in_an_object_store_becomes_a_dataset_there(s3_bucket: str, capfd: pytest.CaptureFixture[str]) -> None:

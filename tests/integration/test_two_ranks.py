@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +14,17 @@ import pytest
 import torch
 from torch import distributed
 from torch import multiprocessing as processes
-from torch.nn.parallel import DistributedDataParallel
 
 from mind_dist.checkpoint import ModelVersion, TableRows
 from mind_dist.config import SampledConfig, TrainingConfig
 from mind_dist.data.batches import Batch
 from mind_dist.data.parquet import PreparedDataset
-from mind_dist.data.sequences import Examples
-from mind_dist.errors import TrainingError
+from mind_dist.data.sequences import Examples, ParquetExamples
+from mind_dist.errors import MindDistError, TrainingError
+from mind_dist.records import Keys
 from mind_dist.storage import Directory
-from mind_dist.training.collectives import Collectives, ProcessGroup, SingleRank
+from mind_dist.training.collectives import Collectives, ProcessGroup, SingleRank, failing_together
+from mind_dist.training.item_table import ReplicatedItemTable
 from mind_dist.training.loop import train
 from mind_dist.training.run import TrainingRun
 from tests.toy_training import MODEL, TRAINING, event_examples, parquet_examples, toy_log, write_dataset
@@ -45,15 +48,19 @@ def results(dataset_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _rank(rank: int, dataset_uri: str, directory: str) -> None:
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{directory}/meeting", rank=rank, world_size=2)
-    ranks, dataset = ProcessGroup(torch.device("cpu")), PreparedDataset.open(dataset_uri)
+    meeting, timeout = f"file://{directory}/meeting", timedelta(seconds=60)  # one that waits for the other fails by it
+    distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2, timeout=timeout)
+    dataset = PreparedDataset.open(dataset_uri)
     for work in (
+        agree_and_average,
         train_unequal_shares,
         train_on_targets_of_all,
         train_on_a_log,
         train_with_a_broken_rank,
+        *FAULTS,
         stop_when_one_is_asked,
     ):
+        ranks = ProcessGroup(torch.device("cpu"))
         torch.save(work(ranks, dataset, directory), f"{directory}/{work.__name__}-{rank}.pt")
     distributed.destroy_process_group()
 
@@ -63,8 +70,6 @@ def of_both(results: Path, work: Callable[..., Any]) -> list[Any]:
 
 
 def run_over(dataset: PreparedDataset, examples: Any, ranks: Collectives, config: Any, **options: Any) -> TrainingRun:
-    if ranks.world_size > 1:
-        options["parallel"] = DistributedDataParallel
     return TrainingRun(examples, dataset, MODEL, config, source="toy", collectives=ranks, **options)
 
 
@@ -83,7 +88,7 @@ def trained_on(
     config: TrainingConfig = CONFIG,
 ) -> list[float]:
     reports = train(
-        run._parallel_model,
+        run.model,
         run._optimizer,
         run.table,
         (Batch(examples, {}) for examples in batches),
@@ -176,9 +181,23 @@ def test_replicas_that_count_and_admit_stay_equal_and_save_one_version(dataset_u
     assert one.step == version.manifest.step
 
 
+def agree_and_average(ranks: Collectives, _dataset: PreparedDataset, _directory: str) -> dict[str, Any]:
+    mine = [torch.full((2, 3), float(ranks.rank)), torch.tensor([4.0 * ranks.rank])]
+    ranks.average(mine)
+    rows = torch.arange(3 * ranks.rank).reshape(-1, 3)
+    return {"sum": ranks.sum([1, ranks.rank, 0.5]), "averaged": mine, "gathered": ranks.gather(rows)}
+
+
+def test_ranks_sum_average_and_gather(results: Path) -> None:
+    for found in of_both(results, agree_and_average):
+        assert found["sum"] == [2, 1, 1.0]
+        assert torch.equal(found["averaged"][0], torch.full((2, 3), 0.5))
+        assert found["averaged"][1].tolist() == [2.0]
+        assert [part.tolist() for part in found["gathered"]] == [[], [[0, 1, 2]]]
+
+
 def train_with_a_broken_rank(ranks: Collectives, dataset: PreparedDataset, _directory: str) -> str:
-    partitions = [ranks.rank, ranks.rank + 2]
-    run = run_over(dataset, parquet_examples(dataset, TRAINING, partitions=partitions), ranks, TRAINING)
+    run = run_over(dataset, half(dataset, ranks), ranks, TRAINING)
     steps = run.steps(lambda: False)
     next(steps)
     if ranks.rank == 1:
@@ -190,9 +209,88 @@ def train_with_a_broken_rank(ranks: Collectives, dataset: PreparedDataset, _dire
 
 
 def test_all_ranks_stop_when_the_loss_of_one_is_not_finite(results: Path) -> None:
-    first, second = of_both(results, train_with_a_broken_rank)
-    assert first.startswith("step 2: the loss is not finite, on another worker")
-    assert second.startswith("step 2: the loss is not finite, first in interests")
+    for message in of_both(results, train_with_a_broken_rank):
+        assert message.startswith("worker 1 of 2: step 2: the loss is not finite, first in interests")
+
+
+def half(dataset: PreparedDataset, ranks: Collectives) -> ParquetExamples:
+    return parquet_examples(dataset, TRAINING, partitions=[ranks.rank, ranks.rank + 2])
+
+
+def raised_by(ranks: Collectives, work: Callable[[], object]) -> tuple[str, str]:
+    """Return the kind of what is raised when a rank does something together with the other one, and its message."""
+    try:
+        with failing_together(ranks):
+            work()
+    except MindDistError as error:
+        return type(error).__name__, str(error)
+    return "nothing", ""
+
+
+class BrokenGradients(ReplicatedItemTable):
+    """A table whose rows get a gradient that is not finite."""
+
+    def lookup(self, keys: Keys) -> torch.Tensor:
+        rows = super().lookup(keys)
+        rows.register_hook(lambda gradient: gradient / 0)
+        return rows
+
+
+def meet_a_broken_row_gradient(ranks: Collectives, dataset: PreparedDataset, _directory: str) -> tuple[str, str]:
+    run = run_over(dataset, half(dataset, ranks), ranks, TRAINING)
+    if ranks.rank == 1:
+        run.table.__class__ = BrokenGradients
+    return raised_by(ranks, lambda: list(run.steps()))
+
+
+class BrokenExamples(ParquetExamples):
+    """A share whose third batch cannot be read."""
+
+    def take(self, partition: int, count: int) -> Examples:
+        if sum(self.positions().values()) >= 2 * TRAINING.batch_size:
+            raise OSError(5, "the disk is gone")
+        return super().take(partition, count)
+
+
+def meet_a_batch_that_cannot_be_read(ranks: Collectives, dataset: PreparedDataset, _directory: str) -> tuple[str, str]:
+    examples = half(dataset, ranks)
+    if ranks.rank == 1:
+        examples.__class__ = BrokenExamples
+    run = run_over(dataset, examples, ranks, TRAINING)
+    return raised_by(ranks, lambda: list(run.steps()))
+
+
+def meet_a_torn_bucket(ranks: Collectives, dataset: PreparedDataset, directory: str) -> tuple[str, str]:
+    torn = Path(directory) / f"torn-{ranks.rank}"
+    shutil.copytree(dataset.directory.uri, torn)
+    (torn / "sequences/train/bucket-00003.parquet").write_bytes(b"PAR1")
+    broken = PreparedDataset.open(str(torn))
+    return raised_by(ranks, lambda: list(run_over(broken, half(broken, ranks), ranks, TRAINING).steps()))
+
+
+def meet_a_disk_that_takes_no_version(ranks: Collectives, dataset: PreparedDataset, directory: str) -> tuple[str, str]:
+    run = run_over(dataset, half(dataset, ranks), ranks, TRAINING)
+    place = Path(directory) / f"version-{ranks.rank}"
+    if ranks.rank == 1:
+        place.write_text("no directory")
+    return raised_by(ranks, lambda: run.save(Directory.at(place)))
+
+
+FAULTS = {
+    meet_a_broken_row_gradient: ("TrainingError", "step 1: the gradient is not finite, first in item rows"),
+    meet_a_batch_that_cannot_be_read: ("TrainingError", "OSError: [Errno 5] the disk is gone"),
+    meet_a_torn_bucket: ("DatasetError", "torn-1/sequences/train/bucket-00003.parquet: missing or torn"),
+    meet_a_disk_that_takes_no_version: ("TrainingError", "NotADirectoryError"),
+}
+
+
+@pytest.mark.parametrize("work", FAULTS)
+def test_a_fault_on_one_rank_is_raised_by_all_of_them_at_once(work: Callable[..., Any], results: Path) -> None:
+    kind, cause = FAULTS[work]
+    for found, message in of_both(results, work):
+        assert found == kind
+        assert message.startswith("worker 1 of 2: ")
+        assert cause in message
 
 
 def stop_when_one_is_asked(ranks: Collectives, dataset: PreparedDataset, _directory: str) -> list[int]:

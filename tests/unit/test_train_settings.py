@@ -13,7 +13,7 @@ from jobs.cli import read_settings
 from jobs.train import Train, shown_progress
 from mind_dist.errors import ConfigError, DatasetError
 from mind_dist.recipes import best
-from mind_dist.training.run_monitor import Fallback, RunMonitor, TrainProgress
+from mind_dist.training.run_monitor import Deal, Fallback, RunMonitor, RunState, TrainProgress
 from mind_dist.training.settings import TrainSettings, check_dataset, source_name
 from tests.toy_training import write_dataset
 
@@ -66,16 +66,31 @@ def test_a_dataset_is_needed_and_must_hold_something_to_train_on(tmp_path: Path)
 
 def test_the_monitor_keeps_the_last_progress_and_passes_on_a_stop() -> None:
     monitor, progress = RunMonitor(), TrainProgress(3, 10, 1.5, 200.0)
-    assert monitor.progress() is None
+    assert monitor.state() == RunState()
     assert not monitor.tell(progress)
     assert not monitor.tell(None)
-    assert monitor.progress() == progress
-    assert monitor.fallback() is None
+    assert monitor.state() == RunState(progress)
     fallback = Fallback("runs/mind/checkpoint_00000020", ("checkpoint_00000040: no manifest.json",))
     monitor.fall_back(fallback)
-    assert monitor.fallback() == fallback
+    monitor.deal(Deal((2, 2)))
+    assert monitor.state() == RunState(progress, fallback, Deal((2, 2)))
     monitor.stop()
     assert monitor.tell(dataclasses.replace(progress, step=4))
+
+
+@pytest.mark.parametrize(
+    ("deal", "named"),
+    [
+        (Deal((12, 12), (1000, 990)), ""),
+        (Deal((8, 8, 8)), ""),
+        (Deal((4, 3)), "unequal shares"),
+        (Deal((2, 2), (1000, 700)), "unequal shares"),
+        (Deal((1, 1, 0), (500, 500, 0)), "1 of 3 workers have nothing to train"),
+    ],
+)
+def test_a_deal_that_makes_workers_wait_is_worth_a_warning(deal: Deal, named: str) -> None:
+    assert named in deal.warning()
+    assert bool(named) == bool(deal.warning())
 
 
 def test_progress_is_logged_now_and_then(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
