@@ -21,9 +21,10 @@ from mind_dist.config import ModelConfig
 from mind_dist.data.parquet import ItemCatalog
 from mind_dist.errors import VersionError
 from mind_dist.model.interests import Behaviors, Interests
-from mind_dist.model.item_bag import COLD_KEY, ItemBags, bag_members, pool_bags, score_vectors
+from mind_dist.model.item_bag import COLD_KEY, score_vectors
+from mind_dist.model.item_tower import ItemParts, ItemTower, item_chunks
 from mind_dist.model.multi_interest import MultiInterestModel
-from mind_dist.records import BehaviorSequence, Keys
+from mind_dist.records import BehaviorSequence, Keys, no_keys
 
 Vectors = NDArray[np.float32]
 
@@ -85,9 +86,10 @@ class InterestEncoder:
         self.max_behaviors: int = version.training_config().max_behaviors
         self.catalog: ItemCatalog = version.catalog()
         self._model = _load_model(version, self.config)
+        _check_values(version, self.config, self.catalog)
         table = version.items()
         self._table = _Vectors.of(table.keys, torch.from_numpy(table.vectors))
-        self._items = _item_vectors(table, self.catalog)
+        self._items = _item_vectors(self._model.item_tower, table, self.catalog)
 
     @classmethod
     def load(cls, uri: str) -> InterestEncoder:
@@ -192,18 +194,27 @@ def _load_model(version: ModelVersion, config: ModelConfig) -> MultiInterestMode
     return model
 
 
-def _item_vectors(table: TableRows, catalog: ItemCatalog) -> _Vectors:
-    """Return the vectors of all items that have one, as behaviors enter the model.
+def _check_values(version: ModelVersion, config: ModelConfig, catalog: ItemCatalog) -> None:
+    found, expected = catalog.feature_values.shape[1], config.item_tower.num_continuous
+    if found != expected:
+        problem = f"its catalog has {found} continuous features of items, its config says {expected}"
+        raise VersionError(version.directory.uri, problem)
 
-    A cold item has the mean of its features' rows. One without any has no vector, not even that of the shared cold row:
+
+def _item_vectors(tower: ItemTower, table: TableRows, catalog: ItemCatalog) -> _Vectors:
+    """Return the vectors of all items that have one, as the tower gives them.
+
+    A cold item is made of its features alone. One without any has no vector, not even that of the shared cold row:
     nothing is known of it that could tell it from others. Nor has any item that of a cold row which was never trained.
     """
     table = _without_untrained_cold_row(table)
     keys = np.union1d(catalog.keys, table.keys[table.counts > 0])
-    bags = bag_members(keys, catalog, table.keys)
-    vectors = pool_bags(torch.from_numpy(table.vectors), bags.members, bags.mask)
-    known = bags.mask.any(dim=1).numpy() & ~_is_cold_alone(keys, bags, table, catalog)
-    return _Vectors.of(keys[known], vectors[torch.from_numpy(known)])
+    known, vectors = [no_keys()], [torch.zeros(0, table.vectors.shape[1])]
+    for chunk in item_chunks(tower, torch.from_numpy(table.vectors), table.keys, keys, catalog):
+        told = chunk.parts.known.numpy() & ~_is_cold_alone(chunk.keys, chunk.parts, table, catalog)
+        known.append(chunk.keys[told])
+        vectors.append(chunk.vectors[torch.from_numpy(told)])
+    return _Vectors.of(np.concatenate(known), torch.cat(vectors))
 
 
 def _without_untrained_cold_row(table: TableRows) -> TableRows:
@@ -212,10 +223,11 @@ def _without_untrained_cold_row(table: TableRows) -> TableRows:
     return table.take(np.flatnonzero(~((table.keys == COLD_KEY) & untrained)))
 
 
-def _is_cold_alone(keys: Keys, bags: ItemBags, table: TableRows, catalog: ItemCatalog) -> NDArray[np.bool_]:
+def _is_cold_alone(keys: Keys, parts: ItemParts, table: TableRows, catalog: ItemCatalog) -> NDArray[np.bool_]:
     """Tell which items are cold ones made of nothing but the shared cold row, [N]."""
     at = int(np.searchsorted(table.keys, COLD_KEY))
     rows = catalog.rows(keys)
-    found = np.zeros(len(keys), dtype=np.bool_)
-    found[rows >= 0] = catalog.is_cold[rows[rows >= 0]]
-    return np.asarray(found & (bags.mask[:, 0] & (bags.members[:, 0] == at)).numpy())
+    cold = np.zeros(len(keys), dtype=np.bool_)
+    cold[rows >= 0] = catalog.is_cold[rows[rows >= 0]]
+    alone = parts.bags.mask[:, 0] & (parts.bags.members[:, 0] == at) & parts.values.isnan().all(dim=1)
+    return np.asarray(cold & alone.numpy())

@@ -38,7 +38,7 @@ MAX_NAME = 255
 
 ITEM_FIELDS = frozenset(
     {
-        *("original_id", "count", "feature_keys", "is_cold", "available_from", "available_until"),
+        *("original_id", "count", "feature_keys", "feature_values", "is_cold", "available_from", "available_until"),
         *RESERVED_COLUMNS,
     }
 )

@@ -16,6 +16,7 @@ from mind_dist.config.extraction import (
     RoutingStart,
     TwoTowerConfig,
 )
+from mind_dist.config.item_tower import ItemTowerConfig
 from mind_dist.config.loading import dump, load, parse, with_kind
 from mind_dist.config.model import ModelConfig, ModelKind
 from mind_dist.config.objective import (
@@ -53,6 +54,7 @@ __all__ = [
     "FullSoftmaxConfig",
     "GruConfig",
     "HardConfig",
+    "ItemTowerConfig",
     "KafkaConfig",
     "LabelAwareConfig",
     "LagKernelsConfig",

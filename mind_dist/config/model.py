@@ -10,6 +10,7 @@ from pydantic import with_config
 from mind_dist.config.checks import STRICT, check
 from mind_dist.config.encoders import EncoderConfig, NoEncoderConfig
 from mind_dist.config.extraction import ExtractionConfig, MindConfig
+from mind_dist.config.item_tower import ItemTowerConfig
 
 ModelKind = Literal["two_tower", "mind", "comirec_dr", "comirec_sa", "causal"]
 """How interests are extracted: see `mind_dist.model.multi_interest`."""
@@ -43,6 +44,8 @@ class ModelConfig:
     """Width C of a query or context vector joined to each capsule; 0 for none."""
     normalize: bool = True
     """Scale interest and item vectors to length 1; scores are then cosines."""
+    item_tower: ItemTowerConfig = ItemTowerConfig()  # noqa: RUF009 - frozen
+    """How an item's vector is made of what is known of it."""
 
     @property
     def kind(self) -> ModelKind:

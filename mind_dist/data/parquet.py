@@ -55,6 +55,10 @@ IS_COLD = "is_cold"
 """Column of the item catalog: True for an item that is known from the metadata alone, because the log does not have it
 or has it too seldom. Without the column, no item is cold."""
 
+FEATURE_VALUES = "feature_values"
+"""Column of the item catalog: the continuous features of an item in the manifest's order, standardised, as a list of
+float32 of one length; null where missing. Without the column, there are none."""
+
 AVAILABLE_FROM, AVAILABLE_UNTIL = "available_from", "available_until"
 """Columns of the item catalog, in milliseconds: an item may be recommended when from <= now < until. Without the columns
 every item always may."""
@@ -197,6 +201,15 @@ class ItemCatalog:
     def feature_keys(self) -> Keys:
         """Feature keys of all items, one after the other."""
         return np.asarray(pc.list_flatten(self.table["feature_keys"]).to_numpy(), dtype=np.int64)
+
+    @cached_property
+    def feature_values(self) -> NDArray[np.float32]:
+        """Continuous features of each item, standardised; NaN where missing, [N, F]."""
+        if FEATURE_VALUES not in self.table.column_names:
+            return np.zeros((len(self), 0), dtype=np.float32)
+        width = self.table.schema.field(FEATURE_VALUES).type.list_size
+        flat = self.table[FEATURE_VALUES].combine_chunks().flatten()
+        return np.asarray(flat.to_numpy(zero_copy_only=False), dtype=np.float32).reshape(-1, width)
 
     def rows(self, keys: Keys) -> Keys:
         """Return each key's row, -1 where the catalog does not have it."""

@@ -1,4 +1,4 @@
-"""An item is a bag of table rows: item keys → members → item vectors (MIND, section 4.2).
+"""The keyed part of an item is a bag of table rows: item keys → members → their mean (MIND, section 4.2).
 
 One rule decides which rows make up an item, in training and wherever a trained version is used:
 
@@ -6,11 +6,7 @@ One rule decides which rows make up an item, in training and wherever a trained 
     a catalog item of which the table has none of these: the shared cold row, if there is one;
     an item that is neither in the catalog nor in the table: nothing, it is unknown.
 
-The vector of an item is the mean of its rows. A caller that holds part of the table asks for it in three steps:
-
-    keys = bag_keys(item_keys, catalog)                      # what to look up, distinct
-    bags = bag_members(item_keys, catalog, keys[has_row])    # `has_row`: what the table has of them
-    vectors = pool_bags(rows, bags.members, bags.mask)       # `rows`: those rows, in the order of the keys
+`mind_dist.model.item_tower` makes the vector of an item of their mean and of its continuous features.
 """
 
 from __future__ import annotations
@@ -34,8 +30,8 @@ _EPSILON = 1e-12
 
 
 @runtime_checkable
-class ItemFeatures(Protocol):
-    """Side features of items, as the item catalog has them."""
+class KeyedFeatures(Protocol):
+    """Side features of items that are rows of the table."""
 
     @property
     def feature_offsets(self) -> Keys:
@@ -64,19 +60,27 @@ class ItemBags(NamedTuple):
     mask: Bool[Tensor, "N M"]
 
 
-def bag_keys(item_keys: Keys, features: ItemFeatures) -> Keys:
+def bag_keys(item_keys: Keys, features: KeyedFeatures) -> Keys:
     """Return every key that may be part of these items, the cold row's among them: distinct, ascending."""
     keys, mask = _candidates(item_keys, features)
     return np.unique(np.append(keys[mask], COLD_KEY))
 
 
-def bag_members(item_keys: Keys, features: ItemFeatures, row_keys: Keys) -> ItemBags:
+def bag_members(
+    item_keys: Keys,
+    features: KeyedFeatures,
+    row_keys: Keys,
+    without_id: NDArray[np.bool_] | None = None,
+    valued: NDArray[np.bool_] | None = None,
+) -> ItemBags:
     """Return the rows that make up each item.
 
     Args:
         item_keys: Items, [N].
         features: Their side features.
         row_keys: Keys of the rows there are, distinct and ascending; members are indexes into it.
+        without_id: Items whose own row is left out, where anything else is known of them: as if never seen, [N].
+        valued: Items of which something is known beside rows, [N].
 
     >>> class NoFeatures:
     ...     feature_offsets, feature_keys = np.zeros(1, np.int64), np.zeros(0, np.int64)
@@ -87,22 +91,13 @@ def bag_members(item_keys: Keys, features: ItemFeatures, row_keys: Keys) -> Item
     keys, candidate = _candidates(item_keys, features)
     members = _find(row_keys, keys)
     mask = candidate & (members >= 0)
+    if without_id is not None:
+        described = mask[:, 1:].any(axis=1) if valued is None else mask[:, 1:].any(axis=1) | valued
+        mask[:, 0] &= ~(without_id & described)
     cold = ~mask.any(axis=1) & (features.rows(item_keys) >= 0)
     members[cold, 0] = _find(row_keys, np.array([COLD_KEY]))[0]
     mask[cold, 0] = members[cold, 0] >= 0
     return ItemBags(torch.from_numpy(np.where(mask, members, 0)), torch.from_numpy(mask))
-
-
-def without_own_row(bags: ItemBags, items: Bool[Tensor, " N"]) -> ItemBags:
-    """Leave the own row out of some items' bags, where they have other rows.
-
-    >>> bags = ItemBags(torch.tensor([[3, 4], [5, 0]]), torch.tensor([[True, True], [True, False]]))
-    >>> without_own_row(bags, torch.tensor([True, True])).mask.tolist()
-    [[False, True], [True, False]]
-    """
-    mask = bags.mask.clone()
-    mask[:, 0] &= ~(items & mask[:, 1:].any(dim=1))
-    return ItemBags(bags.members, mask)
 
 
 def pool_bags(
@@ -136,7 +131,7 @@ def unit_vectors(vectors: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
     return (wide * torch.rsqrt(squared + _EPSILON)).to(vectors.dtype)
 
 
-def _candidates(item_keys: Keys, features: ItemFeatures) -> tuple[Keys, NDArray[np.bool_]]:
+def _candidates(item_keys: Keys, features: KeyedFeatures) -> tuple[Keys, NDArray[np.bool_]]:
     """Return, per item, its own key and its feature keys, [N, 1 + most features], with a mask."""
     catalog_rows = features.rows(item_keys)
     listed = catalog_rows >= 0

@@ -1,9 +1,10 @@
 """Behaviors → `Interests`: what every model is made of.
 
-    behaviors → sequence encoder → extraction → head → interests
-                (none, causal)     mind | comirec | two_tower | causal
+    items → item tower → behaviors → sequence encoder → extraction → head → interests
+                                     (none, causal)     mind | comirec | two_tower | causal
 
-Models differ by their extraction; the causal one has a head of its own, everything else is shared.
+Models differ by their extraction; the causal one has a head of its own, everything else is shared. A model takes behaviors
+that its item tower has made: whoever has the rows of items calls both (`mind_dist.training.loop`, `mind_dist.encoder`).
 """
 
 from __future__ import annotations
@@ -28,13 +29,14 @@ from mind_dist.model.extraction import Extracted, OfBeginnings
 from mind_dist.model.head import interest_head, join, side_by_side
 from mind_dist.model.interests import Behaviors, Interests
 from mind_dist.model.item_bag import unit_vectors
+from mind_dist.model.item_tower import ItemTower
 from mind_dist.model.mind import B2IRouting
 from mind_dist.model.routing import num_adaptive_interests
 from mind_dist.model.two_tower import pooling
 
 
 class MultiInterestModel(nn.Module):
-    """An `InterestModel` of any kind.
+    """An `InterestModel` of any kind, with the item tower its items come from.
 
     >>> behaviors = Behaviors(torch.ones(1, 3, 8), torch.tensor([[5, 6, 7]]), torch.ones(1, 3, dtype=torch.bool))
     >>> interests = MultiInterestModel(ModelConfig(dim=8, num_interests=2))(behaviors)
@@ -48,6 +50,7 @@ class MultiInterestModel(nn.Module):
         self.encoder = sequence_encoder(config)
         self.extraction = _extraction(config)
         self.head = interest_head(config)
+        self.item_tower = ItemTower(config)  # last, so that the first values of the others are the same with any tower
 
     def forward(
         self,

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from mind_dist.data.codec import IdType
-from mind_dist.data.parquet import AVAILABILITY_LIMITS, IS_COLD, ITEM_SCHEMA, ItemCatalog
+from mind_dist.data.parquet import AVAILABILITY_LIMITS, FEATURE_VALUES, IS_COLD, ITEM_SCHEMA, ItemCatalog
 from mind_dist.errors import PublishError
 from mind_dist.index.vector_store import Column
 from mind_dist.limits import MAX_COLUMNS, index_problem
@@ -41,7 +41,7 @@ def item_columns(catalog: ItemCatalog, item_keys: Keys, id_type: IdType) -> dict
     Raises:
         PublishError: A column's name is one that an index keeps for itself, or cannot store.
     """
-    left_out = {*ITEM_SCHEMA.names, IS_COLD} - ({"original_id"} if id_type == "string" else set())
+    left_out = {*ITEM_SCHEMA.names, IS_COLD, FEATURE_VALUES} - ({"original_id"} if id_type == "string" else set())
     at = catalog.rows(item_keys)
     rows = pa.array(at, mask=at < 0)
     fields = [field for field in catalog.table.schema if field.name not in left_out]

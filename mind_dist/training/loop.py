@@ -24,7 +24,9 @@ from mind_dist.config import ModelConfig, TrainingConfig
 from mind_dist.data.batches import Batch
 from mind_dist.errors import TrainingError
 from mind_dist.model.interests import Interests
-from mind_dist.model.item_bag import ItemFeatures, score_vectors
+from mind_dist.model.item_bag import score_vectors
+from mind_dist.model.item_tower import ItemFeatures
+from mind_dist.model.multi_interest import MultiInterestModel
 from mind_dist.model.objectives import Candidates, objective_of
 from mind_dist.model.objectives.penalties import balance_penalty, routing_penalty, spread_penalty
 from mind_dist.records import Positions
@@ -69,7 +71,7 @@ def linear_decay(learning_rate: float, num_steps: int | None) -> Callable[[int],
 
 
 def train(
-    model: nn.Module,
+    model: MultiInterestModel,
     optimizer: torch.optim.Optimizer,
     table: ItemTable,
     batches: Iterable[Batch],
@@ -87,7 +89,7 @@ def train(
     """Train until all ranks have run dry, `max_steps` are done, or a rank is asked to stop.
 
     Args:
-        model: An `InterestModel`, the same on all ranks.
+        model: The model and its item tower, the same on all ranks.
         optimizer: Over the model's parameters.
         table: The item, feature and profile rows.
         batches: This rank's.
@@ -152,7 +154,7 @@ def train(
 
 
 def _loss(
-    model: nn.Module,
+    model: MultiInterestModel,
     rows: Float[Tensor, "U R"],
     inputs: StepInputs,
     table: ItemTable,
@@ -164,9 +166,9 @@ def _loss(
     dim, device, hard_beta = model_config.dim, rows.device, config.negatives.hard_beta
     objective = objective_of(config.objective, temperature=config.temperature, hard_beta=hard_beta)
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
-        items = inputs.item_vectors(rows)
-        behaviors = inputs.behaviors(items[:, :dim])
-        interests: Interests = model(behaviors, inputs.profiles(rows[:, :dim]), ends=inputs.ends.to(device))
+        items = model.item_tower(rows, inputs.parts.to(device))
+        behaviors, profiles = inputs.behaviors(items[:, :dim]), inputs.profiles(rows[:, :dim])
+        interests: Interests = model(behaviors, profiles, ends=inputs.ends.to(device))
         interests = interests.take(inputs.trained.to(device))
         candidates = _candidates(inputs, table, items[:, -dim:], normalize=model_config.normalize, config=config)
         loss = objective(interests, candidates)

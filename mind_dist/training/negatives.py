@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mind_dist.config import NegativesConfig, SampledConfig, TrainingConfig
 from mind_dist.data.batches import Batch
-from mind_dist.model.item_bag import ItemFeatures
+from mind_dist.model.item_tower import ItemFeatures
 from mind_dist.model.objectives.inclusion import log_inclusion_probability
 from mind_dist.records import Keys
 from mind_dist.training.collectives import Collectives

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mind_dist.data.sequences import Examples
 from mind_dist.model.interests import Behaviors
-from mind_dist.model.item_bag import ItemBags, ItemFeatures, bag_keys, bag_members, pool_bags, without_own_row
+from mind_dist.model.item_tower import ItemFeatures, ItemParts, item_parts, part_keys
 from mind_dist.records import Keys
 from mind_dist.training.item_table import ItemTable
 from mind_dist.training.positions import TrainedPositions
@@ -29,7 +29,7 @@ class StepInputs:
 
     Attributes:
         row_keys: Table rows to look up, distinct and ascending, [U].
-        bags: The items as bags of these rows, [I, M].
+        parts: What the items are made of, of these rows and of continuous features, [I].
         history_keys: Item keys, [B, L].
         history: Indexes into the items, [B, L].
         history_mask: True where real, [B, L].
@@ -51,7 +51,7 @@ class StepInputs:
     """
 
     row_keys: Keys
-    bags: ItemBags
+    parts: ItemParts
     history_keys: Int64[Tensor, "B L"]
     history: Int64[Tensor, "B L"]
     history_mask: Bool[Tensor, "B L"]
@@ -100,12 +100,11 @@ class StepInputs:
         own, is_own = (own, is_own) if shared is not None else (own[:, :0], is_own[:, :0])
         negatives = drawn if shared is None else np.concatenate([drawn, shared])
         items, (history, targets, negatives, own) = _distinct(examples.history, trained.targets, negatives, own)
-        row_keys = np.union1d(bag_keys(items, features), examples.profile)
+        row_keys = np.union1d(part_keys(items, features), examples.profile)
         row_keys = row_keys[table.has(row_keys)]
-        bags = bag_members(items, features, row_keys)
-        if id_dropout and generator is not None:
-            bags = without_own_row(bags, torch.from_numpy(generator.random(len(items)) < id_dropout))
-        known: NDArray[np.bool_] = bags.mask.any(dim=1).numpy()
+        without_id = generator.random(len(items)) < id_dropout if id_dropout and generator is not None else None
+        parts = item_parts(items, features, row_keys, without_id)
+        known: NDArray[np.bool_] = parts.known.numpy()
         order, history_mask, ends = _known_behaviors(examples.history_mask & known[history], trained.ends)
         target_mask = trained.mask & known[targets] & (ends >= 0)[:, :, None]
         targeted, pool = np.unique(targets[target_mask]), np.unique(negatives[known[negatives]])
@@ -119,7 +118,7 @@ class StepInputs:
         targets = np.where(target_mask, targets, targeted[:1].sum())[told].reshape(-1, num_targets)
         return cls(
             row_keys,
-            bags,
+            parts,
             history_keys=torch.from_numpy(np.take_along_axis(examples.history, order, axis=1)[told]),
             history=torch.from_numpy(np.take_along_axis(history, order, axis=1)[told]),
             history_mask=torch.from_numpy(history_mask[told]),
@@ -148,10 +147,6 @@ class StepInputs:
     def trained(self) -> Bool[Tensor, " N"]:
         """Ends that have a target."""
         return self.target_mask.any(dim=1)
-
-    def item_vectors(self, rows: Float[Tensor, "U R"]) -> Float[Tensor, "I R"]:
-        """Return the items' vectors: as wide as the rows, the two of separate item vectors side by side."""
-        return pool_bags(rows, self.bags.members.to(rows.device), self.bags.mask.to(rows.device))
 
     def behaviors(self, items: Float[Tensor, "I D"]) -> Behaviors:
         """Return the histories as the model takes them."""

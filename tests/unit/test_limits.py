@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mind_dist.data.parquet import AVAILABLE_FROM, AVAILABLE_UNTIL, IS_COLD, ITEM_SCHEMA, USER_SCHEMA
+from mind_dist.data.parquet import AVAILABLE_FROM, AVAILABLE_UNTIL, FEATURE_VALUES, IS_COLD, ITEM_SCHEMA, USER_SCHEMA
 from mind_dist.index.milvus_schema import MISSING
 from mind_dist.limits import ITEM_FIELDS, USER_FIELDS, allowed_name, column_problem
 
@@ -27,5 +27,13 @@ def test_the_name_to_take_instead_is_always_allowed(name: str) -> None:
 
 
 def test_every_column_that_items_and_users_have_already_is_reserved() -> None:
-    assert {*ITEM_SCHEMA.names, IS_COLD, AVAILABLE_FROM, AVAILABLE_UNTIL, "vector", MISSING} == ITEM_FIELDS
+    assert {
+        *ITEM_SCHEMA.names,
+        FEATURE_VALUES,
+        IS_COLD,
+        AVAILABLE_FROM,
+        AVAILABLE_UNTIL,
+        "vector",
+        MISSING,
+    } == ITEM_FIELDS
     assert set(USER_SCHEMA.names) == USER_FIELDS

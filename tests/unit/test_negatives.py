@@ -28,6 +28,7 @@ NUM_USERS, NUM_ITEMS, LONGEST, HORIZON = 400, 50, 8, 5
 class NoFeatures(NamedTuple):
     feature_offsets: Keys = np.zeros(1, np.int64)
     feature_keys: Keys = np.zeros(0, np.int64)
+    feature_values: NDArray[np.float32] = np.zeros((0, 0), np.float32)
 
     def rows(self, keys: Keys) -> Keys:
         return np.full(len(keys), -1)

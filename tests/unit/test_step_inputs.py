@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from mind_dist.config import CausalConfig, ComirecDrConfig, ModelConfig, TransformerConfig
 from mind_dist.data.sequences import Examples
 from mind_dist.model.interests import Interests
+from mind_dist.model.item_tower import ItemTower
 from mind_dist.model.multi_interest import MultiInterestModel
 from mind_dist.records import Keys
 from mind_dist.training.item_table import ReplicatedItemTable
@@ -30,6 +32,7 @@ MODELS = {
 class NoFeatures:
     feature_offsets: Keys
     feature_keys: Keys
+    feature_values: NDArray[np.float32] = field(default_factory=lambda: np.zeros((NUM_ITEMS, 0), np.float32))
 
     def rows(self, keys: Keys) -> Keys:
         return np.full(len(keys), -1)
@@ -70,7 +73,8 @@ def interests_of(config: ModelConfig, table: ReplicatedItemTable, inputs: StepIn
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     rows = table.lookup(inputs.row_keys)
-    found: Interests = model(inputs.behaviors(inputs.item_vectors(rows)), inputs.profiles(rows), ends=inputs.ends)
+    behaviors = inputs.behaviors(model.item_tower(rows, inputs.parts))
+    found: Interests = model(behaviors, inputs.profiles(rows), ends=inputs.ends)
     return found
 
 
@@ -83,7 +87,7 @@ def told(inputs: StepInputs) -> list[list[int]]:
 
 def inputs_keys(inputs: StepInputs, targeted: list[int]) -> list[int]:
     """Return the keys of targeted items: their rows are their own keys' here, as there are no features."""
-    members = inputs.bags.members[inputs.targeted[targeted], 0]
+    members = inputs.parts.bags.members[inputs.targeted[targeted], 0]
     return [int(key) for key in inputs.row_keys[members.numpy()]]
 
 
@@ -182,7 +186,8 @@ def test_every_item_and_profile_has_the_vector_of_its_row(table: ReplicatedItemT
     examples = Examples.concatenate([window([4, 7], [3], profile=key) for key in (PROFILE, PROFILE + 1, 0, STRANGE)])
     inputs = inputs_of(table, examples)
     rows = table.lookup(inputs.row_keys)
-    behaviors, profiles = inputs.behaviors(inputs.item_vectors(rows)), inputs.profiles(rows)
+    vectors = ItemTower(ModelConfig(dim=DIM))(rows, inputs.parts)
+    behaviors, profiles = inputs.behaviors(vectors), inputs.profiles(rows)
     torch.testing.assert_close(behaviors.vectors[0], table.lookup(np.array([4, 7])))
     assert profiles is not None
     torch.testing.assert_close(profiles[:2, 0], table.lookup(np.array([PROFILE, PROFILE + 1])))
@@ -196,6 +201,7 @@ class OneFeature:
 
     feature_offsets: Keys
     feature_keys: Keys
+    feature_values: NDArray[np.float32] = field(default_factory=lambda: np.zeros((NUM_ITEMS, 0), np.float32))
 
     def rows(self, keys: Keys) -> Keys:
         return np.where(keys <= NUM_ITEMS, keys - 1, -1)
@@ -210,7 +216,7 @@ def test_items_whose_id_is_dropped_are_made_of_their_features_alone(table: Repli
         generator = np.random.default_rng(3)
         options: dict[str, Any] = {"id_dropout": rate, "generator": generator}
         inputs = StepInputs.of(examples, trained, negatives, table, features, **options)
-        real = inputs.bags.mask[inputs.pool]
+        real = inputs.parts.bags.mask[inputs.pool]
         assert bool(real[:, 1].all())
         counts.append(int(real[:, 0].sum()))
     assert counts[0] == NUM_ITEMS

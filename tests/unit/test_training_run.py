@@ -345,9 +345,10 @@ def by_training(run: TrainingRun, dataset: PreparedDataset, users: list[Behavior
     examples = Examples(history, mask, one * history[0, 0], one > 0, profile, one[:, 0])
     nothing: Keys = np.zeros(0, dtype=np.int64)
     inputs = StepInputs.of(examples, TrainedPositions.after_window(examples), nothing, run.table, dataset.catalog())
-    rows = run.table.lookup(inputs.row_keys)[:, : MODEL.dim]
+    rows, model = run.table.lookup(inputs.row_keys), run.model.eval()
     with torch.no_grad():
-        found = run.model.eval()(inputs.behaviors(inputs.item_vectors(rows)), inputs.profiles(rows), ends=inputs.ends)
+        behaviors = inputs.behaviors(model.item_tower(rows, inputs.parts)[:, : MODEL.dim])
+        found = model(behaviors, inputs.profiles(rows[:, : MODEL.dim]), ends=inputs.ends)
     return [
         UserInterests(vectors[real].numpy(), weights[real].numpy())
         for vectors, real, weights in zip(found.vectors, found.mask, found.weights, strict=True)
