@@ -20,6 +20,9 @@ Positions = Mapping[int, int]
 """Partition → the position after the last event taken from it; where to go on."""
 
 
+MAX_TIES = 1000
+"""Most behaviors that a history cut to its newest keeps beyond these, since they share a time with the oldest of them."""
+
 FOREVER_MS = (1 << 63) - 1
 """A time that never comes."""
 
@@ -71,7 +74,7 @@ class BehaviorSequence:
 
     Attributes:
         user_key: The user.
-        item_keys: Items in time order.
+        item_keys: Items in the order of (time, arrival): of equal times, the one that the log has first comes first.
         timestamps_ms: Their times, never decreasing.
         profile_keys: One feature key per profile feature, 0 where missing; empty without profiles.
     """
@@ -92,29 +95,40 @@ class BehaviorSequence:
         """Return the newest `count` behaviors."""
         return self.slice(max(0, len(self) - count), len(self))
 
-    def merge(self, events: Iterable[Event], max_behaviors: int) -> Self:
-        """Return the sequence with `events` in their places by time, cut to the newest `max_behaviors`.
+    def newest(self, count: int) -> Self:
+        """Return the newest `count` behaviors, and with them those of the same time as the oldest of these.
 
-        An event with the item and time of a behavior already there is a duplicate and changes nothing. Equal times
-        are ordered by item key, not by arrival: the result depends on the set of events alone, so merging them
-        again, or in other batches, gives the same sequence. Returns `self` itself when nothing changed.
+        A cut between equal times would forget what was there at a time that others are kept of, and the repeat of a
+        forgotten event would come back as a new one. Of such ties at most `MAX_TIES` are kept beyond `count`.
         """
-        known = set(zip(self.timestamps_ms.tolist(), self.item_keys.tolist(), strict=True))
-        fresh = []
+        first = max(0, len(self) - count)
+        if 0 < first < len(self):
+            tied = int(np.searchsorted(self.timestamps_ms, self.timestamps_ms[first]))
+            first = max(tied, first - MAX_TIES)
+        return self.slice(first, len(self)) if first else self
+
+    def merge(self, events: Iterable[Event], max_behaviors: int) -> Self:
+        """Return the sequence with `events`, in the order of their arrival, each behind all that are not later.
+
+        So behaviors are in the order of (time, arrival). An event with the item and time of a behavior already there
+        is a duplicate and changes nothing, nor does one that is older than all of a full history, which is kept as
+        `newest` says. It does not matter how events are cut into calls, or whether some come again. Returns `self`
+        itself when nothing changed.
+        """
+        sequence = self
         for event in events:
-            behavior = (event.timestamp_ms, event.item_key)
-            if behavior not in known:
-                known.add(behavior)
-                fresh.append(behavior)
-        if not fresh:
+            sequence = sequence._with_event(event, max_behaviors)
+        return sequence
+
+    def _with_event(self, event: Event, max_behaviors: int) -> Self:
+        first = int(np.searchsorted(self.timestamps_ms, event.timestamp_ms, side="left"))
+        behind = int(np.searchsorted(self.timestamps_ms, event.timestamp_ms, side="right"))
+        is_late = behind == 0 and len(self) >= max_behaviors
+        if is_late or bool((self.item_keys[first:behind] == event.item_key).any()):
             return self
-        added = np.array(fresh, dtype=np.int64)
-        times = np.concatenate([self.timestamps_ms, added[:, 0]])
-        items = np.concatenate([self.item_keys, added[:, 1]])
-        order = np.lexsort((items, times))[-max_behaviors:]
-        if len(order) == len(self) and bool((order < len(self)).all()):
-            return self
-        return type(self)(self.user_key, items[order], times[order], self.profile_keys)
+        items = np.insert(self.item_keys, behind, event.item_key)
+        times = np.insert(self.timestamps_ms, behind, event.timestamp_ms)
+        return type(self)(self.user_key, items, times, self.profile_keys).newest(max_behaviors)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from mind_dist.errors import ServiceUnavailable, StaleAssignment
 from mind_dist.index.memory import InMemoryVectorStore
 from mind_dist.index.vector_store import UserRow, VersionInfo
 from mind_dist.observability import InMemoryMetrics
-from mind_dist.records import BehaviorSequence, Keys, Positions, Record
+from mind_dist.records import MAX_TIES, BehaviorSequence, Keys, Positions, Record
 from mind_dist.serving.updater import UpdateStep, UserVectorUpdater
 
 OnStep = Callable[[UpdateStep], None]
@@ -58,7 +58,7 @@ class ToyEncoder:
         return UserInterests(numbers.reshape(count, DIM), np.full(count, 1 / max(1, count), dtype=np.float32))
 
 
-INFO = VersionInfo(VERSION, DIM, 2, "inner_product", "toy", 5)
+INFO = VersionInfo(VERSION, DIM, 2, "inner_product", "toy", 5 + MAX_TIES)
 
 
 def toy_store(store: InMemoryVectorStore | None = None) -> InMemoryVectorStore:

@@ -30,8 +30,8 @@ class _Example(NamedTuple):
 class EventExamples:
     """The events of an ordered log, each an example with one target.
 
-    Events take their place in the history by time. A duplicate is no example, nor is an event that is older than
-    all that is kept of a full history, or has nothing before it. A poison record goes to the dead letters.
+    Events take their place in the history by time, and behind those of the same time. A duplicate is no example, nor is
+    an event that is older than all that is kept of a full history, or has nothing before it. A poison record goes to the dead letters.
     A tombstone forgets the user.
 
     Args:

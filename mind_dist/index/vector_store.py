@@ -63,7 +63,7 @@ class VersionInfo:
         num_interests: Interests K in a user's row, padded with zeros.
         similarity: `cosine` (vectors are normalised) or `inner_product`; searched by inner product both ways.
         uri: Where the model version's directory is, for whoever recomputes users.
-        max_behaviors: The longest history a user's row keeps.
+        max_behaviors: Most behaviors of a user's row: the longest history that the model reads, and `MAX_TIES` more.
         id_type: `int64` or `string`.
         step: Training step.
         watermark_ms: Time of the newest event trained on.

@@ -54,7 +54,7 @@ def histories_of(store: VectorStore, model_version: str, config: ModelConfig, ma
     for row in store.scan_users(model_version):
         profile = row.profile if len(row.profile) == config.num_profile_features else no_keys()
         sequence = BehaviorSequence(row.user_key, row.behaviors, row.timestamps_ms, profile)
-        yield History(sequence.last(max_behaviors), row.partition, row.next_offset)
+        yield History(sequence.newest(max_behaviors), row.partition, row.next_offset)
 
 
 def dataset_users(dataset: PreparedDataset, shown: Literal["inputs", "all"] = "all") -> Iterator[BehaviorSequence]:
@@ -83,7 +83,7 @@ def missing_from(store: VectorStore, model_version: str, histories: Sequence[His
 
 def from_sequences(sequences: Iterable[BehaviorSequence], max_behaviors: int) -> Iterator[History]:
     """Yield users as a version takes them: with their newest behaviors."""
-    return (History(sequence.last(max_behaviors)) for sequence in sequences)
+    return (History(sequence.newest(max_behaviors)) for sequence in sequences)
 
 
 def batched(values: Iterable[T], size: int) -> Iterator[list[T]]:

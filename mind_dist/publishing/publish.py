@@ -25,7 +25,7 @@ from mind_dist.publishing.backfill import History, batched, from_sequences, hist
 from mind_dist.publishing.compatibility import check_compatible
 from mind_dist.publishing.item_columns import item_columns
 from mind_dist.publishing.verification import GATE_METRIC, InterestSample, ann_recall, check_recall
-from mind_dist.records import BehaviorSequence, Keys
+from mind_dist.records import MAX_TIES, BehaviorSequence, Keys
 from mind_dist.retrieval import available_at, has_availability
 
 logger = logging.getLogger(__name__)
@@ -191,7 +191,7 @@ def _describe(
         num_interests=encoder.config.num_interests,
         similarity="cosine" if encoder.config.normalize else "inner_product",
         uri=uri,
-        max_behaviors=encoder.max_behaviors,
+        max_behaviors=encoder.max_behaviors + MAX_TIES,
         id_type=manifest.id_type,
         step=manifest.step,
         watermark_ms=manifest.watermark_ms,

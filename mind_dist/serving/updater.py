@@ -63,7 +63,7 @@ class Encoder(Protocol):
     Attributes:
         manifest: What the version is.
         config: Its model's settings.
-        max_behaviors: The longest history it looks at, and a row keeps.
+        max_behaviors: The longest history it looks at; a row keeps `BehaviorSequence.newest` of so many.
     """
 
     manifest: Manifest

@@ -82,7 +82,10 @@ def _moved(
 
 
 def _put(users: dict[int, UserHistory], history: UserHistory, max_behaviors: int) -> None:
-    """Add a history; a user who had one in two partitions, since the topic had grown before, gets both as one."""
+    """Add a history; a user who had one in two partitions, since the topic had grown before, gets both as one.
+
+    Of equal times, those of the partition with the lower number come first: no log has an order of both.
+    """
     known = users.get(history.sequence.user_key)
     if known is not None:
         sequence = history.sequence

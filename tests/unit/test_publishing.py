@@ -30,7 +30,7 @@ from mind_dist.limits import MAX_COLUMNS
 from mind_dist.publishing import PublishReport, check_id_type, dataset_users, publish, rollback
 from mind_dist.publishing.item_columns import item_columns
 from mind_dist.publishing.verification import InterestSample
-from mind_dist.records import BehaviorSequence
+from mind_dist.records import MAX_TIES, BehaviorSequence
 from mind_dist.storage import Directory
 
 DIM, NUM_ITEMS = 4, 30
@@ -161,7 +161,9 @@ def test_a_version_tells_what_it_is() -> None:
         Column("genres", "texts"),
         Column("adult", nullable=True),
     )
-    expected = VersionInfo(name_of(1), DIM, 2, "cosine", "file:///v", 3, "string", 1, 9, {"recall@50": 0.25}, columns)
+    expected = VersionInfo(
+        name_of(1), DIM, 2, "cosine", "file:///v", 3 + MAX_TIES, "string", 1, 9, {"recall@50": 0.25}, columns
+    )
     expected = dataclasses.replace(expected, num_items=NUM_ITEMS)
     assert dataclasses.replace(info, published_ms=0) == expected
 

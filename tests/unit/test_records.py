@@ -2,7 +2,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mind_dist.records import BehaviorSequence, Event
+from mind_dist.records import MAX_TIES, BehaviorSequence, Event
+from tests.one_order import expected, pairs
 
 events = st.lists(st.builds(Event, st.just(1), st.integers(0, 5), st.integers(0, 8)), max_size=20)
 
@@ -25,10 +26,27 @@ def test_batches_cut_anywhere_give_the_same_sequence(log: list[Event], cut: int,
 
 
 @given(events, st.integers(1, 6))
-def test_a_sequence_keeps_the_newest_in_time_order(log: list[Event], max_behaviors: int) -> None:
+def test_a_sequence_keeps_the_newest_in_the_order_of_time_and_arrival(log: list[Event], max_behaviors: int) -> None:
     merged = BehaviorSequence(1).merge(log, max_behaviors)
-    times = sorted({(e.timestamp_ms, e.item_key) for e in log}, key=lambda behavior: behavior[0])
-    assert merged.timestamps_ms.tolist() == [time for time, _ in times[-max_behaviors:]]
+    truth = expected([(1, event.item_key, event.timestamp_ms, "click") for event in log], max_behaviors)
+    assert pairs(merged) == truth.get(1, [])
+    assert merged.newest(max_behaviors) is merged
+
+
+def test_a_repeat_of_what_a_full_history_has_at_its_oldest_time_is_no_new_event() -> None:
+    basket = [Event(1, item, 7) for item in (3, 1, 2)]
+    full = BehaviorSequence(1).merge(basket, max_behaviors=2)
+    assert full.item_keys.tolist() == [3, 1, 2]
+    assert full.merge(basket, 2) is full
+    assert full.merge([Event(1, 9, 6)], 2) is full
+    assert full.merge([Event(1, 4, 7)], 2).item_keys.tolist() == [3, 1, 2, 4]
+    assert full.merge([Event(1, 3, 8)], 2).item_keys.tolist() == [3, 1, 2, 3]
+    assert full.merge([Event(1, 3, 8), Event(1, 5, 9)], 2).item_keys.tolist() == [3, 5]
+
+
+def test_ties_beyond_the_newest_are_bounded() -> None:
+    merged = BehaviorSequence(1).merge([Event(1, item, 7) for item in range(MAX_TIES + 9)], max_behaviors=2)
+    assert merged.item_keys.tolist() == list(range(7, MAX_TIES + 9))
 
 
 def test_slices_carry_the_user_and_profile() -> None:

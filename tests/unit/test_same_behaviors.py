@@ -1,105 +1,121 @@
-"""One raw log gives the same behaviors, whichever way it takes: prepared, replayed to serving, replayed to training."""
+"""One raw log gives the same sequences, whichever way it takes: prepared, replayed to serving, replayed to training."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
-from pathlib import Path
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mind_dist.config import KafkaConfig, LogConfig, PrepareConfig
+from mind_dist.config import KafkaConfig, LogConfig
 from mind_dist.data.codec import encode_event, encode_key
-from mind_dist.data.raw_log import list_fragments
 from mind_dist.data.replay import log_events, rows
 from mind_dist.data.source import InMemoryLog
-from mind_dist.data.staging import filter_buckets, group_buckets, stage_events
-from mind_dist.data.times import Times
 from mind_dist.index.memory import InMemoryVectorStore
-from tests.toy_serving import INFO, VERSION, Run, ToyEncoder, toy_config, toy_manifest
+from mind_dist.index.vector_store import UserRow
+from mind_dist.publishing.backfill import from_sequences
+from mind_dist.records import MAX_TIES, BehaviorSequence, no_keys
+from mind_dist.serving.updater import UpdateStep
+from tests.one_order import NUM_PARTITIONS, Behaviors, Line, expected, home, pairs, prepared, written
+from tests.toy_serving import DIM, INFO, VERSION, Crash, CrashAt, Run, ToyEncoder, toy_config, toy_manifest
 from tests.toy_training import event_examples
 
-NUM_PARTITIONS = 3
-LONGEST = 200
-KEPT = ("buy", "rent")
-
-Line = tuple[int, int, int, str]
-Behaviors = dict[int, Counter[tuple[int, int]]]
-"""User → how often each (item, time) is in the history."""
-
-lines = st.tuples(st.integers(0, 4), st.integers(0, 3), st.integers(0, 5), st.sampled_from(["buy", "rent", "seen"]))
+lines = st.tuples(st.integers(0, 2), st.integers(0, 4), st.integers(0, 5), st.sampled_from(["buy", "rent", "seen"]))
 raw_logs = st.lists(lines, min_size=1, max_size=60)
 
 
-def written(path: Path, log: list[Line], event_types: tuple[str, ...]) -> LogConfig:
-    columns = zip(*log, strict=True)
-    table = pa.table(list(columns), names=["user_id", "item_id", "timestamp", "kind"])
-    pq.write_table(table, path / "log.parquet", row_group_size=7)
-    files = (str(path / "log.parquet"),)
-    return LogConfig(files, time_unit="order", event_type_column="kind", event_types=event_types)
+class Reader(NamedTuple):
+    """How a log is read: the longest history, what counts, how polls are cut and where the updater dies."""
+
+    length: int
+    event_types: tuple[str, ...]
+    max_poll_records: int
+    killed_at: list[tuple[UpdateStep, int]]
 
 
-def prepared(path: Path, log: LogConfig) -> Behaviors:
-    """Prepare with nothing too rare or too short to keep."""
-    config = PrepareConfig(str(path / "out"), log, num_buckets=NUM_PARTITIONS, min_item_events=1, min_user_events=1)
-    parts = pa.Table.from_pylist([vars(part) for part in list_fragments(log)])
-    files = pa.concat_tables(stage_events(parts, config, Times("order", 0)))["file"].to_pylist()
-    buckets = pa.table({"part": range(NUM_PARTITIONS)})
-    list(group_buckets(buckets, config, files))
-    list(filter_buckets(buckets, config, np.arange(4)))
-    users = pq.read_table(path / "out/staging/sequences").to_pylist()
-    return {each["user_id"]: Counter(zip(each["item_ids"], each["timestamps_ms"], strict=True)) for each in users}
+readers = st.builds(
+    Reader,
+    st.sampled_from([1, 2, 4, 200]),
+    st.sampled_from([("buy", "rent"), ("buy",), ()]),
+    st.integers(1, 9),
+    st.lists(st.tuples(st.sampled_from(UpdateStep), st.integers(0, 3)), max_size=3),
+)
+
+FORGOTTEN_TIE: list[Line] = [(0, item, 3, "buy") for item in (4, 2, 0, 4, 1, 4, 2)]
+"""A history of two forgets the first item at a time that it still has others of, and then the event is sent again."""
 
 
-def replayed(log: LogConfig) -> InMemoryLog:
-    """Replay the raw log with its own types, all of them."""
+def in_kafka(events: Iterable[Line]) -> InMemoryLog:
     kafka = InMemoryLog(NUM_PARTITIONS)
-    events, _ = log_events(LogConfig(log.paths, time_unit="order", event_type_column="kind"), "int64")
-    for user, *event in rows(events):
-        kafka.append(encode_key(user), encode_event(user, *event), user % NUM_PARTITIONS)
+    for user, item, time, kind in events:
+        kafka.append(encode_key(user), encode_event(user, item, time, kind), home(user))
     return kafka
 
 
-def served(log: InMemoryLog, event_types: tuple[str, ...]) -> Behaviors:
+def replayed(log: LogConfig) -> InMemoryLog:
+    """Replay the raw log in the order of its times, with events of all types."""
+    events, _ = log_events(LogConfig(log.paths, time_unit="order", event_type_column="kind"), "int64")
+    return in_kafka(rows(events))
+
+
+def serving(log: InMemoryLog, reader: Reader) -> Run:
     store = InMemoryVectorStore()
-    store.create_version(dataclasses.replace(INFO, max_behaviors=LONGEST))
-    encoder = ToyEncoder(max_behaviors=LONGEST, manifest=toy_manifest(*event_types))
-    run = Run(log, store, encoder=encoder, config=toy_config(kafka=KafkaConfig(max_poll_records=16)))
-    run.drain(run.updater())
+    store.create_version(dataclasses.replace(INFO, max_behaviors=reader.length + MAX_TIES))
+    encoder = ToyEncoder(max_behaviors=reader.length, manifest=toy_manifest(*reader.event_types))
+    config = toy_config(kafka=KafkaConfig(max_poll_records=reader.max_poll_records))
+    return Run(log, store, encoder=encoder, config=config)
+
+
+def served(run: Run, killed_at: list[tuple[UpdateStep, int]]) -> Behaviors:
+    """Take the log in, dying at some steps, and then all of it once more as a new group does."""
+    for step, batch in killed_at:
+        try:
+            run.drain(run.updater(CrashAt(step, batch)))
+        except Crash:
+            continue
+    for group in (run.group, "from the beginning"):
+        run.group = group
+        run.drain(run.updater())
     found = run.store.scan_users(VERSION)
-    return {
-        row.user_key: Counter(zip(row.behaviors.tolist(), row.timestamps_ms.tolist(), strict=True)) for row in found
-    }
+    return {row.user_key: pairs(BehaviorSequence(0, row.behaviors, row.timestamps_ms)) for row in found}
 
 
-def trained(log: InMemoryLog, event_types: tuple[str, ...]) -> Behaviors:
-    examples = event_examples(log, event_types=event_types, max_behaviors=LONGEST)
+def publish(run: Run, users: Iterable[BehaviorSequence], length: int) -> None:
+    """Write users of a dataset as publishing does; their rows know no position of a log."""
+    vectors, weights = np.zeros((0, DIM), np.float32), np.zeros(0, np.float32)
+    sequences = [history.sequence for history in from_sequences(users, length)]
+    user_rows = [UserRow(s.user_key, vectors, weights, s.item_keys, s.timestamps_ms, no_keys()) for s in sequences]
+    run.store.upsert_users(VERSION, user_rows)
+
+
+def trained(log: InMemoryLog, reader: Reader) -> Behaviors:
+    examples = event_examples(log, event_types=reader.event_types, max_behaviors=reader.length)
     for partition in examples.partitions:
-        while len(examples.take(partition, 10).timestamps_ms):
+        while not examples.finished() and len(examples.take(partition, 10)):
             pass
     users = [history.sequence for partition in examples.partitions for history in examples.history(partition)]
-    return {
-        user.user_key: Counter(zip(user.item_keys.tolist(), user.timestamps_ms.tolist(), strict=True)) for user in users
-    }
+    return {user.user_key: pairs(user) for user in users}
 
 
-@pytest.mark.parametrize("event_types", [KEPT, ("buy",), ()], ids=["two types", "one type", "all types"])
-@settings(max_examples=30)
-@given(raw_logs)
-def test_a_raw_log_gives_each_user_the_same_behaviors_on_every_way(
-    tmp_path_factory: pytest.TempPathFactory, event_types: tuple[str, ...], log: list[Line]
+@settings(max_examples=60)
+@given(raw_logs, readers, st.integers(0, 99))
+@example(FORGOTTEN_TIE, Reader(2, (), 3, []), 0)
+def test_a_raw_log_gives_each_user_the_same_sequence_on_every_way(
+    tmp_path_factory: pytest.TempPathFactory, log: list[Line], reader: Reader, seed: int
 ) -> None:
     path = tmp_path_factory.mktemp("log")
-    config = written(path, log, event_types)
-    expected: Behaviors = {}
-    for user, item, time, kind in log:
-        if not event_types or kind in event_types:
-            expected.setdefault(user, Counter())[item, time] = 1
-    assert prepared(path, config) == expected
-    assert served(replayed(config), event_types) == expected
-    assert trained(replayed(config), event_types) == expected
+    config = written(path, log, reader.event_types)
+    truth = expected(log, reader.length, reader.event_types)
+    users = prepared(path, config, seed)
+    assert {user: pairs(sequence) for user, sequence in users.items()} == expected(log, len(log), reader.event_types)
+    assert {user: pairs(sequence.newest(reader.length)) for user, sequence in users.items()} == truth
+    for kafka in (replayed(config), in_kafka(log)):
+        assert served(serving(kafka, reader), reader.killed_at) == truth
+        assert trained(kafka, reader) == truth
+        published = serving(kafka, reader)
+        publish(published, users.values(), reader.length)
+        assert served(published, reader.killed_at) == truth
