@@ -34,6 +34,7 @@ from mind_dist.data.parquet import PreparedDataset
 from mind_dist.data.sequences import ParquetExamples
 from mind_dist.encoder import InterestEncoder
 from mind_dist.errors import ConfigError
+from mind_dist.evaluation import Cut
 from mind_dist.recipes import RECIPES, Recipe
 from mind_dist.storage import Directory
 from mind_dist.training.run import TrainingRun
@@ -56,6 +57,7 @@ class Bench:
         part: Whose users are measured.
         max_steps: Bound of every training; 0 for the recipes' own.
         max_behaviors: Longest history L; 0 for the dataset's own.
+        cut: Where valid and test users are cut in the user split.
     """
 
     data: str
@@ -64,6 +66,7 @@ class Bench:
     part: Part
     max_steps: int = 0
     max_behaviors: int = 0
+    cut: Cut = "share"
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ def open_task(bench: Bench, name: str, split: int = COMIREC_SPLIT) -> Task:
         raise ConfigError("datasets", f"no dataset {name!r}; there are {', '.join(DATASETS)}")
     if bench.protocol == "leave-one-out":
         return leave_one_out(name, bench.data, bench.cache)
-    return user_split(DATASETS[name], open_dataset(name, bench.data, bench.cache, split))
+    return user_split(DATASETS[name], open_dataset(name, bench.data, bench.cache, split), bench.cut)
 
 
 def train_cell(dataset: PreparedDataset, recipe: Recipe, directory: Path) -> InterestEncoder:
@@ -182,7 +185,7 @@ def run_cell(bench: Bench, cell: Cell, *, remeasure: bool = False) -> Outcome:
     """
     task = open_task(bench, cell.dataset, cell.split)
     key = _key(bench, cell, task)
-    at = bench.cache / "cells" / key
+    at = bench.cache / "cells" / (key if bench.cut == "share" else f"{key}-{bench.cut}")  # versions know of no cut
     if not remeasure and (kept := _read(at)) is not None:
         return kept
     stage = task.stage(bench.part)
@@ -194,7 +197,7 @@ def run_cell(bench: Bench, cell: Cell, *, remeasure: bool = False) -> Outcome:
         interests, settings, dim = ModelInterests(encoder, stage), {}, encoder.config.dim
         category = task.info.category
         measured = {history: interests.measure(task.protocol, category, history) for history in task.histories}
-    about = {"dim": dim, "train_s": round(train_s, 1), "settings": settings, "part": bench.part}
+    about = {"dim": dim, "train_s": round(train_s, 1), "settings": settings, "part": bench.part, "cut": bench.cut}
     outcome = outcome_of(cell, measured, about, stage)
     _write(at, outcome)
     return outcome

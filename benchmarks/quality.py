@@ -39,6 +39,7 @@ from benchmarks.twins import compared_to_one, twins_table
 from benchmarks.variants import Variant
 from jobs.cli import run
 from mind_dist.errors import ConfigError
+from mind_dist.evaluation import Cut
 from mind_dist.recipes import RECIPES
 
 _SEED = 17
@@ -77,6 +78,9 @@ class Quality:
     """Whose users are measured: valid to choose by (the floors are tuned on them), test to report."""
     max_behaviors: int = 0
     """Longest history L in place of the dataset's own."""
+    cut: Cut = "share"
+    """Where valid and test users are cut: after 80 % of their events, or at the border nearest to it between two times,
+    so that nobody is asked for the rest of a basket; what is stored was cut by share, and is not shown then."""
     max_steps: int = 0
     """Stop every training after so many steps, to see the benchmark work; 0 trains as the recipe says."""
     jobs: int = 2
@@ -94,6 +98,8 @@ class Quality:
             raise ValueError("jobs must be at least 1")
         if min(self.dims, default=1) < 1:
             raise ValueError("dims must be at least 1 each")
+        if self.cut == "visit" and self.protocol == "leave-one-out":
+            raise ValueError("cut must be share for leave-one-out, where one item is held out")
         if not self.splits or (self.protocol == "leave-one-out" and self.splits != (COMIREC_SPLIT,)):
             raise ValueError("splits must be seeds of the user split, at least one; leave-one-out has everybody in one")
 
@@ -129,7 +135,7 @@ class Quality:
 def main(job: Quality) -> None:
     """Measure, show, write."""
     console = Console(width=None if sys.stdout.isatty() else _LOG_WIDTH)
-    bench = Bench(job.data, job.cache, job.protocol, job.part, job.max_steps, job.max_behaviors)
+    bench = Bench(job.data, job.cache, job.protocol, job.part, job.max_steps, job.max_behaviors, job.cut)
     cells = job.cells()
     datasets = list(dict.fromkeys(cell.dataset for cell in cells))
     for dataset, split in product(datasets, job.splits):
@@ -178,7 +184,8 @@ def stored(bench: Bench, datasets: Iterable[str], report: Callable[[str], None])
     """Return the stored results of what takes too long to train here."""
     found: dict[Cell, Outcome] = {}
     for dataset in datasets:
-        outcome = stored_outcome(dataset, bench.protocol) if bench.part == "test" else None
+        is_stored = bench.part == "test" and bench.cut == "share"
+        outcome = stored_outcome(dataset, bench.protocol) if is_stored else None
         users = {user.history.user_key for user in open_task(bench, dataset).reporting.users}
         if outcome is not None and users == set(outcome.users):
             found[Cell(dataset, "sasrec")] = outcome

@@ -14,10 +14,11 @@ import numpy as np
 
 from benchmarks.datasets import DatasetInfo
 from mind_dist.data.parquet import ItemCatalog, PreparedDataset
-from mind_dist.evaluation import HeldOut, Recommender, held_out, metrics
+from mind_dist.evaluation import Cut, HeldOut, Recommender, held_out, metrics
 
 Protocol = Literal["user-split", "leave-one-out"]
 Part = Literal["valid", "test"]
+PARTS: tuple[Part, Part] = ("valid", "test")
 History = Literal["kept", "removed"]
 """Whether items of the history may be recommended."""
 
@@ -73,9 +74,12 @@ class Task:
         return self.choice(recommender, self.choosing.users)
 
 
-def user_split(info: DatasetInfo, dataset: PreparedDataset) -> Task:
-    """Return ComiRec's protocol: other users than those trained on, their first 80 % shown (arXiv 2005.09347)."""
-    valid, test = Stage(dataset, held_out(dataset, "valid")), Stage(dataset, held_out(dataset, "test"))
+def user_split(info: DatasetInfo, dataset: PreparedDataset, cut: Cut = "share") -> Task:
+    """Return ComiRec's protocol: other users than those trained on, their first 80 % shown (arXiv 2005.09347).
+
+    Cut by visit, the 80 % end where a time does.
+    """
+    valid, test = (Stage(dataset, held_out(dataset, part, cut)) for part in PARTS)
     return Task("user-split", info, valid, test, ("kept", "removed"), mean_recall, info.max_behaviors)
 
 

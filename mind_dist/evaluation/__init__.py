@@ -24,11 +24,12 @@ from mind_dist.evaluation.protocol import (
 from mind_dist.evaluation.recent import RecentPopularity, recent_popularity
 from mind_dist.evaluation.recommenders import ExactRecommender, Recommender, of_model, popularity, transitions
 from mind_dist.evaluation.task import Task, task_of
-from mind_dist.evaluation.users import HeldOut, held_out
+from mind_dist.evaluation.users import Cut, HeldOut, held_out
 
 __all__ = [
     "CUTOFFS",
     "Availability",
+    "Cut",
     "EvaluationReport",
     "ExactRecommender",
     "HeldOut",

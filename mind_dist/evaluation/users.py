@@ -1,7 +1,8 @@
 """A prepared dataset → users with a history to be shown and a future to be found.
 
 Split by user, the first ⌊0.8·n⌋ behaviors of a valid or test user are the history and the rest are the targets;
-split by time, the cut is the split's point in time.
+split by time, the cut is the split's point in time. Where the events of a visit share a time, as the items of an invoice do,
+a cut by share falls into a visit, and most of what is asked for is its rest. Cut by visit, it moves to the nearest border.
 """
 
 from __future__ import annotations
@@ -9,9 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from mind_dist.data.parquet import DatasetManifest, PreparedDataset
 from mind_dist.errors import DatasetError
 from mind_dist.records import BehaviorSequence, Keys
+
+Cut = Literal["share", "visit"]
+"""Where a user is cut: where the split says, or at the border between different times that is nearest to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,28 +43,42 @@ class HeldOut:
         return int(self.future.timestamps_ms[0])
 
 
-def held_out(dataset: PreparedDataset, split: Literal["valid", "test"] = "test") -> list[HeldOut]:
+def held_out(dataset: PreparedDataset, split: Literal["valid", "test"] = "test", cut: Cut = "share") -> list[HeldOut]:
     """Return the users of a split, each cut into history and future; those without either are left out.
+
+    Cut by visit, those are left out whose events all share a time.
 
     Raises:
         DatasetError: A file is missing or torn, or no user is left.
     """
-    users = cut_users(dataset, split)
+    users = cut_users(dataset, split, cut)
     if not users:
         raise DatasetError(dataset.directory.uri, f"the {split} split has no user with both a history and targets")
     return users
 
 
-def cut_users(dataset: PreparedDataset, split: Literal["valid", "test"]) -> list[HeldOut]:
+def cut_users(dataset: PreparedDataset, split: Literal["valid", "test"], cut: Cut = "share") -> list[HeldOut]:
     """Return the same, or none where no user is left.
 
     Raises:
         DatasetError: A file is missing or torn.
     """
-    cut = [_cut(sequence, dataset.manifest, split) for sequence in dataset.sequences(split)]
-    return [user for user in cut if len(user.history) and len(user.future)]
+    users = [_cut(sequence, dataset.manifest, split, cut) for sequence in dataset.sequences(split)]
+    return [user for user in users if len(user.history) and len(user.future)]
 
 
-def _cut(sequence: BehaviorSequence, manifest: DatasetManifest, split: Literal["valid", "test"]) -> HeldOut:
-    cut = manifest.num_inputs(sequence, split)
-    return HeldOut(sequence.slice(0, cut), sequence.slice(cut, len(sequence)))
+def _cut(sequence: BehaviorSequence, manifest: DatasetManifest, split: Literal["valid", "test"], cut: Cut) -> HeldOut:
+    at = manifest.num_inputs(sequence, split)
+    if cut == "visit":
+        at = nearest_border(sequence.timestamps_ms, at)
+    return HeldOut(sequence.slice(0, at), sequence.slice(at, len(sequence)))
+
+
+def nearest_border(times_ms: Keys, at: int) -> int:
+    """Return the place nearest to `at` (of two the earlier) where a new time begins; 0 where all times are one.
+
+    >>> nearest_border(np.array([1, 1, 2, 2, 2, 3]), 3), nearest_border(np.array([1, 1, 2, 2, 2, 3]), 4)
+    (2, 5)
+    """
+    borders = np.flatnonzero(np.diff(times_ms)) + 1
+    return int(borders[np.abs(borders - at).argmin()]) if len(borders) else 0

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mind_dist.data.parquet import (
@@ -21,6 +22,7 @@ from mind_dist.data.parquet import (
 )
 from mind_dist.errors import ConfigError, DatasetError
 from mind_dist.evaluation import ExactRecommender, HeldOut, held_out, measure, popularity, transitions
+from mind_dist.evaluation.users import nearest_border
 from mind_dist.records import BehaviorSequence
 from mind_dist.storage import Directory
 from tests.reference import metric_loops
@@ -97,6 +99,27 @@ def test_the_first_four_fifths_are_shown_and_the_rest_is_to_be_found(tmp_path: P
     users = {user.history.user_key: user for user in held_out(dataset)}
     assert {key: user.targets.tolist() for key, user in users.items()} == {0: [4], 2: [5, 6]}
     assert users[2].history.item_keys.tolist() == [0, 1, 2, 3, 4]
+
+
+@settings(max_examples=50)
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=12).map(sorted), st.integers(0, 12))
+def test_a_cut_by_visit_is_at_the_nearest_border_between_times(times: list[int], at: int) -> None:
+    borders = [place for place in range(1, len(times)) if times[place] != times[place - 1]]
+    expected = min(borders, key=lambda place: abs(place - at), default=0)
+    assert nearest_border(np.array(times), at) == expected
+
+
+def test_cut_by_visit_nobody_is_asked_for_the_rest_of_a_basket(tmp_path: Path) -> None:
+    dataset = write(tmp_path, test=[[0, 1, 2, 3, 4], [0, 1, 2, 3, 4]])
+    sequences = {user.user_key: user for user in dataset.sequences("test")}
+    baskets = {0: [1, 1, 2, 2, 2], 1: [5, 5, 5, 5, 5]}  # the second user has one visit only, and is left out
+    for bucket in range(dataset.manifest.num_buckets):
+        name = f"sequences/test/bucket-{bucket:05d}.parquet"
+        keys = dataset.directory.read_table(name)["user_id"].to_pylist()
+        users = [replace(sequences[key], timestamps_ms=np.array(baskets[key])) for key in keys]
+        dataset.directory.write_table(name, sequences_table(users))
+    assert [user.targets.tolist() for user in held_out(dataset)] == [[4], [4]]
+    assert [user.targets.tolist() for user in held_out(dataset, cut="visit")] == [[2, 3, 4]]
 
 
 @pytest.mark.parametrize(("split", "expected"), [("valid", [2, 3, 4]), ("test", [4])])
