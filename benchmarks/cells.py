@@ -125,7 +125,7 @@ def train_cell(dataset: PreparedDataset, recipe: Recipe, directory: Path) -> Int
         range(dataset.manifest.num_buckets),
         max_behaviors=training.max_behaviors,
         num_targets=training.num_targets,
-        window_stride=training.window_stride,
+        window_stride=training.stride,
         epochs=training.epochs,
         seed=training.seed,
     )
@@ -152,14 +152,9 @@ def recipe_of(bench: Bench, cell: Cell, dataset: PreparedDataset) -> Recipe:
 
 
 def of_length(training: TrainingConfig, max_behaviors: int) -> TrainingConfig:
-    """Return the same training with other histories; where every position counts, with as many of them a step."""
-    if not training.every_position:
-        stride = min(training.window_stride, max_behaviors)
-        return dataclasses.replace(training, max_behaviors=max_behaviors, window_stride=stride)
-    batch_size = max(1, round(training.batch_size * training.max_behaviors / max_behaviors))
-    return dataclasses.replace(
-        training, max_behaviors=max_behaviors, window_stride=max_behaviors, batch_size=batch_size
-    )
+    """Return the same training with other histories, and windows no further apart than they are long."""
+    stride = min(training.window_stride, max_behaviors)
+    return dataclasses.replace(training, max_behaviors=max_behaviors, window_stride=stride)
 
 
 def of_protocol(training: TrainingConfig, protocol: Protocol) -> TrainingConfig:

@@ -106,9 +106,7 @@ def recipe(num_interests: int, world: World, *, dim: int, max_steps: int) -> Rec
         hidden_dims=(64,),
     )
     length = world.length - 10
-    training = dataclasses.replace(
-        best().training, max_steps=max_steps, epochs=1000, max_behaviors=length, window_stride=length
-    )
+    training = dataclasses.replace(best().training, max_steps=max_steps, epochs=1000, max_behaviors=length)
     return Recipe(model, training)
 
 

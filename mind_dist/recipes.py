@@ -58,11 +58,10 @@ def best() -> Recipe:
         dropout=0.2,
     )
     training = TrainingConfig(
-        batch_size=16,  # windows of up to 50 positions: many small steps beat few large ones
+        batch_size=800,  # 16 windows of 50: many small steps beat few large ones
         max_behaviors=50,
         num_targets=10,  # all of the next ten: what comes when is chance, what comes soon is not
         every_position=True,
-        window_stride=50,
         objective=BestConfig(),  # negatives too: what is trained is what is searched by
         negatives=SampledConfig(
             count=512,

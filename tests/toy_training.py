@@ -110,7 +110,7 @@ def parquet_examples(
         range(NUM_BUCKETS) if partitions is None else partitions,
         max_behaviors=config.max_behaviors,
         num_targets=config.num_targets,
-        window_stride=config.window_stride,
+        window_stride=config.stride,
         epochs=config.epochs,
         seed=config.seed,
         positions=version.manifest.positions if version else None,

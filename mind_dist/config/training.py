@@ -26,7 +26,8 @@ class TrainingConfig:
     temperature: float = 0.1
     """Divides the scores in the softmax."""
     batch_size: int = 128
-    """History windows per worker and step."""
+    """Positions trained per worker and step: so many windows (or Kafka events), or as many as have so many positions
+    with `every_position`."""
     max_behaviors: int = 50
     """Longest history L the model sees."""
     num_targets: int = 4
@@ -34,9 +35,11 @@ class TrainingConfig:
     every_position: bool = False
     """Train the interests after every behavior of a window, each on the `num_targets` items that come next, instead of
     only those after the whole window (a Kafka event always trains the whole history before it)."""
-    window_stride: int = 1
+    window_stride: int = 0
     """One window for so many behaviors of a user and epoch. 1 takes each behavior but the first as a window's first
-    target once; above, windows lie anywhere, as full as the history allows."""
+    target once; `max_behaviors` lets windows follow each other so that each is in one; any other number lets them lie
+    anywhere, as full as the history allows. 0 is `max_behaviors` with `every_position`, else 1: an epoch trains every
+    position."""
     warm_start: Literal["none", "cooccurrence"] = "none"
     """`cooccurrence`: begin with item vectors made of which items follow which in the dataset's train split (Parquet
     only)."""
@@ -59,11 +62,21 @@ class TrainingConfig:
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 runs the model under autocast; parameters stay float32."""
 
+    @property
+    def windows_per_step(self) -> int:
+        """History windows per worker and step, of a prepared dataset."""
+        return max(1, round(self.batch_size / self.max_behaviors)) if self.every_position else self.batch_size
+
+    @property
+    def stride(self) -> int:
+        """Behaviors of a user for each of which an epoch has a window."""
+        return self.window_stride or (self.max_behaviors if self.every_position else 1)
+
     def __post_init__(self) -> None:
         check(self.batch_size >= 1, "batch_size", "at least 1")
         check(self.max_behaviors >= 1, "max_behaviors", "at least 1")
         check(self.num_targets >= 1, "num_targets", "at least 1")
-        check(self.window_stride >= 1, "window_stride", "at least 1")
+        check(self.window_stride >= 0, "window_stride", "0 or more")
         check(0 <= self.id_dropout < 1, "id_dropout", "0 or more and below 1")
         check(self.temperature > 0, "temperature", "above 0")
         check(self.learning_rate > 0, "learning_rate", "above 0")

@@ -127,8 +127,9 @@ class ParquetExamples:
 
     A bucket with n windows is a log of epochs · n examples: position p is the (p mod n)-th of epoch p // n's
     permutation, which depends on seed, epoch and bucket alone. There is a window for each behavior but a user's first,
-    its first target; or, with a stride, one for every so many of them, which then lies anywhere in the user's history
-    where it is full (as full as it gets), drawn for each epoch.
+    its first target; or, with a stride, one for every so many of them, drawn for each epoch. They lie anywhere in the
+    user's history where they are full (as full as can be); but with a stride that is the windows' length they follow
+    each other without a gap, so that every behavior but the first is in a window, or its first target.
 
     Args:
         dataset: Where to read.
@@ -159,7 +160,7 @@ class ParquetExamples:
         profiles = dataset.profiles()
         self._buckets = {p: _Bucket.read(dataset, p, profiles, window_stride) for p in sorted(partitions)}
         self._shape = (max_behaviors, num_targets)
-        self._drawn = window_stride > 1
+        self._stride = window_stride
         self._epochs = epochs
         self._seed = seed
         self._positions = {p: (positions or {}).get(p, 0) for p in self._buckets}
@@ -229,10 +230,16 @@ class ParquetExamples:
         if at_hand is None or at_hand[0] != epoch:
             bucket, generator = self._buckets[partition], np.random.default_rng([self._seed, epoch, partition])
             order = generator.permutation(len(bucket.windows))
-            windows = bucket.draw(self._shape[0], generator) if self._drawn else bucket.windows
-            at_hand = (epoch, windows[order])
+            at_hand = (epoch, self._drawn(bucket, generator)[order])
             self._orders[partition] = at_hand
         return at_hand[1]
+
+    def _drawn(self, bucket: _Bucket, generator: np.random.Generator) -> Keys:
+        """Return where an epoch's windows lie."""
+        if self._stride == 1:
+            return bucket.windows
+        longest = self._shape[0]
+        return bucket.cover(longest, generator) if self._stride == longest else bucket.draw(longest, generator)
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +280,21 @@ class _Bucket:
         last = self.offsets[users + 1] - 1
         first = np.minimum(self.offsets[users] + max_behaviors, last)
         return first + (generator.random(len(users)) * (last - first + 1)).astype(np.int64)
+
+    def cover(self, length: int, generator: np.random.Generator) -> Keys:
+        """Return windows that follow each other, and overlap where they have room, at random.
+
+        A user's k-th of K windows has its first target at k · length, less what the windows up to it overlap or lack:
+        sorted random numbers up to K · length less the behaviors to cover, which it is for the last window.
+        """
+        users = np.searchsorted(self.offsets, self.windows, side="right") - 1
+        starts_user = np.append(True, users[1:] != users[:-1])[: len(users)]
+        ranks = 1 + np.arange(len(users)) - np.maximum.accumulate(np.where(starts_user, np.arange(len(users)), 0))
+        is_last = np.append(starts_user[1:], True)[: len(users)]
+        room = -(self.offsets[users + 1] - self.offsets[users] - 1) % length
+        shifts = (generator.random(len(users)) * (room + 1)).astype(np.int64)
+        shifts = np.where(is_last, room, shifts[np.lexsort((shifts, users))])
+        return np.asarray(self.offsets[users] + ranks * length - shifts, dtype=np.int64)
 
     def examples(self, windows: Keys, max_behaviors: int, num_targets: int) -> Examples:
         """Return the examples whose first targets are at `windows`."""

@@ -167,7 +167,7 @@ def _open_dataset(
         _share(dataset.manifest.num_buckets, ranks),
         max_behaviors=config.max_behaviors,
         num_targets=config.num_targets,
-        window_stride=config.window_stride,
+        window_stride=config.stride,
         epochs=config.epochs,
         seed=config.seed,
         positions=saved.manifest.positions if saved else None,

@@ -92,7 +92,7 @@ class TrainingRun:
             self.model,
             self._optimizer,
             self.table,
-            batches(self.examples, self._config.batch_size),
+            batches(self.examples, self._step_size),
             model_config=self._model_config,
             config=self._config,
             features=self._catalog,
@@ -112,9 +112,14 @@ class TrainingRun:
                     self.metrics = {"loss": report.loss}
                 yield report
 
+    @property
+    def _step_size(self) -> int:
+        """Examples per step: an event trains one position, whatever is asked of windows."""
+        return self._config.batch_size if self._observe else self._config.windows_per_step
+
     def num_steps(self) -> int | None:
         """Return the step at which the run will end, None where that is not known. Collective."""
-        size, bound = self._config.batch_size, self._config.max_steps or None
+        size, bound = self._step_size, self._config.max_steps or None
         left: list[int | None] = self._ranks.gather_objects(self.examples.num_examples)
         known = [count for count in left if count is not None]
         if len(known) < len(left):

@@ -25,7 +25,7 @@ def test_prepare_train_and_evaluate_run_as_submitted_jobs(tmp_path: Path) -> Non
     submit("jobs.prepare", "--output", str(dataset), "--run", "movielens_100k")
     submit(
         *("jobs.train", "--dataset", str(dataset), "--storage", str(tmp_path / "runs"), "--output", str(result)),
-        *("--training.max-steps", "20", "--training.batch-size", "64"),
+        *("--training.max-steps", "20", "--training.batch-size", "3200"),
     )
     trained = json.loads(result.read_text())
     submit("jobs.evaluate", "--dataset", str(dataset), "--version-uri", trained["version_uri"], "--output", str(report))

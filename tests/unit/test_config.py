@@ -167,7 +167,7 @@ def test_an_unknown_choice_has_its_dotted_path(values: dict[str, Any], problem: 
         ({"max_behaviors": 0}, "max_behaviors must be at least 1"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"num_targets": 0}, "num_targets must be at least 1"),
-        ({"window_stride": 0}, "window_stride must be at least 1"),
+        ({"window_stride": -1}, "window_stride must be 0 or more"),
         ({"id_dropout": 1}, "id_dropout must be 0 or more and below 1"),
         ({"temperature": 0}, "temperature must be above 0"),
         ({"learning_rate": 0}, "learning_rate must be above 0"),

@@ -139,6 +139,24 @@ def test_windows_of_a_stride_lie_anywhere_where_they_are_as_full_as_can_be(
     }
 
 
+@pytest.mark.parametrize("longest", [1, 3, 50])
+def test_windows_as_far_apart_as_they_are_long_leave_nothing_out(dataset: PreparedDataset, longest: int) -> None:
+    options = {"window_stride": longest, "max_behaviors": longest}
+    source = open_dataset(dataset, epochs=5, **options)
+    users = {user.user_key: user.item_keys.tolist() for user in toy_users()}
+    sizes = {p: open_dataset(dataset, partitions=[p], **options).num_examples for p in source.partitions}
+    layouts = set()
+    for _ in range(5):
+        found = [source.take(bucket, size) for bucket, size in sizes.items()]
+        places = [place for examples in found for place in first_of(examples)]
+        histories = [history for examples in found for history, _ in windows(examples)]
+        assert histories == [tuple(users[user][max(0, at - longest) : at]) for user, at in places]
+        reached = {(user, place) for user, at in places for place in range(max(1, at - longest + 1), at + 1)}
+        assert reached == {(user, at) for user, items in users.items() for at in range(1, len(items))}
+        layouts.add(tuple(sorted(places)))
+    assert len(layouts) == (5 if longest == 3 else 1), "drawn for each epoch, where there is room"
+
+
 def test_windows_of_a_stride_are_the_same_at_a_position_and_others_in_another_epoch(dataset: PreparedDataset) -> None:
     stride = {"window_stride": 2, "epochs": 2, "partitions": [1]}
     whole = list(batches(open_dataset(dataset, **stride), 5))

@@ -18,7 +18,7 @@ from tests.toy_training import parquet_examples, write_dataset
 def test_every_recipe_trains_and_serves(name: str, tmp_path: Path) -> None:
     recipe, dataset = RECIPES[name](), PreparedDataset.open(write_dataset(tmp_path / "dataset"))
     model = dataclasses.replace(recipe.model, dim=8, num_profile_features=1)
-    config = dataclasses.replace(recipe.training, max_behaviors=6, window_stride=2, max_steps=3)
+    config = dataclasses.replace(recipe.training, max_behaviors=6, batch_size=18, window_stride=2, max_steps=3)
     run = TrainingRun(parquet_examples(dataset, config), dataset, model, config, source="toy")
     assert [report.step for report in run.steps()] == [1, 2, 3]
     run.save(Directory.at(tmp_path / "version"))

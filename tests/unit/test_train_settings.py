@@ -7,12 +7,18 @@ import json
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jobs.cli import read_settings
 from jobs.train import Train, shown_progress
+from mind_dist.data.parquet import DatasetManifest, PreparedDataset, sequences_table, write_manifest
+from mind_dist.data.sequences import ParquetExamples
 from mind_dist.errors import ConfigError, DatasetError
 from mind_dist.recipes import best
+from mind_dist.records import BehaviorSequence
+from mind_dist.storage import Directory
+from mind_dist.training.positions import TrainedPositions
 from mind_dist.training.run_monitor import Deal, Fallback, RunMonitor, RunState, TrainProgress
 from mind_dist.training.settings import TrainSettings, check_dataset, source_name
 from tests.toy_training import write_dataset
@@ -118,3 +124,31 @@ def test_items_cannot_be_made_of_features_that_a_dataset_does_not_have(tmp_path:
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"item_features": []}))
     with pytest.raises(ConfigError, match=r"training\.id_dropout: must be 0"):
         check_dataset(settings)
+
+
+@pytest.mark.parametrize("options", [["--training.max-behaviors", "20"], ["--training.max-behaviors", "7"], []])
+def test_every_position_of_a_long_history_is_trained_whatever_the_length_of_windows(
+    options: list[str], tmp_path: Path
+) -> None:
+    directory, items = Directory.at(tmp_path), np.arange(1, 101)
+    directory.write_table(
+        "sequences/train/bucket-00000.parquet", sequences_table([BehaviorSequence(1, items, 10 * items)])
+    )
+    counts = {"num_users": {"train": 1}, "num_events": {"train": 100}, "num_items": 100}
+    write_manifest(directory, DatasetManifest("int64", num_buckets=1, first_ms=10, last_ms=1000, **counts))  # type: ignore[arg-type]
+    training = read_settings(Train, [*NEEDED, *options]).training
+    examples = ParquetExamples(
+        PreparedDataset.open(directory.uri),
+        [0],
+        max_behaviors=training.max_behaviors,
+        num_targets=training.num_targets,
+        window_stride=training.stride,
+        epochs=training.epochs,
+    )
+    per_epoch = examples.num_examples // training.epochs
+    for _ in range(training.epochs):
+        trained = TrainedPositions.every(examples.take(0, per_epoch))
+        assert set(trained.targets[:, :, 0][trained.mask[:, :, 0]].tolist()) == set(range(2, 101)), (
+            "the next item of each"
+        )
+    assert 750 <= training.windows_per_step * training.max_behaviors <= 850, "as many positions a step"
