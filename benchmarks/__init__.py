@@ -3,7 +3,9 @@
 datasets      a name → a prepared dataset, in a cache
 tasks         a prepared dataset → who is trained on, who is chosen by, who is reported
 floors        the opponents without a neural net: popularity, ItemKNN, EASE
-sasrec        the opponent with one: SASRec with full softmax; a command of its own
+neural        the opponents with one, SASRec and eSASRec; their results are stored
+sasrec        the command that searches, trains and stores SASRec
+esasrec       the same of eSASRec
 cells         one recipe, K, seed and D on a split of a dataset → rows of metrics, kept so that nothing runs twice
 measuring     a recommender and users → metrics of each user
 variants      outcomes → what is one setting of a recipe, over its seeds and splits

@@ -237,7 +237,7 @@ def code_digest() -> str:
     package = Path(mind_dist.__file__).parent
     parts = ("model", "training", "data", "evaluation", "encoder.py")
     files = [path for part in parts for path in sorted((package / part).rglob("*.py")) or [package / part]]
-    files += sorted(Path(__file__).parent.glob("*.py"))
+    files += sorted(Path(__file__).parent.rglob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:10]
 
 

@@ -31,8 +31,8 @@ from rich.console import Console
 from benchmarks.cells import Bench, Cell, Outcome, code_digest, open_task, run_cell
 from benchmarks.datasets import COMIREC_SPLIT, MOVIELENS_100K
 from benchmarks.floors import FLOORS
+from benchmarks.neural.stored import OPPONENTS, stored_outcome
 from benchmarks.plots import draw
-from benchmarks.sasrec import stored_outcome
 from benchmarks.tables import compared, paired_table, quality_table
 from benchmarks.tasks import Part, Protocol
 from benchmarks.twins import compared_to_one, twins_table
@@ -71,7 +71,7 @@ class Quality:
     """Seeds by which users are split into those trained on, chosen by and reported; what is compared is compared over the
     users of all of them."""
     floors: tuple[str, ...] = tuple(FLOORS)
-    """Opponents to measure; a stored result of SASRec, which is of split 1230 alone, is shown beside them."""
+    """Opponents to measure; stored results of SASRec and eSASRec are shown beside them."""
     protocol: Protocol = "user-split"
     """ComiRec's split by user, or everybody's last item."""
     part: Part = "test"
@@ -141,8 +141,7 @@ def main(job: Quality) -> None:
     for dataset, split in product(datasets, job.splits):
         open_task(bench, dataset, split)  # prepared here, once, before several processes want it
     outcomes = measured(bench, cells, job, console.print)
-    if COMIREC_SPLIT in job.splits:
-        outcomes |= stored(bench, datasets, console.print)
+    outcomes |= stored(bench, product(datasets, OPPONENTS, job.splits), console.print)
     comparisons, twins = compared(outcomes), compared_to_one(outcomes)
     for dataset in datasets:
         console.print(quality_table(dataset, outcomes))
@@ -180,17 +179,17 @@ def _finished(bench: Bench, cells: Sequence[Cell], job: Quality) -> Iterator[tup
             pool.shutdown(cancel_futures=True)
 
 
-def stored(bench: Bench, datasets: Iterable[str], report: Callable[[str], None]) -> dict[Cell, Outcome]:
-    """Return the stored results of what takes too long to train here."""
+def stored(bench: Bench, wanted: Iterable[tuple[str, str, int]], report: Callable[[str], None]) -> dict[Cell, Outcome]:
+    """Return the stored results of what takes too long to train here: of datasets, models and splits."""
     found: dict[Cell, Outcome] = {}
-    for dataset in datasets:
-        is_stored = bench.part == "test" and bench.cut == "share"
-        outcome = stored_outcome(dataset, bench.protocol) if is_stored else None
-        users = {user.history.user_key for user in open_task(bench, dataset).reporting.users}
+    for dataset, model, split in wanted if bench.part == "test" and bench.cut == "share" else ():
+        cell = Cell(dataset, model, split=split)
+        outcome = stored_outcome(cell, bench.protocol)
+        users = {user.history.user_key for user in open_task(bench, dataset, split).reporting.users}
         if outcome is not None and users == set(outcome.users):
-            found[Cell(dataset, "sasrec")] = outcome
+            found[cell] = outcome
         elif outcome is not None:
-            report(f"{dataset}: the stored result of SASRec is left out, it is of other users")
+            report(f"{dataset}: the stored result of {model} is left out, it is of other users")
     return found
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from benchmarks import cells, measuring
+from benchmarks import cells, esasrec, measuring, sasrec
 from benchmarks.floors import FLOORS
+from benchmarks.neural.opponent import OpponentJob
+from benchmarks.neural.stored import stored_outcome, stored_result
 from benchmarks.quality import Quality, main
-from benchmarks.sasrec import SASRecJob, stored_outcome
-from benchmarks.sasrec import main as train_sasrec
 from mind_dist.errors import ConfigError
 from mind_dist.recipes import best
 from tests.toy_quality import SPLITS, write_quality_dataset
@@ -93,14 +94,41 @@ def test_lists_of_other_lengths_are_measured_again(cache: Path, monkeypatch: pyt
     assert found.rows[0]["dim"] == 8
 
 
-def test_sasrec_is_stored_with_its_command(cache: Path, tmp_path: Path) -> None:
-    output = tmp_path / "sasrec.json"
-    train_sasrec(SASRecJob("ml1m", limit_s=0.5, dim=8, num_choices=2, cache=cache, output=output))
-    found = stored_outcome("ml1m", "user-split", output)
+@pytest.mark.parametrize("opponent", [sasrec, esasrec], ids=["sasrec", "esasrec"])
+def test_an_opponent_is_stored_with_its_command_and_curves(cache: Path, tmp_path: Path, opponent: ModuleType) -> None:
+    job = OpponentJob("ml1m", num_trials=2, first_s=0.2, limit_s=0.4, every_s=0.1, cache=cache, output=tmp_path)
+    opponent.main(job)
+    cell = cells.Cell("ml1m", opponent.__name__.rpartition(".")[2])
+    found = stored_outcome(cell, "user-split", tmp_path)
     assert found is not None
-    assert all(row.keys() >= {*DEMANDED, "command"} for row in found.rows)
+    assert all(row.keys() >= DEMANDED and row["settings"]["trials"] == 2 for row in found.rows)
     assert len(found.per_user["kept"]["recall@50"]) == len(found.users) == SPLITS["test"]
-    assert stored_outcome("beauty", "user-split", output) is None
+    result = stored_result(cell, "user-split", tmp_path)
+    assert result["command"].startswith("python")
+    assert (
+        max(valid for tried in result["tried"] for _, _, valid in tried["looks"]) == found.rows[0]["settings"]["valid"]
+    )
+    assert stored_outcome(replace(cell, dataset="beauty"), "user-split", tmp_path) is None
+
+    write_quality_dataset(cache / "ml1m-split-1231")
+    opponent.main(replace(job, split=1231, num_trials=0))
+    other = stored_result(replace(cell, split=1231), "user-split", tmp_path)
+    assert [each["settings"] for each in other["tried"]] == [
+        {name: found.rows[0]["settings"][name] for name in other["tried"][0]["settings"]}
+    ]
+    with pytest.raises(ConfigError, match="0 needs a stored search"):
+        opponent.main(replace(job, num_trials=0, output=tmp_path / "none"))
+
+
+def test_leave_one_out_trains_on_what_it_was_chosen_by(tmp_path: Path) -> None:
+    cells.open_task.cache_clear()
+    write_quality_dataset(tmp_path / "ml1m-all")
+    job = OpponentJob("ml1m", num_trials=1, first_s=0.2, limit_s=0.3, every_s=0.1, cache=tmp_path, output=tmp_path)
+    sasrec.main(replace(job, protocol="leave-one-out"))
+    found = stored_result(cells.Cell("ml1m", "sasrec"), "leave-one-out", tmp_path)
+    assert {row["history"] for row in found["rows"]} == {"removed"}
+    assert 0 < found["rows"][0]["hr@10"] <= 1
+    cells.open_task.cache_clear()
 
 
 def test_says_what_it_needs(tmp_path: Path) -> None:
