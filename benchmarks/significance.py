@@ -1,9 +1,11 @@
-"""Metrics of the same users under two recommenders → how sure their difference is."""
+"""Metrics of the same users under two recommenders → how sure their difference is, and how sure among many."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +41,28 @@ def paired_bootstrap(first: NDArray[np.float64], second: NDArray[np.float64]) ->
     least = 1.0 / NUM_RESAMPLES  # so many resamples cannot show less
     p = 2 * max(least, min(float((means <= 0).mean()), float((means >= 0).mean())))
     return Difference(float(differences.mean()), float(low), float(high), min(1.0, p))
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Return p-values corrected for their number (Holm, 1979): below α, no more than α of such families have a false one.
+
+    The least is multiplied by how many there are, the next by one less, and so on; none becomes less than the one before.
+
+    >>> [round(each, 2) for each in holm([0.01, 0.04, 0.03, 0.005])]
+    [0.03, 0.06, 0.06, 0.02]
+    """
+    order = np.argsort(p, kind="stable")
+    least_first = np.asarray(p, dtype=np.float64)[order] * np.arange(len(p), 0, -1)
+    corrected = np.empty(len(p))
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(least_first))
+    found: list[float] = corrected.tolist()
+    return found
+
+
+def corrected(comparisons: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return a report's comparisons with `p_holm` beside each `p`: corrected for how many they are."""
+    p_holm = holm([each["p"] for each in comparisons])
+    return [{**each, "p_holm": value} for each, value in zip(comparisons, p_holm, strict=True)]
 
 
 @lru_cache(maxsize=8)

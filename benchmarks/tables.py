@@ -11,7 +11,7 @@ from rich.box import SIMPLE
 from rich.table import Column, Table
 
 from benchmarks.cells import Outcome
-from benchmarks.significance import paired_bootstrap
+from benchmarks.significance import corrected, paired_bootstrap
 from benchmarks.variants import Outcomes, Variant, by_variant, paired_per_user
 
 _METRICS = ("recall@20", "recall@50", "hit@50", "ndcg@50", "hr@10", "ndcg@10", "hr@50", "hr@200")
@@ -54,7 +54,10 @@ def _cell(rows: Sequence[dict[str, Any]], name: str) -> str:
 
 
 def compared(outcomes: Outcomes) -> list[dict[str, Any]]:
-    """Return, for each dataset, the subject (`best` at K 4 where measured) against all others, user by user."""
+    """Return, for each dataset, the subject (`best` at K 4 where measured) against all others, user by user.
+
+    All of them are one family: `p_holm` is corrected for their number.
+    """
     found = []
     for dataset in dict.fromkeys(cell.dataset for cell in outcomes):
         grouped = by_variant(outcomes, dataset)
@@ -65,7 +68,7 @@ def compared(outcomes: Outcomes) -> list[dict[str, Any]]:
         for other in grouped:
             if other != subject:
                 found += _pairs(dataset, subject, other, grouped)
-    return found
+    return corrected(found)
 
 
 def _likeness(variant: Variant) -> tuple[bool, bool]:
@@ -94,12 +97,12 @@ def paired_table(dataset: str, comparisons: Sequence[Mapping[str, Any]]) -> Tabl
     """Return the comparisons of a dataset."""
     own = [each for each in comparisons if each["dataset"] == dataset]
     subject = f"{_label(own[0])} K={own[0]['k']}" if own else "nothing trained"
-    columns = ("less", "K", "history", "metric", "users", "difference", "95 % interval", "p")
+    columns = ("less", "K", "history", "metric", "users", "difference", "95 % interval", "p", "p (Holm)")
     table = Table(*columns, title=f"{dataset}: {subject} against the others, user by user", box=SIMPLE)
     for each in own:
         difference, interval = f"{each['mean']:+.4f}", f"{each['low']:+.4f} … {each['high']:+.4f}"
         other = (_label(each, "other"), str(each["other_k"]), each["history"], each["metric"], str(each["num_users"]))
-        table.add_row(*other, difference, interval, f"{each['p']:.4f}")
+        table.add_row(*other, difference, interval, f"{each['p']:.4f}", f"{each['p_holm']:.4f}")
     return table
 
 

@@ -12,7 +12,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from benchmarks.cells import Outcome
-from benchmarks.significance import paired_bootstrap
+from benchmarks.significance import corrected, paired_bootstrap
 from benchmarks.variants import Outcomes, Values, Variant, by_variant, paired_per_user
 
 Places = NDArray[np.int64]
@@ -37,13 +37,16 @@ class Pair(NamedTuple):
 
 
 def compared_to_one(outcomes: Outcomes) -> list[dict[str, Any]]:
-    """Return the comparisons of every pair there is, one a history, metric and group of users."""
+    """Return the comparisons of every pair there is, one a history, metric and group of users.
+
+    All of them are one family: `p_holm` is corrected for their number.
+    """
     found = []
     for dataset in dict.fromkeys(cell.dataset for cell in outcomes):
         grouped = by_variant(outcomes, dataset)
         for pair in pairs(grouped):
             found += [{"dataset": dataset} | _about(pair) | each for each in _comparisons(pair, grouped)]
-    return found
+    return corrected(found)
 
 
 def pairs(variants: Collection[Variant]) -> list[Pair]:
@@ -115,15 +118,15 @@ def compare(several: Values, one: Values) -> dict[str, Any]:
 
 def twins_table(dataset: str, comparisons: Sequence[Mapping[str, Any]]) -> Table:
     """Return the comparisons of a dataset."""
-    columns = ("recipe", "K", "D", "less", "history", "metric", "users", "difference", "ratio", "95 % interval", "p")
+    columns = ("recipe", "K", "D", "less", "history", "metric", "users", "difference", "ratio", "95 % interval")
     title = f"{dataset}: several interests against one, user by user"
-    table = Table(*columns, title=title, box=SIMPLE, padding=(0, 1, 0, 0))
+    table = Table(*columns, "p", "p (Holm)", title=title, box=SIMPLE, padding=(0, 1, 0, 0))
     for each in (each for each in comparisons if each["dataset"] == dataset):
         less = f"K=1 D={each['other_dim']}" if each["equal"] == "K·D" else "K=1"
         ratio = "" if each["ratio"] is None else f"{each['ratio']:.3f}"
         table.add_row(
             *(each["recipe"], str(each["k"]), str(each["dim"]), less),
             *(each["history"], each["metric"], each["users"], f"{each['mean']:+.4f}", ratio),
-            *(f"{each['low']:+.4f} … {each['high']:+.4f}", f"{each['p']:.4f}"),
+            *(f"{each['low']:+.4f} … {each['high']:+.4f}", f"{each['p']:.4f}", f"{each['p_holm']:.4f}"),
         )
     return table
