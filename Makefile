@@ -2,8 +2,8 @@
 # make test          all tests, with real services
 # make soak          20 minutes of steady load on Apache Kafka; `make test` has 3 (ARGS='--minutes 5')
 # make lint          ruff, mypy, import-linter
-# make quality       recipes beside floors on MovieLens-100K (DATA=../shared/data: on ml1m and online_retail_ii)
-# make quality-full  all recipes, K, seeds and datasets; hours, goes on where it stopped
+# make quality       recipes beside floors on MovieLens-100K (DATA=folder: on all datasets of a folder)
+# make quality-full  all recipes, K and seeds; hours, goes on where it stopped
 
 PYTHON ?= python3.11
 VENV := .venv

@@ -1,5 +1,7 @@
 """How good the recipes are, beside what one would use instead.
 
+dataset_info  what the datasets of docs/quality.md are measured with
+folders       a folder of Parquet files → its datasets, and what each is measured with
 datasets      a name → a prepared dataset, in a cache
 tasks         a prepared dataset → who is trained on, who is chosen by, who is reported
 floors        the opponents without a neural net: popularity, ItemKNN, EASE

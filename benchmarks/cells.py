@@ -24,8 +24,9 @@ from typing import Any
 import numpy as np
 
 import mind_dist
-from benchmarks.datasets import COMIREC_SPLIT, DATASETS, open_dataset
+from benchmarks.datasets import COMIREC_SPLIT, open_dataset
 from benchmarks.floors import FLOORS, NEIGHBORS, PENALTIES, RECENCIES
+from benchmarks.folders import info_of
 from benchmarks.leave_one_out import leave_one_out
 from benchmarks.measuring import CURVE_CUTOFFS, Measurement, ModelInterests, PerUser, measure
 from benchmarks.tasks import History, Part, Protocol, Stage, Task, user_split
@@ -33,7 +34,6 @@ from mind_dist.config import TrainingConfig, dump
 from mind_dist.data.parquet import PreparedDataset
 from mind_dist.data.sequences import ParquetExamples
 from mind_dist.encoder import InterestEncoder
-from mind_dist.errors import ConfigError
 from mind_dist.evaluation import Cut
 from mind_dist.recipes import RECIPES, Recipe
 from mind_dist.storage import Directory
@@ -108,13 +108,11 @@ def open_task(bench: Bench, name: str, split: int = COMIREC_SPLIT) -> Task:
     """Return what is to be done with a split of a dataset, which is prepared if it is not there.
 
     Raises:
-        ConfigError: There is no such dataset, or its files are not in the bench's folder.
+        ConfigError: Its files are not in the bench's folder, or are not of the form that `folders` tells.
     """
-    if name not in DATASETS:
-        raise ConfigError("datasets", f"no dataset {name!r}; there are {', '.join(DATASETS)}")
     if bench.protocol == "leave-one-out":
         return leave_one_out(name, bench.data, bench.cache)
-    return user_split(DATASETS[name], open_dataset(name, bench.data, bench.cache, split), bench.cut)
+    return user_split(info_of(name, bench.data), open_dataset(name, bench.data, bench.cache, split), bench.cut)
 
 
 def train_cell(dataset: PreparedDataset, recipe: Recipe, directory: Path) -> InterestEncoder:

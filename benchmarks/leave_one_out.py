@@ -12,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.datasets import DATASETS, MOVIELENS_100K, log_of, metadata_of, prepared, with_train
+from benchmarks.dataset_info import MOVIELENS_100K
+from benchmarks.datasets import log_of, metadata_of, prepared, with_train
+from benchmarks.folders import info_of
 from benchmarks.tasks import Stage, Task
 from mind_dist.config import PrepareConfig, SplitConfig
 from mind_dist.data.movielens import movielens_100k
@@ -30,7 +32,7 @@ def leave_one_out(name: str, data: str, cache: Path) -> Task:
     """Return the protocol on a dataset, which is prepared if it is not there."""
     everything = prepared(cache / f"{name}-all", lambda output: _unfiltered(name, data, output))
     choosing, reporting = (_stage(everything, cache / f"{name}-without-{count}", count) for count in (2, 1))
-    return Task("leave-one-out", DATASETS[name], choosing, reporting, ("removed",), hit_rate, MAX_INPUT)
+    return Task("leave-one-out", info_of(name, data), choosing, reporting, ("removed",), hit_rate, MAX_INPUT)
 
 
 def hit_rate(recommender: Recommender, users: Sequence[HeldOut]) -> float:

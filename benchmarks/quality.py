@@ -1,7 +1,7 @@
 """Recipes beside floors → tables, `reports/quality.json` and figures.
 
     python -m benchmarks.quality                                    # best at K 4 and 1, and the floors, MovieLens-100K
-    python -m benchmarks.quality --data ../shared/data              # on ml1m and online_retail_ii
+    python -m benchmarks.quality --data ../shared/data              # all datasets of a folder
     python -m benchmarks.quality --data ../shared/data --full       # everything there is; hours, and it can be resumed
     python -m benchmarks.quality --data ../shared/data --part valid --recipes best --interests 1 2 4   # to choose by
     python -m benchmarks.quality --data ../shared/data --dims 8 16 32 64 --recipes best --interests 1 4   # where K pays
@@ -29,8 +29,10 @@ from pydantic import ConfigDict, with_config
 from rich.console import Console
 
 from benchmarks.cells import Bench, Cell, Outcome, code_digest, open_task, run_cell
-from benchmarks.datasets import COMIREC_SPLIT, MOVIELENS_100K
+from benchmarks.dataset_info import MOVIELENS_100K
+from benchmarks.datasets import COMIREC_SPLIT
 from benchmarks.floors import FLOORS
+from benchmarks.folders import names_in
 from benchmarks.neural.stored import OPPONENTS, stored_outcome
 from benchmarks.plots import draw
 from benchmarks.tables import compared, paired_table, quality_table
@@ -53,12 +55,14 @@ class Quality:
     """Measure recipes beside what one would use instead: a table, reports/quality.json and figures."""
 
     data: str = ""
-    """Folder of ml1m, online_retail_ii and beauty as Parquet files; without it, MovieLens-100K is measured."""
+    """Folder of Parquet files, NAME.parquet and, where items are known, NAME.items.parquet: all of them are measured. What is
+    known here under its name is measured as docs/quality.md says; of others, L and features are derived from the files.
+    Without a folder, MovieLens-100K is measured."""
     full: bool = False
-    """Measure all recipes, datasets and K of 1, 2, 4, 8 with three seeds, in place of the short set; each recipe at its
+    """Measure all recipes and K of 1, 2, 4, 8 with three seeds, in place of the short set; each recipe at its
     own D. To see where several interests pay, pass `--dims 8 16 32 64 --recipes best --interests 1 4`."""
     datasets: tuple[str, ...] = ()
-    """Datasets in place of those of the set."""
+    """Datasets of the folder in place of all."""
     recipes: tuple[str, ...] = ()
     """Recipes in place of those of the set."""
     interests: tuple[int, ...] = ()
@@ -127,9 +131,7 @@ class Quality:
         return floors + [cell for cell in trained if cell.k == 1 or RECIPES[cell.recipe]().model.kind != "two_tower"]
 
     def _default_datasets(self) -> tuple[str, ...]:
-        if not self.data:
-            return (MOVIELENS_100K,)
-        return ("ml1m", "online_retail_ii", "beauty") if self.full else ("ml1m", "online_retail_ii")
+        return names_in(self.data) if self.data else (MOVIELENS_100K,)
 
 
 def main(job: Quality) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.datasets import DatasetInfo
+from benchmarks.dataset_info import DatasetInfo
 from benchmarks.floors import (
     FLOORS,
     Neighbors,

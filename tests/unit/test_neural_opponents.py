@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 
 from benchmarks import esasrec, sasrec
-from benchmarks.datasets import DATASETS
+from benchmarks.dataset_info import DATASETS
 from benchmarks.neural.layers import Dropout
 from benchmarks.neural.model import CausalTransformer, Settings
 from benchmarks.neural.search import Plan, draw, search
