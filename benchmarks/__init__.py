@@ -8,6 +8,7 @@ floors        the opponents without a neural net: popularity, ItemKNN, EASE
 neural        the opponents with one, SASRec and eSASRec; their results are stored
 sasrec        the command that searches, trains and stores SASRec
 esasrec       the same of eSASRec
+trained       a recipe → as it is trained here: its lengths, protocol, and settings that are tried
 cells         one recipe, K, seed and D on a split of a dataset → rows of metrics, kept so that nothing runs twice
 measuring     a recommender and users → metrics of each user
 variants      outcomes → what is one setting of a recipe, over its seeds and splits
@@ -15,5 +16,6 @@ significance  metrics of the same users under two recommenders → is the differ
 tables        metrics side by side, and `best` against the others
 twins         several interests against one, of the same D or of the same K · D
 plots         rows and curves → figures
+choose        the command to choose settings by: their values side by side, on the valid users alone
 quality       the command: cells → tables, reports/quality.json, figures
 """

@@ -30,20 +30,15 @@ from benchmarks.folders import info_of
 from benchmarks.leave_one_out import leave_one_out
 from benchmarks.measuring import CURVE_CUTOFFS, Measurement, ModelInterests, PerUser, measure
 from benchmarks.tasks import History, Part, Protocol, Stage, Task, user_split
-from mind_dist.config import TrainingConfig, dump
+from benchmarks.trained import changed, of_length, of_protocol, settings_of
 from mind_dist.data.parquet import PreparedDataset
 from mind_dist.data.sequences import ParquetExamples
 from mind_dist.encoder import InterestEncoder
+from mind_dist.errors import ConfigError
 from mind_dist.evaluation import Cut
 from mind_dist.recipes import RECIPES, Recipe
 from mind_dist.storage import Directory
 from mind_dist.training.run import TrainingRun
-
-LEAVE_ONE_OUT_EPOCHS = 17
-"""Half an hour of one core on MovieLens-1M."""
-
-LEAVE_ONE_OUT_BEHAVIORS = 100
-"""The newest of the 200 shown: an epoch takes a third less time than with all of them."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +68,8 @@ class Bench:
 class Cell:
     """One thing to measure; a floor has K 1 and seed 0, and a `dim` of 0 is the recipe's own D.
 
-    `split` is the seed by which users are split; all of leave-one-out are of one.
+    `split` is the seed by which users are split; all of leave-one-out are of one. `changes` are settings in place of the
+    recipe's own, as `benchmarks.choose` tries them.
     """
 
     dataset: str
@@ -82,6 +78,7 @@ class Cell:
     seed: int = 0
     dim: int = 0
     split: int = COMIREC_SPLIT
+    changes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -146,26 +143,7 @@ def recipe_of(bench: Bench, cell: Cell, dataset: PreparedDataset) -> Recipe:
         training = of_length(training, bench.max_behaviors)
     max_steps = bench.max_steps or training.max_steps
     training = dataclasses.replace(training, seed=cell.seed, max_steps=max_steps, checkpoint_every_steps=0)
-    return Recipe(model, training)
-
-
-def of_length(training: TrainingConfig, max_behaviors: int) -> TrainingConfig:
-    """Return the same training with other histories, and windows no further apart than they are long."""
-    stride = min(training.window_stride, max_behaviors)
-    return dataclasses.replace(training, max_behaviors=max_behaviors, window_stride=stride)
-
-
-def of_protocol(training: TrainingConfig, protocol: Protocol) -> TrainingConfig:
-    """Return how a recipe is trained for a protocol.
-
-    By leave-one-out the very next item is asked for, so there is one target: with ten, the nearer ones weighted more,
-    HR@10 on the item before the last was .277, with one .291. It gains from more epochs than the user split, for which
-    shorter histories leave the time.
-    """
-    if protocol == "leave-one-out" and training.every_position:
-        training = of_length(training, LEAVE_ONE_OUT_BEHAVIORS)
-        return dataclasses.replace(training, num_targets=1, epochs=LEAVE_ONE_OUT_EPOCHS)
-    return training
+    return changed(Recipe(model, training), cell.changes)
 
 
 def run_cell(bench: Bench, cell: Cell, *, remeasure: bool = False) -> Outcome:
@@ -175,7 +153,14 @@ def run_cell(bench: Bench, cell: Cell, *, remeasure: bool = False) -> Outcome:
         bench: What all cells have in common.
         cell: Which one.
         remeasure: Measure again, with the stored version.
+
+    Raises:
+        ConfigError: A recipe with changes is to be measured on the test users.
     """
+    if cell.changes and bench.part == "test":
+        raise ConfigError(
+            "part", "settings are chosen on the valid users; what was chosen goes into the recipe, then test"
+        )
     task = open_task(bench, cell.dataset, cell.split)
     key = _key(bench, cell, task)
     at = bench.cache / "cells" / (key if bench.cut == "share" else f"{key}-{bench.cut}")  # versions know of no cut
@@ -191,6 +176,7 @@ def run_cell(bench: Bench, cell: Cell, *, remeasure: bool = False) -> Outcome:
         category = task.info.category
         measured = {history: interests.measure(task.protocol, category, history) for history in task.histories}
     about = {"dim": dim, "train_s": round(train_s, 1), "settings": settings, "part": bench.part, "cut": bench.cut}
+    about |= {"recipe_digest": recipe_digest(bench, cell, stage.dataset)}
     outcome = outcome_of(cell, measured, about, stage)
     _write(at, outcome)
     return outcome
@@ -239,14 +225,34 @@ def code_digest() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:10]
 
 
+def recipe_digest(bench: Bench, cell: Cell, dataset: PreparedDataset) -> str:
+    """Return a digest of all settings but the seed; empty of a floor, which is tuned anew each time, and of a try."""
+    if cell.recipe in FLOORS or bench.max_steps:
+        return ""
+    settings = settings_of(recipe_of(bench, dataclasses.replace(cell, seed=0), dataset))
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def settings_tested(bench: Bench, cell: Cell) -> int:
+    """Return how many settings of a cell's recipe were ever measured on its test users, with this cache.
+
+    One is as it should be: where there are more, the best of them owes something to chance.
+    """
+    found = set()
+    for path in (bench.cache / "cells").glob(f"{cell.dataset}-{cell.recipe}-k{cell.k}-*.json"):
+        row = json.loads(path.read_text())["rows"][0]
+        if (row["part"], row["split"], row["dim"]) == ("test", cell.split, cell.dim or row["dim"]):
+            found.add(row.get("recipe_digest", path.stem))
+    return len(found - {""})
+
+
 def _key(bench: Bench, cell: Cell, task: Task) -> str:
     """Return a name of a cell that changes with whatever is set."""
     dataset = task.stage(bench.part).dataset
     if cell.recipe in FLOORS:
         settings: Any = [repr(each) for each in (NEIGHBORS, PENALTIES, RECENCIES)]
     else:
-        recipe = recipe_of(bench, cell, dataset)
-        settings = {"model": dump(recipe.model), "training": dump(recipe.training)}
+        settings = settings_of(recipe_of(bench, cell, dataset))
     parts = [settings, bench.protocol, bench.part, dataset.directory.read_bytes("manifest.json").decode()]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:10]
     width = f"-d{cell.dim}" if cell.dim else ""

@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.cells import of_length, train_cell
+from benchmarks.cells import train_cell
 from benchmarks.dataset_info import MOVIELENS_100K
 from benchmarks.datasets import open_dataset, with_column, with_train
 from benchmarks.folders import info_of
+from benchmarks.trained import of_length
 from jobs.cli import run
 from mind_dist.data.parquet import DatasetManifest, PreparedDataset
 from mind_dist.evaluation import HeldOut, held_out, measure, of_model

@@ -3,9 +3,12 @@
     python -m benchmarks.quality                                    # best at K 4 and 1, and the floors, MovieLens-100K
     python -m benchmarks.quality --data ../shared/data              # all datasets of a folder
     python -m benchmarks.quality --data ../shared/data --full       # everything there is; hours, and it can be resumed
-    python -m benchmarks.quality --data ../shared/data --part valid --recipes best --interests 1 2 4   # to choose by
+    python -m benchmarks.quality --data ../shared/data --part valid --recipes best --interests 1 2 4   # to choose K by
     python -m benchmarks.quality --data ../shared/data --dims 8 16 32 64 --recipes best --interests 1 4   # where K pays
     python -m benchmarks.quality --data ../shared/data --splits 1230 1231 1232    # comparisons over three times the users
+
+The test users are for reports: settings are chosen by `benchmarks.choose`, on the valid users. Where test users have seen
+several settings of a recipe, that is said.
 
 What was measured once under the same settings is read from the cache. A result of other code than today's is marked so;
 after a change that matters, remove the cache's `cells` and `versions`.
@@ -28,7 +31,7 @@ import torch
 from pydantic import ConfigDict, with_config
 from rich.console import Console
 
-from benchmarks.cells import Bench, Cell, Outcome, code_digest, open_task, run_cell
+from benchmarks.cells import Bench, Cell, Outcome, code_digest, open_task, run_cell, settings_tested
 from benchmarks.dataset_info import MOVIELENS_100K
 from benchmarks.datasets import COMIREC_SPLIT
 from benchmarks.floors import FLOORS
@@ -143,6 +146,7 @@ def main(job: Quality) -> None:
     for dataset, split in product(datasets, job.splits):
         open_task(bench, dataset, split)  # prepared here, once, before several processes want it
     outcomes = measured(bench, cells, job, console.print)
+    warn_of_choices(bench, cells, console.print)
     outcomes |= stored(bench, product(datasets, OPPONENTS, job.splits), console.print)
     comparisons, twins = compared(outcomes), compared_to_one(outcomes)
     for dataset in datasets:
@@ -164,6 +168,16 @@ def measured(bench: Bench, cells: Sequence[Cell], job: Quality, report: Callable
         stale = "" if outcome.code == code_digest() else ", by other code than today's"
         report(f"{len(found)}/{len(cells)}  {where}: trained in {outcome.rows[0]['train_s']} s{stale}")
     return {cell: found[cell] for cell in cells}
+
+
+def warn_of_choices(bench: Bench, cells: Iterable[Cell], report: Callable[[str], None]) -> None:
+    """Say where test users have seen several settings of a recipe, so that one could have been chosen by them."""
+    for cell in {(cell.dataset, Variant.of(cell), cell.split): cell for cell in cells}.values():
+        if bench.part == "test" and (settings := settings_tested(bench, cell)) > 1:
+            where = f"{cell.dataset} split {cell.split}, {Variant.of(cell).label} K={cell.k}"
+            report(
+                f"{where}: {settings} settings have been measured on its test users; choose by `benchmarks.choose` alone"
+            )
 
 
 def _finished(bench: Bench, cells: Sequence[Cell], job: Quality) -> Iterator[tuple[Cell, Outcome]]:

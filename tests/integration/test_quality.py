@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from benchmarks import cells, esasrec, measuring, sasrec
+from benchmarks import cells, choose, esasrec, measuring, sasrec
+from benchmarks.choose import Choose
 from benchmarks.floors import FLOORS
 from benchmarks.neural.opponent import OpponentJob
 from benchmarks.neural.stored import stored_outcome, stored_result
-from benchmarks.quality import Quality, main
+from benchmarks.quality import Quality, main, warn_of_choices
 from mind_dist.errors import ConfigError
-from mind_dist.recipes import best
+from mind_dist.recipes import Recipe, best
 from tests.toy_quality import SPLITS, write_quality_dataset
 
 DEMANDED = {
@@ -80,6 +82,37 @@ def test_a_width_is_a_cell_of_its_own_but_the_recipes_own_is_not(cache: Path) ->
     recipe = cells.recipe_of(bench, replace(own, dataset="ml1m"), task.reporting.dataset)
     assert recipe.model == replace(best().model, num_interests=2)
     assert cells.recipe_of(bench, replace(narrow, dataset="ml1m"), task.reporting.dataset).model.dim == 8
+
+
+def test_settings_are_chosen_by_the_valid_users_alone(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    choose.main(Choose(("training.temperature=0.1,0.2",), datasets=("ml1m",), interests=2, max_steps=3, cache=cache))
+    shown = capsys.readouterr().out
+    assert "best on the valid users of ml1m" in shown
+    assert shown.count("training.temperature=0.2") >= 3
+    cell = cells.Cell("ml1m", "best", 2, changes=("training.temperature=0.2",))
+    with pytest.raises(ConfigError, match="settings are chosen on the valid users"):
+        cells.run_cell(cells.Bench("", cache, "user-split", "test", 3), cell)
+    with pytest.raises(ConfigError, match="has no values"):
+        list(Choose(("training.temperature",)).cells("ml1m"))
+
+
+def test_what_test_users_have_seen_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def recipe(temperature: float) -> Recipe:
+        return replace(best(), training=replace(best().training, temperature=temperature, epochs=1))
+
+    cells.open_task.cache_clear()
+    write_quality_dataset(tmp_path / "ml1m")
+    bench, cell = cells.Bench("", tmp_path, "user-split", "test"), cells.Cell("ml1m", "best", 2)
+    lines: list[str] = []
+    for seed, temperature in ((1, 0.1), (2, 0.1), (1, 0.2)):
+        assert not lines
+        monkeypatch.setattr(cells, "RECIPES", {"best": partial(recipe, temperature)})
+        cells.run_cell(bench, replace(cell, seed=seed))
+        warn_of_choices(bench, [cell], lines.append)
+    assert lines == [
+        "ml1m split 1230, best K=2: 2 settings have been measured on its test users; choose by `benchmarks.choose` alone"
+    ]
+    cells.open_task.cache_clear()
 
 
 def test_lists_of_other_lengths_are_measured_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

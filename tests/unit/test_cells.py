@@ -6,7 +6,8 @@ import dataclasses
 
 import pytest
 
-from benchmarks.cells import LEAVE_ONE_OUT_BEHAVIORS, LEAVE_ONE_OUT_EPOCHS, of_length, of_protocol
+from benchmarks.trained import LEAVE_ONE_OUT_BEHAVIORS, LEAVE_ONE_OUT_EPOCHS, changed, of_length, of_protocol
+from mind_dist.errors import ConfigError
 from mind_dist.recipes import best, comirec_sa_paper
 
 
@@ -29,3 +30,18 @@ def test_leave_one_out_trains_the_very_next_item_and_the_user_split_what_the_rec
     assert (training.max_behaviors, training.windows_per_step) == (LEAVE_ONE_OUT_BEHAVIORS, 8)
     assert of_protocol(best().training, "user-split") == best().training
     assert of_protocol(comirec_sa_paper().training, "leave-one-out") == comirec_sa_paper().training
+
+
+def test_a_setting_is_changed_and_nothing_else() -> None:
+    found = changed(
+        best(), ("training.penalties.balance_weight=1.5", "model.hidden_dims=[32]", "training.warm_start=none")
+    )
+    assert (found.training.penalties.balance_weight, found.model.hidden_dims) == (1.5, (32,))
+    back = ("training.penalties.balance_weight=0.6", "model.hidden_dims=[128]", "training.warm_start=cooccurrence")
+    assert changed(found, back) == best()
+
+
+@pytest.mark.parametrize("change", ["epochs=3", "training.epoch=3", "training.epochs.more=3", "training.epochs=none"])
+def test_what_is_no_setting_or_value_is_refused(change: str) -> None:
+    with pytest.raises(ConfigError, match=r"is no setting|training\.epochs: "):
+        changed(best(), (change,))
