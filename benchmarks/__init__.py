@@ -8,6 +8,7 @@ floors        the opponents without a neural net: popularity, ItemKNN, EASE
 neural        the opponents with one, SASRec and eSASRec; their results are stored
 sasrec        the command that searches, trains and stores SASRec
 esasrec       the same of eSASRec
+opponents     both, on all datasets of a folder and several splits
 trained       a recipe → as it is trained here: its lengths, protocol, and settings that are tried
 cells         one recipe, K, seed and D on a split of a dataset → rows of metrics, kept so that nothing runs twice
 measuring     a recommender and users → metrics of each user

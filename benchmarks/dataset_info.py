@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
 from mind_dist.config import FeatureConfig, TimeUnit
 
@@ -20,6 +21,7 @@ class DatasetInfo:
         features: What the model learns of the items.
         columns: Further columns of the item metadata.
         time_unit: What its times are; several sets know the order of events alone.
+        id_type: What its ids are.
     """
 
     max_behaviors: int
@@ -27,6 +29,7 @@ class DatasetInfo:
     features: tuple[FeatureConfig, ...] = ()
     columns: tuple[str, ...] = ()
     time_unit: TimeUnit = "auto"
+    id_type: Literal["int64", "string"] = "int64"
 
 
 MOVIELENS_100K = "movielens_100k"

@@ -115,10 +115,14 @@ def _user(row: Mapping[str, Any]) -> BehaviorSequence:
     return BehaviorSequence(row["user_id"], items, times)
 
 
-def _user_split(name: str, data: str, output: str, split: int) -> PrepareConfig:
+def prepare_config(name: str, data: str, output: str) -> PrepareConfig:
+    """Return how a dataset is prepared, but for its split."""
     if name == MOVIELENS_100K:
-        config = movielens_100k(output)
-        config = dataclasses.replace(config, items=metadata_of(name, data))
-    else:
-        config = PrepareConfig(output, log_of(name, data), metadata_of(name, data))
+        return dataclasses.replace(movielens_100k(output), items=metadata_of(name, data))
+    config = PrepareConfig(output, log_of(name, data), metadata_of(name, data))
+    return dataclasses.replace(config, id_type=info_of(name, data).id_type)
+
+
+def _user_split(name: str, data: str, output: str, split: int) -> PrepareConfig:
+    config = prepare_config(name, data, output)
     return dataclasses.replace(config, split=SplitConfig(seed=split), max_user_events=0)

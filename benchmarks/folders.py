@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -86,7 +87,9 @@ def info_of(name: str, data: str) -> DatasetInfo:
     _check(log, "item_id", _is_id)
     _check(log, "timestamp", _is_time)
     features = _features(items_file(name, data))
-    return DatasetInfo(_length(log), _category(items_file(name, data), features), features, (), _unit(log))
+    return DatasetInfo(
+        _length(log), _category(items_file(name, data), features), features, (), _unit(log), _id_type(log)
+    )
 
 
 def _check(path: Path, column: str, allowed: Callable[[pa.DataType], bool]) -> None:
@@ -119,6 +122,11 @@ def _unit(log: Path) -> TimeUnit:
     times = pq.read_table(log, columns=["timestamp"])["timestamp"]
     last = pc.max(times).as_py() if pa.types.is_integer(times.type) else None
     return "order" if last is not None and last < _FIRST_S else "auto"
+
+
+def _id_type(log: Path) -> Literal["int64", "string"]:
+    schema = pq.read_schema(log)
+    return "string" if any(_is_text(schema.field(name).type) for name in ("user_id", "item_id")) else "int64"
 
 
 def _length(log: Path) -> int:

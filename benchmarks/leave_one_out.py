@@ -12,12 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.dataset_info import MOVIELENS_100K
-from benchmarks.datasets import log_of, metadata_of, prepared, with_train
+from benchmarks.datasets import prepare_config, prepared, with_train
 from benchmarks.folders import info_of
 from benchmarks.tasks import Stage, Task
 from mind_dist.config import PrepareConfig, SplitConfig
-from mind_dist.data.movielens import movielens_100k
 from mind_dist.data.parquet import PreparedDataset
 from mind_dist.evaluation import HeldOut, Recommender, metrics
 
@@ -42,10 +40,7 @@ def hit_rate(recommender: Recommender, users: Sequence[HeldOut]) -> float:
 
 
 def _unfiltered(name: str, data: str, output: str) -> PrepareConfig:
-    if name == MOVIELENS_100K:
-        config = movielens_100k(output)
-    else:
-        config = PrepareConfig(output, log_of(name, data), metadata_of(name, data))
+    config = prepare_config(name, data, output)
     return dataclasses.replace(config, split=_EVERYBODY, min_item_events=1, min_user_events=1, max_user_events=0)
 
 

@@ -10,11 +10,12 @@ from types import ModuleType
 
 import pytest
 
-from benchmarks import cells, choose, esasrec, measuring, sasrec
+from benchmarks import cells, choose, esasrec, measuring, opponents, sasrec
 from benchmarks.choose import Choose
 from benchmarks.floors import FLOORS
 from benchmarks.neural.opponent import OpponentJob
 from benchmarks.neural.stored import stored_outcome, stored_result
+from benchmarks.opponents import Opponents
 from benchmarks.quality import Quality, main, warn_of_choices
 from mind_dist.errors import ConfigError
 from mind_dist.recipes import Recipe, best
@@ -151,6 +152,22 @@ def test_an_opponent_is_stored_with_its_command_and_curves(cache: Path, tmp_path
     ]
     with pytest.raises(ConfigError, match="0 needs a stored search"):
         opponent.main(replace(job, num_trials=0, output=tmp_path / "none"))
+
+
+def test_opponents_that_are_stored_are_not_trained_again(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_quality_dataset(cache / "ml1m-split-1231")
+    quick = Opponents("", ("ml1m",), num_trials=1, first_s=0.1, limit_s=0.1, cache=cache, output=tmp_path)
+    with pytest.raises(ValueError, match="every_s must be above 0, at most first_s"):
+        opponents.main(quick)
+    jobs: list[OpponentJob] = []
+    monkeypatch.setattr(opponents, "_MAINS", {"sasrec": jobs.append})
+    (tmp_path / "sasrec.json").write_text('{"ml1m/user-split/1230": {"rows": []}}')
+    opponents.main(replace(quick, first_s=60.0, limit_s=60.0, models=("sasrec",)))
+    assert [(each.split, each.num_trials) for each in jobs] == [(1231, 0), (1232, 0)]
+    with pytest.raises(ValueError, match="splits must begin with 1230"):
+        replace(quick, models=("sasrec",), splits=(1231,))
 
 
 def test_leave_one_out_trains_on_what_it_was_chosen_by(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.dataset_info import DATASETS
-from benchmarks.datasets import metadata_of
+from benchmarks.datasets import metadata_of, prepare_config
 from benchmarks.folders import info_of, names_in
 from benchmarks.quality import Quality
 from mind_dist.config import FeatureConfig
@@ -85,6 +85,13 @@ def test_columns_of_items_become_features_by_what_they_hold(tmp_path: Path) -> N
     )
     assert info.category == "genre"
     assert metadata_of("shop", str(tmp_path)).features == info.features
+
+
+def test_texts_may_be_ids(tmp_path: Path) -> None:
+    write_log(tmp_path / "shop.parquet", user_id=list("aabbccdd"))
+    write_log(tmp_path / "film.parquet")
+    types = [prepare_config(name, str(tmp_path), "out").id_type for name in ("shop", "film")]
+    assert types == ["string", "int64"]
 
 
 def test_nothing_known_of_the_items_is_no_feature(tmp_path: Path) -> None:
