@@ -104,9 +104,10 @@ class BrokerLog:
 
     def send(self, producer: Any, partition: int, values: Iterable[bytes | None], key: bytes | None = b"7") -> None:
         headers = [("trace", b"\xff\x00"), ("trace", b""), ("spur-ü", b"1")]
-        for value in values:
-            producer.send(self.config.topic, key=key, value=value, partition=partition, headers=headers)
-        producer.flush()
+        topic = self.config.topic
+        sent = [producer.send(topic, key=key, value=value, partition=partition, headers=headers) for value in values]
+        for future in sent:  # a flush would not tell of a record that could not be written
+            future.get(30)
 
     @contextmanager
     def transaction(self, partition: int, *values: bytes, commit: bool = True) -> Iterator[None]:
