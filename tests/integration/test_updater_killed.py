@@ -18,7 +18,7 @@ from mind_dist.index.memory import InMemoryVectorStore
 from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.index.vector_store import VersionInfo
 from mind_dist.observability import InMemoryMetrics
-from mind_dist.records import Record
+from mind_dist.records import MAX_TIES, Record
 from mind_dist.serving.updater import UserVectorUpdater
 from tests.toy_serving import bits
 from tests.updater_process import PARTITIONS, serving_config
@@ -93,7 +93,7 @@ def test_an_updater_process_killed_again_and_again_ends_in_the_same_rows(
     config = serving_config(topic).kafka
     ensure_topics(tansu_broker, {topic: PARTITIONS, config.dead_letter_topic: 1})
     encoder = InterestEncoder.load(tiny_version(tmp_path, seed=100 + len(milvus)))
-    info = VersionInfo(encoder.model_version, 8, 3, "cosine", str(tmp_path), encoder.max_behaviors)
+    info = VersionInfo(encoder.model_version, 8, 3, "cosine", str(tmp_path), encoder.max_behaviors + MAX_TIES)
     with closing(MilvusVectorStore(server, serving_config(topic).milvus)) as store:
         store.create_version(info)
         produce(tansu_broker, topic)
