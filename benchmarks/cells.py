@@ -134,9 +134,8 @@ def train_cell(dataset: PreparedDataset, recipe: Recipe, directory: Path) -> Int
 def recipe_of(bench: Bench, cell: Cell, dataset: PreparedDataset) -> Recipe:
     """Return a cell's recipe with its K, seed and D, and what the dataset decides."""
     recipe = RECIPES[cell.recipe]()
-    features = len(dataset.manifest.profile_features)
     dim = cell.dim or recipe.model.dim
-    model = dataclasses.replace(recipe.model, num_interests=cell.k, dim=dim, num_profile_features=features)
+    model = dataset.manifest.fit(dataclasses.replace(recipe.model, num_interests=cell.k, dim=dim))
     task = open_task(bench, cell.dataset, cell.split)
     training = of_protocol(of_length(recipe.training, task.max_behaviors), bench.protocol)
     if bench.max_behaviors:

@@ -125,10 +125,11 @@ def _splits(manifest: DatasetManifest) -> Table:
 
 
 def _coverage(title: str, coverage: tuple[Coverage, ...]) -> Table:
-    numbers = ("with a value", "without", "unusable", "distinct", "cut")
+    numbers = ("with a value", "without", "unusable", "distinct", "cut", "clipped")
     table = Table(f"{title} column", *numbers)
     for each in coverage:
-        counts = (each.num_matched, each.num_missing, each.num_unusable, each.num_distinct, each.num_cut)
+        known = (each.num_matched, each.num_missing, each.num_unusable, each.num_distinct)
+        counts = (*known, each.num_cut, each.num_clipped)
         table.add_row(f"{each.name} (the ids)" if each.kind == "id" else each.name, *(f"{n:,}" for n in counts))
     return table
 

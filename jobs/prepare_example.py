@@ -46,9 +46,15 @@ kind = "categories"             # several values: a list in Parquet, or one text
 separator = "|"
 
 [[items.features]]
+name = "description"
+kind = "words"                  # the words of a text, in any case of letters
+
+[[items.features]]
 name = "price"
 column = "Preis (EUR)"          # a name is made of letters, digits and _; the column may be called anything
-kind = "buckets"                # a number or time, cut into buckets of equal size
+kind = "continuous"             # a number or time, read as it is; "buckets" cuts it into buckets of equal size instead
+scale = "log"                   # its logarithm, for prices and counts; "linear" for the number itself
+bucketed = true                 # and cut into buckets, too
 num_buckets = 10
 
 [users]                         # profiles, one row a user; leave the section out if there are none

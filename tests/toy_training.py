@@ -13,6 +13,7 @@ from mind_dist.config import ModelConfig, SampledConfig, TrainingConfig
 from mind_dist.data.codec import PoisonGate, encode_event, encode_key, feature_key, partition_of
 from mind_dist.data.event_sequences import EventExamples
 from mind_dist.data.parquet import (
+    FEATURE_VALUES,
     ITEM_SCHEMA,
     USER_SCHEMA,
     DatasetManifest,
@@ -53,8 +54,11 @@ def toy_users(num_users: int = 24) -> list[BehaviorSequence]:
     return users
 
 
-def write_dataset(path: Path | str) -> str:
-    """Write the toy users as the train split; items have a feature, users a profile."""
+PRICE = FeatureInfo("price", "continuous")
+
+
+def write_dataset(path: Path | str, *, priced: bool = False) -> str:
+    """Write the toy users as the train split; items have a feature, and a price where asked for, users a profile."""
     directory, users = Directory.at(path), toy_users()
     bucket_of = partition_of(np.array([user.user_key for user in users]), NUM_BUCKETS)
     for bucket in range(NUM_BUCKETS):
@@ -63,7 +67,8 @@ def write_dataset(path: Path | str) -> str:
     keys, counts = np.unique(np.concatenate([user.item_keys for user in users]), return_counts=True)
     features = [[feature_key("half", int(key) > NUM_ITEMS // 2)] for key in keys]
     columns = [pa.array(keys), pa.array([str(key) for key in keys]), pa.array(counts), pa.array(features)]
-    directory.write_table("items.parquet", pa.Table.from_arrays(columns, schema=ITEM_SCHEMA))
+    items = pa.Table.from_arrays(columns, schema=ITEM_SCHEMA)
+    directory.write_table("items.parquet", _priced(items) if priced else items)
     profiles = [[feature_key("odd", user.user_key % 2) if user.user_key % 3 else 0] for user in users]
     ids = [user.user_key for user in users]
     table = pa.table([ids, [str(user) for user in ids], profiles], schema=USER_SCHEMA)
@@ -76,11 +81,17 @@ def write_dataset(path: Path | str) -> str:
         num_items=len(keys),
         first_ms=0,
         last_ms=10_000,
-        item_features=(FeatureInfo("half"),),
+        item_features=(FeatureInfo("half"), *([PRICE] if priced else [])),
         profile_features=(FeatureInfo("odd"),),
     )
     write_manifest(directory, manifest)
     return directory.uri
+
+
+def _priced(items: pa.Table) -> pa.Table:
+    """Return items with a price, which every fifth of them lacks."""
+    prices = [None if key % 5 == 0 else key / NUM_ITEMS - 0.5 for key in items["item_id"].to_pylist()]
+    return items.append_column(FEATURE_VALUES, pa.FixedSizeListArray.from_arrays(pa.array(prices, pa.float32()), 1))
 
 
 def toy_log(*, poison_every: int = 0) -> InMemoryLog:

@@ -70,18 +70,26 @@ class FeatureConfig:
 
     name: str
     """Its name in the dataset."""
-    kind: Literal["category", "categories", "buckets"] = "category"
-    """One value; several, in a list or in one text; or a number or time cut into buckets of equal size."""
+    kind: Literal["category", "categories", "words", "buckets", "continuous"] = "category"
+    """One value; several, in a list or in one text; a text, whose words count in any case of letters; a number or time, cut
+    into buckets of equal size; or one that is read as it is, standardised (items only, as are `words`)."""
     column: str = ""
     """Column it comes from; empty when that is its name."""
     separator: str = "|"
     """Between the values of `categories` that stand in one text."""
     num_buckets: int = 10
-    """Quantile buckets of `buckets`."""
+    """Quantile buckets of `buckets`, and of `continuous` with `bucketed`."""
+    bucketed: bool = False
+    """Cut the number of `continuous` into buckets, too: what is learned of a bucket need not be a smooth function of it."""
+    scale: Literal["linear", "log"] = "linear"
+    """What of the number of `continuous` is standardised: itself; or the logarithm, for what spreads over powers of ten as
+    prices and counts do (sign(x) · log(1 + |x|))."""
 
     def __post_init__(self) -> None:
         check(bool(self.separator), "separator", "a text")
         check(self.num_buckets > 1, "num_buckets", "at least 2")
+        check(self.kind == "continuous" or not self.bucketed, "bucketed", "off but for continuous")
+        check(self.kind == "continuous" or self.scale == "linear", "scale", "linear but for continuous")
 
 
 @with_config(STRICT)
@@ -194,7 +202,9 @@ class PrepareConfig:
         check(self.max_user_events >= 0, "max_user_events", "0 or more")
         check(self.num_buckets >= 1, "num_buckets", "at least 1")
         check(0 <= self.max_rejected_fraction <= 1, "max_rejected_fraction", "between 0 and 1")
-        check(all(f.kind != "categories" for f in self.users.features), "users.features", "of one value each")
+        check(
+            all(f.kind in ("category", "buckets") for f in self.users.features), "users.features", "category or buckets"
+        )
         check(len(self.users.features) <= MAX_PROFILE, "users.features", f"at most {MAX_PROFILE}")
         num_columns = len(self.items.features) + len(self.items.columns) + _NUM_OWN_COLUMNS
         check(num_columns <= MAX_COLUMNS, "items.features and columns", f"at most {MAX_COLUMNS - _NUM_OWN_COLUMNS}")

@@ -16,7 +16,7 @@ from mind_dist.data.times import parse_times
 from mind_dist.errors import DatasetError
 from mind_dist.limits import MAX_TEXT_BYTES, MAX_TEXTS
 
-ColumnKind = Literal["category", "categories", "buckets", "display"]
+ColumnKind = Literal["category", "categories", "words", "buckets", "continuous", "display"]
 """What a column is used for: a feature of a kind, or display and filters alone."""
 
 
@@ -40,7 +40,7 @@ def read_column(
 ) -> Values:
     """Return the values of a column.
 
-    Times become milliseconds where they are cut into buckets, and texts elsewhere; decimals become numbers.
+    Times become milliseconds where they are read as numbers, and texts elsewhere; decimals become numbers.
 
     Args:
         raw: The column as it stands in the files.
@@ -53,7 +53,7 @@ def read_column(
         DatasetError: The type of the column cannot be used so.
     """
     values = plain(raw)
-    if kind == "buckets":
+    if kind in ("buckets", "continuous"):
         return _numbers(values, name, decimal)
     if _is_list(values.type):
         return _texts_of_lists(values, kind, name)
@@ -70,13 +70,14 @@ def _is_list(kind: pa.DataType) -> bool:
 def _numbers(values: pa.Array, name: str, decimal: Literal[".", ","]) -> Values:
     kind = values.type
     if _is_list(kind) or pa.types.is_nested(kind):
-        raise _wrong_type(name, kind, "buckets are made of numbers or times")
+        raise _wrong_type(name, kind, "buckets and continuous features are made of numbers or times")
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         return Values(parse_times(values, "ms"), np.zeros(len(values), np.bool_))
     numbers = parse_reals(values, decimal)
     if pa.types.is_string(kind):
         values = pc.if_else(pc.equal(pc.utf8_trim_whitespace(values), ""), None, values)
         numbers = pc.coalesce(numbers, parse_times(values, "iso").cast(pa.float64(), safe=False))
+    numbers = pc.if_else(pc.is_finite(numbers), numbers, None)
     unusable = pc.and_(values.is_valid(), numbers.is_null())
     return Values(numbers, np.asarray(unusable, dtype=np.bool_))
 
@@ -107,7 +108,7 @@ def _int64(values: pa.Array, name: str) -> pa.Array:
 
 
 def _texts_of_lists(values: pa.Array, kind: ColumnKind, name: str) -> Values:
-    if kind == "category":
+    if kind in ("category", "words"):
         raise _wrong_type(name, values.type, "set its kind to categories")
     try:
         lists = values.cast(pa.list_(pa.string()))

@@ -1,7 +1,8 @@
-"""Metadata tables → feature keys: one row an item or user, in the order of the keys asked for."""
+"""Metadata tables → feature keys and continuous values: one row an item or user, in the order of the keys asked for."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from mind_dist.config import FeatureConfig, MetadataConfig
 from mind_dist.data.cleaning import keys_of, parse_ids
 from mind_dist.data.codec import IdType, feature_key
 from mind_dist.data.columns import ColumnKind, Values, read_column
+from mind_dist.data.continuous import Standard
 from mind_dist.data.parquet import FeatureInfo
 from mind_dist.data.provenance import Coverage
 from mind_dist.data.raw_log import plain, read_all
@@ -28,12 +30,14 @@ class Features:
     Attributes:
         infos: What the F features are.
         keys: A table of the keys each row has: `row` [n], `feature` [n] (its place in `infos`), `key` [n].
+        values: The continuous features in the order of `infos`, standardised; NaN where missing, [C, N].
         columns: The raw feature and display columns, N rows each.
         coverage: How many of the rows have a value, for the ids and then for each column.
     """
 
     infos: tuple[FeatureInfo, ...]
     keys: NDArray[np.void]
+    values: tuple[NDArray[np.float32], ...]
     columns: dict[str, pa.Array]
     coverage: tuple[Coverage, ...] = ()
 
@@ -46,8 +50,9 @@ def read_features(
     id_column: str,
     id_type: IdType,
     keys: Keys,
-    fitted: NDArray[np.bool_] | None = None,
+    of_log: NDArray[np.bool_] | None = None,
     *,
+    in_train: NDArray[np.bool_] | None = None,
     log_id: str = "",
 ) -> Features:
     """Read metadata and align it with `keys`; a key without a row has no features, and of several rows the first counts.
@@ -57,20 +62,22 @@ def read_features(
         id_column: Column of the ids, unless the config names one.
         id_type: What ids are.
         keys: What to read, [N].
-        fitted: Which of them the log has, [N]; None for all. Buckets are cut by their numbers, and coverage is theirs.
+        of_log: Which of them the log has, [N]; None for all. Coverage is theirs.
+        in_train: Which of them training sees, [N]; None for all. Buckets are cut by their numbers, and these are
+            standardised by theirs.
         log_id: An id of the log, for the message that none is in the metadata.
 
     Raises:
         DatasetError: A file is missing, torn or lacks a column; no id of the log is in it; or a column has a type or
             values that cannot be used.
     """
-    fitted = np.ones(len(keys), np.bool_) if fitted is None else fitted
+    of_log, in_train = (np.ones(len(keys), np.bool_) if which is None else which for which in (of_log, in_train))
     sources = {feature.name: feature.column or feature.name for feature in config.features} | config.display_columns
     id_name = config.id_column or id_column
     table = read_all(config, {"": id_name, **sources})
     ids = plain(table[""].combine_chunks())
     rows = rows_of(ids, id_type, keys)
-    coverage = _id_coverage(config, id_name, ids, id_type, rows.filter(pa.array(fitted)), log_id=log_id)
+    coverage = _id_coverage(config, id_name, ids, id_type, rows.filter(pa.array(of_log)), log_id=log_id)
     kinds: dict[str, ColumnKind] = dict.fromkeys(sources, "display")
     kinds |= {feature.name: feature.kind for feature in config.features}
     separators = {feature.name: feature.separator for feature in config.features}
@@ -78,8 +85,8 @@ def read_features(
     for name, source in sources.items():
         raw = table[name].combine_chunks().take(rows)
         columns[name] = read_column(raw, kinds[name], source, separators.get(name, ""), config.decimal)
-        coverage.append(_coverage(name, source, raw, columns[name], fitted))
-    return _build(config.features, columns, fitted, tuple(coverage))
+        coverage.append(_coverage(name, source, raw, columns[name], of_log))
+    return _build(config.features, columns, in_train, tuple(coverage))
 
 
 def _id_coverage(
@@ -113,7 +120,7 @@ def _id_coverage(
     return [Coverage(name, "id", num_found, rows.null_count, len(bad), _num_distinct(ids), example=example)]
 
 
-def _coverage(name: str, source: str, raw: pa.Array, column: Values, fitted: NDArray[np.bool_]) -> Coverage:
+def _coverage(name: str, source: str, raw: pa.Array, column: Values, of_log: NDArray[np.bool_]) -> Coverage:
     """Return how many of the log's items or users have a value in a column.
 
     Raises:
@@ -128,9 +135,9 @@ def _coverage(name: str, source: str, raw: pa.Array, column: Values, fitted: NDA
     return Coverage(
         name,
         "column",
-        int((present & fitted).sum()),
-        int((~present & ~column.unusable & fitted).sum()),
-        int((column.unusable & fitted).sum()),
+        int((present & of_log).sum()),
+        int((~present & ~column.unusable & of_log).sum()),
+        int((column.unusable & of_log).sum()),
         _num_distinct(values),
         column.num_cut,
         str(unusable[0]) if len(unusable) else "",
@@ -160,13 +167,20 @@ def _present(values: pa.Array) -> NDArray[np.bool_]:
 
 def no_features() -> Features:
     """Return the features of anything without metadata."""
-    return Features((), np.empty(0, _KEY), {})
+    return Features((), np.empty(0, _KEY), (), {})
 
 
 def bags(features: Features, num_rows: int) -> pa.Array:
     """Return the keys of each row as a list, [num_rows]."""
     offsets = np.concatenate([[0], np.cumsum(np.bincount(features.keys["row"], minlength=num_rows))])
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(features.keys["key"], pa.int64()))
+
+
+def feature_values(features: Features) -> pa.Array:
+    """Return the continuous features of each row as a list of one length, null where missing, [N] of C."""
+    matrix = np.stack(features.values, axis=1)
+    flat = pa.array(matrix.reshape(-1), pa.float32(), from_pandas=True)
+    return pa.FixedSizeListArray.from_arrays(flat, matrix.shape[1])
 
 
 def profiles(features: Features, num_rows: int) -> pa.Array:
@@ -191,20 +205,36 @@ def rows_of(ids: pa.Array, id_type: IdType, keys: Keys) -> pa.Array:
 def _build(
     configs: Sequence[FeatureConfig],
     columns: dict[str, Values],
-    fitted: NDArray[np.bool_],
+    in_train: NDArray[np.bool_],
     coverage: tuple[Coverage, ...],
 ) -> Features:
-    infos, keys = [], [np.empty(0, _KEY)]
+    infos, keys, continuous, num_clipped = [], [np.empty(0, _KEY)], [], {}
     for place, config in enumerate(configs):
-        boundaries: tuple[float, ...] = ()
         values = columns[config.name].values
-        if config.kind == "buckets":
-            boundaries = quantile_boundaries(values.filter(pa.array(fitted)), config.num_buckets)
-            values = _buckets(values, boundaries)
-        infos.append(FeatureInfo(config.name, config.kind, boundaries))
-        keys.append(_keys(config.name, place, values))
+        seen, boundaries, standard = values.filter(pa.array(in_train)), tuple[float, ...](), Standard()
+        if config.kind == "continuous":
+            standard = Standard.fit(seen, config.scale)
+            standardised, num_clipped[config.name] = standard.apply(values)
+            continuous.append(standardised)
+        if config.kind == "buckets" or config.bucketed:
+            boundaries = quantile_boundaries(seen, config.num_buckets)
+            keys.append(_keys(config.name, place, _buckets(values, boundaries)))
+        elif config.kind != "continuous":
+            keys.append(_keys(config.name, place, _words(values) if config.kind == "words" else values))
+        infos.append(FeatureInfo(config.name, config.kind, boundaries, **dataclasses.asdict(standard)))
     ordered = np.sort(np.concatenate(keys), order=["row", "feature", "key"])
-    return Features(tuple(infos), ordered, {name: column.values for name, column in columns.items()}, coverage)
+    coverage = tuple(dataclasses.replace(each, num_clipped=num_clipped.get(each.name, 0)) for each in coverage)
+    read = {name: column.values for name, column in columns.items()}
+    return Features(tuple(infos), ordered, tuple(continuous), read, coverage)
+
+
+def _words(texts: pa.Array) -> pa.Array:
+    """Return the words of each text, small letters alike: letters, digits, marks and apostrophes within them.
+
+    >>> _words(pa.array(["Rock'n'Roll: GRÖSSE 42!", None])).to_pylist()
+    [["rock'n'roll", 'grösse', '42', ''], None]
+    """
+    return pc.split_pattern_regex(pc.utf8_lower(texts.cast(pa.string())), r"[^\pL\pN\pM']+")
 
 
 def quantile_boundaries(values: pa.Array, num_buckets: int) -> tuple[float, ...]:

@@ -24,7 +24,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import compute as pc
 
-from mind_dist.config import parse
+from mind_dist.config import ModelConfig, parse
 from mind_dist.data.codec import IdType
 from mind_dist.data.provenance import Coverage, FilterStep
 from mind_dist.errors import ConfigError, DatasetError
@@ -76,13 +76,20 @@ class FeatureInfo:
 
     Attributes:
         name: Column it came from, and its name.
-        kind: `category`, `categories` (several an item) or `buckets` (a number, cut at the boundaries).
-        boundaries: Upper bounds of all buckets but the last, for `buckets`.
+        kind: `category`, `categories` (several an item), `words` (of a text), `buckets` (a number, cut at the boundaries) or
+            `continuous` (a number, standardised).
+        boundaries: Upper bounds of all buckets but the last, for `buckets` and what is `continuous` and bucketed.
+        scale: Whether a continuous number itself is standardised or its logarithm.
+        mean: What is subtracted then.
+        deviation: What it is divided by then.
     """
 
     name: str
-    kind: Literal["category", "categories", "buckets"] = "category"
+    kind: Literal["category", "categories", "words", "buckets", "continuous"] = "category"
     boundaries: tuple[float, ...] = ()
+    scale: Literal["linear", "log"] = "linear"
+    mean: float = 0.0
+    deviation: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -97,7 +104,8 @@ class DatasetManifest:
         num_items: Items of the log that were kept.
         first_ms: Time of the oldest event.
         last_ms: Time of the newest event.
-        item_features: Side features of items, whose keys are in `feature_keys`.
+        item_features: Side features of items, whose keys are in `feature_keys`; of continuous ones, in this order, the
+            values in `feature_values`.
         item_columns: Further columns kept for display (titles).
         profile_features: Profile features of users, in the order of `profile_keys`.
         split: How users were split, in words and numbers.
@@ -138,6 +146,12 @@ class DatasetManifest:
     num_cold_items: int = 0
     num_bad_availability: int = 0
     format_version: int = FORMAT_VERSION
+
+    def fit(self, model: ModelConfig) -> ModelConfig:
+        """Return a model with the inputs that the dataset has: profile features of users, continuous features of items."""
+        num_continuous = sum(feature.kind == "continuous" for feature in self.item_features)
+        tower = dataclasses.replace(model.item_tower, num_continuous=num_continuous)
+        return dataclasses.replace(model, num_profile_features=len(self.profile_features), item_tower=tower)
 
     def num_inputs(self, sequence: BehaviorSequence, split: Split) -> int:
         """Return how many behaviors of a user are input to the model; in valid and test, the others are to be found."""

@@ -34,9 +34,9 @@ from ray.exceptions import RayTaskError
 
 from mind_dist.config import MetadataConfig, PrepareConfig, SplitConfig
 from mind_dist.data.catalog import catalog_items, read_availability
-from mind_dist.data.features import Features, bags, no_features, profiles, read_features
+from mind_dist.data.features import Features, bags, feature_values, no_features, profiles, read_features
 from mind_dist.data.item_counts import ItemCounts
-from mind_dist.data.parquet import IS_COLD, ITEM_SCHEMA, USER_SCHEMA, DatasetManifest, write_manifest
+from mind_dist.data.parquet import FEATURE_VALUES, IS_COLD, ITEM_SCHEMA, USER_SCHEMA, DatasetManifest, write_manifest
 from mind_dist.data.prepare_report import check_rejected, filter_steps, no_events, nothing_left, total
 from mind_dist.data.raw_log import Fragment, list_fragments
 from mind_dist.data.staging import READ_SCHEMA, SPLITS, filter_buckets, group_buckets, split_buckets, stage_events
@@ -217,10 +217,14 @@ def _write_items(
 ) -> tuple[Features, int]:
     """Write the catalog of `catalog_items`; returns its features, and how many items have a bad availability."""
     keys, is_cold = items["item"].to_numpy(), items[IS_COLD].to_numpy()
-    features = _features(config, config.items, config.log.item_column, keys, items["id"], fitted=~is_cold)
+    counts = _aligned(train_counts, keys)
+    seen = {"of_log": ~is_cold, "in_train": counts > 0}
+    features = _features(config, config.items, config.log.item_column, keys, items["id"], **seen)
     available = read_availability(config, keys)
-    columns = [items["item"], items["id"], _aligned(train_counts, keys), bags(features, len(keys))]
+    columns = [items["item"], items["id"], counts, bags(features, len(keys))]
     table = pa.table(columns, schema=ITEM_SCHEMA).append_column(IS_COLD, items[IS_COLD])
+    if features.values:
+        table = table.append_column(FEATURE_VALUES, feature_values(features))
     for name, column in (features.columns | available.columns).items():
         table = table.append_column(name, column)
     target.write_table("items.parquet", table)
@@ -245,13 +249,14 @@ def _features(
     keys: Keys,
     ids: pa.ChunkedArray,
     *,
-    fitted: NDArray[np.bool_] | None = None,
+    of_log: NDArray[np.bool_] | None = None,
+    in_train: NDArray[np.bool_] | None = None,
 ) -> Features:
     if not metadata.paths:
         return no_features()
-    of_log = ids if fitted is None else ids.filter(pa.array(fitted))
-    log_id = of_log[0].as_py() if len(of_log) else ""
-    return read_features(metadata, id_column, config.id_type, keys, fitted, log_id=log_id)
+    known = ids if of_log is None else ids.filter(pa.array(of_log))
+    log_id = known[0].as_py() if len(known) else ""
+    return read_features(metadata, id_column, config.id_type, keys, of_log, in_train=in_train, log_id=log_id)
 
 
 def _aligned(counts: pa.Table, keys: Keys) -> Keys:

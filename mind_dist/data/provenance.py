@@ -38,6 +38,7 @@ class Coverage:
         num_distinct: Distinct values, those of cold items among them.
         num_cut: Values that were too long for Milvus, and are cut; those of cold items among them.
         example: A value that cannot be used.
+        num_clipped: Values of a continuous feature that were clipped for lying far outside; those of cold items among them.
     """
 
     name: str
@@ -48,3 +49,4 @@ class Coverage:
     num_distinct: int
     num_cut: int = 0
     example: str = ""
+    num_clipped: int = 0

@@ -220,5 +220,5 @@ def _by_chance(task: Task, catalog: ItemCatalog) -> dict[str, float]:
 
 
 def _first_category(manifest: DatasetManifest) -> str:
-    names = [feature.name for feature in manifest.item_features if feature.kind != "buckets"]
+    names = [feature.name for feature in manifest.item_features if feature.kind in ("category", "categories")]
     return names[0] if names else ""

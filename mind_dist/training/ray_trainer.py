@@ -232,7 +232,7 @@ def _cause(failure: TrainingFailedError) -> MindDistError:
 def _checked(settings: TrainSettings, bootstrap: str) -> TrainSettings:
     """Return the settings made whole: absolute URIs, and the model fitted to the dataset's profile features."""
     dataset = check_dataset(settings)
-    model = dataclasses.replace(settings.model, num_profile_features=len(dataset.manifest.profile_features))
+    model = dataset.manifest.fit(settings.model)
     whole = dataclasses.replace(
         settings,
         dataset=dataset.directory.uri,

@@ -303,6 +303,26 @@ def test_items_without_events_stay_in_the_catalog_and_cut_no_buckets(tmp_path: P
     assert warm.manifest.item_features == manifest.item_features
 
 
+def test_continuous_features_are_standardised_by_the_items_of_train(tmp_path: Path) -> None:
+    columns = {"item_id": [1, 2, 3, 4, 9], "price": ["1,00", "3,00", "free", "5,00", "900,00"]}
+    pq.write_table(pa.table(columns), tmp_path / "items.parquet")
+    rows = [(user, item, 1 + time) for user in range(12) for time, item in enumerate([1, 2, 3, 1, 2])]
+    rows += [(user, 4, 100) for user in range(6)]  # after training ends
+    price = FeatureConfig("price", "continuous")
+    items = MetadataConfig((str(tmp_path / "items.parquet"),), features=(price,), decimal=",")
+    first, second = ((START_S + seconds) * 1000 for seconds in (50, 90))
+    split = SplitConfig("time", train_before_ms=first, valid_before_ms=second)
+    manifest = prepare(config(tmp_path, as_table(rows), items=items, split=split))
+    (info,) = manifest.item_features
+    assert info.mean == pytest.approx(2.0), "of items 1 and 2"
+    (_, coverage) = manifest.item_coverage
+    assert (coverage.num_unusable, coverage.num_clipped) == (1, 1)
+    catalog = PreparedDataset.open(str(tmp_path / "out")).catalog()
+    assert catalog.table.schema.field("feature_values").type == pa.list_(pa.float32(), 1)
+    np.testing.assert_allclose(catalog.feature_values[:, 0], [-1.02, 1.02, np.nan, 3.06, 5.0], atol=0.01)
+    assert catalog.table["price"].to_pylist() == [1.0, 3.0, None, 5.0, 900.0]
+
+
 def test_split_by_time_tells_when_each_item_had_events_of_all_users(tmp_path: Path) -> None:
     rows = random_rows()
     split = SplitConfig("time", train_before_ms=(START_S + 250) * 1000, valid_before_ms=(START_S + 330) * 1000)

@@ -44,10 +44,12 @@ def write_shop(path: Path) -> None:
     path.mkdir()
     (path / "events.csv").write_text("\n".join(["visitor,sku,at,action", *events]))
     catalog = [
-        f'SKU {item},"Thing {item}",brand {item % 3},a|b{item % 2},"{item},50",2024-01-{1 + item:02d},'
+        f'SKU {item},"Thing {item}",brand {item % 3},a|b{item % 2},Blue & no. {item},"{item},50",2024-01-{1 + item:02d},'
         for item in range(NUM_ITEMS + 1)
     ]
-    (path / "catalog.csv").write_text("\n".join(["sku,title,brand,tags,Preis (EUR),on_sale,off_sale", *catalog]))
+    (path / "catalog.csv").write_text(
+        "\n".join(["sku,title,brand,tags,description,Preis (EUR),on_sale,off_sale", *catalog])
+    )
     visitors = [f"v-{user},{'DE' if user % 2 else 'AT'},{20 + user}" for user in range(NUM_USERS)]
     (path / "visitors.csv").write_text("\n".join(["visitor,country,age", *visitors]))
 
@@ -63,16 +65,18 @@ def test_the_printed_example_prepares_the_shop_it_describes(tmp_path: Path, monk
     assert sum(manifest.num_users.values()) == NUM_USERS
     assert sum(manifest.num_events.values()) == manifest.steps[-1].num_events == NUM_USERS * 12
     assert manifest.num_items == NUM_ITEMS
-    assert [feature.name for feature in manifest.item_features] == ["brand", "tags", "price"]
+    assert [feature.name for feature in manifest.item_features] == ["brand", "tags", "description", "price"]
     assert [feature.name for feature in manifest.profile_features] == ["country", "age"]
     items = {row["original_id"]: row for row in dataset.catalog().table.to_pylist()}
     item = items["SKU 7"]
     assert (item["title"], item["price"], item["price_text"], item["tags"]) == ("Thing 7", 7.5, "7,50", ["a", "b1"])
+    assert len(item["feature_keys"]) == 1 + 2 + 3 + 1  # brand, tags, words, bucket of the price
+    assert len(item["feature_values"]) == 1
     assert item["item_id"] == fingerprint("SKU 7")
     assert (item["available_from"], item["available_until"]) == (1_704_672_000_000, 2**63 - 1)
     assert [items["SKU 7"]["is_cold"], items[f"SKU {NUM_ITEMS}"]["is_cold"]] == [False, True]
     assert {each.name: each.num_missing for each in manifest.item_coverage} == dict.fromkeys(
-        ("sku", "brand", "tags", "price", "title", "price_text"), 0
+        ("sku", "brand", "tags", "description", "price", "title", "price_text"), 0
     )
 
 

@@ -50,6 +50,7 @@ def make_catalog() -> ItemCatalog:
                 "original_id": pa.array([f"i{key}" for key in keys]),
                 "count": pa.array(keys, pa.int64()),
                 "feature_keys": pa.array([[key] for key in keys], pa.list_(pa.int64())),
+                "feature_values": pa.array([[key / 9] for key in keys], pa.list_(pa.float32(), 1)),
                 "title": column(lambda key: f"item {key}", pa.string()),
                 "year": column(lambda key: 1990 + key, pa.int32()),
                 "price": column(lambda key: float("nan") if key == 6 else key / 2, pa.float32()),
