@@ -7,7 +7,7 @@ need not be saved.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,23 +19,8 @@ from mind_dist.checkpoint import SightingCounts, TableRows
 from mind_dist.data.codec import partition_of
 from mind_dist.records import Keys, no_keys
 from mind_dist.training.collectives import Collectives, SingleRank
+from mind_dist.training.draws import EVENLY, DrawLaw, ItemDraws
 from mind_dist.training.sparse_rows import AdamRows, KeyIndex, Sightings, initial_rows
-
-
-class DrawLaw(NamedTuple):
-    """By which law items are drawn.
-
-    Attributes:
-        distribution: `counts`, in proportion to count ** power; `log_uniform`, to log(1 + 1 / rank), rank 1 the item seen
-            most often.
-        power: Of the counts; 0 draws evenly.
-    """
-
-    distribution: Literal["counts", "log_uniform"] = "counts"
-    power: float = 0.0
-
-
-EVENLY = DrawLaw()
 
 
 class ItemTable(Protocol):
@@ -118,20 +103,6 @@ class ItemTable(Protocol):
         ...
 
 
-class _Draws(NamedTuple):
-    """Weights to draw items by.
-
-    Attributes:
-        law: What they follow from, with the counts.
-        weights: Of each item, [N].
-        cumulated: Sums of the weights of the items up to each, [N].
-    """
-
-    law: DrawLaw
-    weights: NDArray[np.float64]
-    cumulated: NDArray[np.float64]
-
-
 class ReplicatedItemTable:
     """An `ItemTable` that every rank holds whole.
 
@@ -165,7 +136,7 @@ class ReplicatedItemTable:
         self._item_keys = no_keys()
         self._given = no_keys()
         self._looked_up: tuple[Keys, Tensor] | None = None
-        self._weighted: _Draws | None = None
+        self._drawn_from: ItemDraws | None = None
 
     @property
     def num_items(self) -> int:
@@ -208,23 +179,11 @@ class ReplicatedItemTable:
 
     def sample_items(self, count: int, generator: np.random.Generator, law: DrawLaw = EVENLY) -> Keys:
         """Return drawn items."""
-        count = count if self.num_items else 0
-        if law == EVENLY:
-            return self._item_keys[generator.integers(self.num_items, size=count)]
-        cumulated = self._draws(law).cumulated
-        at = np.searchsorted(cumulated, generator.random(count) * cumulated[-1:], side="right")
-        return self._item_keys[np.minimum(at, self.num_items - 1)]
+        return self._draws(law).sample(count, generator)
 
     def draw_shares(self, keys: Keys, law: DrawLaw = EVENLY) -> NDArray[np.float64]:
         """Return how likely each item is to be drawn."""
-        if not self.num_items:
-            return np.zeros(len(keys))
-        places = np.minimum(np.searchsorted(self._item_keys, keys), self.num_items - 1)
-        real = self._item_keys[places] == keys
-        if law == EVENLY:
-            return np.asarray(real / self.num_items)
-        draws = self._draws(law)
-        return np.asarray(np.where(real, draws.weights[places], 0.0) / draws.cumulated[-1])
+        return self._draws(law).shares(keys)
 
     def all_items(self) -> Keys:
         """Return every item that has a row."""
@@ -264,7 +223,7 @@ class ReplicatedItemTable:
         self._add(rows.keys)
         self._rows.write(self._index.find(rows.keys), rows.vectors, rows.first_moment, rows.second_moment, rows.steps)
         self._item_keys = self._seen.keys[self.has(self._seen.keys)]
-        self._weighted = None
+        self._drawn_from = None
 
     def waiting(self, rank: int, num_shards: int) -> SightingCounts:
         """Return the items of a shard without a row."""
@@ -277,13 +236,12 @@ class ReplicatedItemTable:
         self._seen.set(*sightings)
         self._admit(sightings.keys)
 
-    def _draws(self, law: DrawLaw) -> _Draws:
+    def _draws(self, law: DrawLaw) -> ItemDraws:
         """Return what drawing needs, made anew where counts or items have changed since."""
-        if self._weighted is None or self._weighted.law != law:
-            counts, _ = self._seen.of(self._item_keys)
-            weights = _weights(counts, law)
-            self._weighted = _Draws(law, weights, np.cumsum(weights))
-        return self._weighted
+        if self._drawn_from is None or self._drawn_from.law != law:
+            counts = no_keys() if law == EVENLY else self._seen.of(self._item_keys)[0]
+            self._drawn_from = ItemDraws(self._item_keys, counts, law)
+        return self._drawn_from
 
     def _sum_over_ranks(self, rows: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """Return the distinct rows that any rank touched, and their gradients summed in rank order."""
@@ -299,7 +257,7 @@ class ReplicatedItemTable:
 
     def _admit(self, keys: Keys) -> None:
         """Give those of some items whose counts have changed, and that were seen often enough, a row."""
-        self._weighted = None
+        self._drawn_from = None
         counts, _ = self._seen.of(keys)
         admitted = keys[(counts >= self._admission_count) & ~self.has(keys)]
         if len(admitted):
@@ -312,12 +270,3 @@ class ReplicatedItemTable:
         if len(fresh):
             self._index.add(fresh)
             self._rows.append(initial_rows(fresh, self._dim, self._seed))
-
-
-def _weights(counts: Keys, law: DrawLaw) -> NDArray[np.float64]:
-    """Return the weights by which items with given counts are drawn."""
-    if law.distribution == "counts":
-        return np.asarray(counts.astype(np.float64) ** law.power)
-    ranks = np.empty(len(counts))
-    ranks[np.argsort(-counts, kind="stable")] = np.arange(1, len(counts) + 1)
-    return np.log1p(1 / ranks)

@@ -13,7 +13,8 @@ from mind_dist.model.item_tower import ItemFeatures
 from mind_dist.model.objectives.inclusion import log_inclusion_probability
 from mind_dist.records import Keys
 from mind_dist.training.collectives import Collectives
-from mind_dist.training.item_table import DrawLaw, ItemTable
+from mind_dist.training.draws import DrawLaw
+from mind_dist.training.item_table import ItemTable
 from mind_dist.training.positions import TrainedPositions
 from mind_dist.training.step_inputs import StepInputs
 

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.trained import LEAVE_ONE_OUT_BEHAVIORS, LEAVE_ONE_OUT_EPOCHS, changed, of_length, of_protocol
 from mind_dist.errors import ConfigError
-from mind_dist.recipes import best, comirec_sa_paper
+from mind_dist.recipes import best, comirec_sa
 
 
 @pytest.mark.parametrize(("length", "windows"), [(20, 40), (50, 16), (200, 4), (10_000, 1)])
@@ -19,7 +19,7 @@ def test_every_position_is_trained_in_as_many_places_a_step_whatever_the_length(
 
 @pytest.mark.parametrize(("length", "stride"), [(4, 4), (50, 8)])
 def test_windows_trained_at_their_end_stay_as_many(length: int, stride: int) -> None:
-    paper = comirec_sa_paper().training
+    paper = comirec_sa().training
     training = of_length(paper, length)
     assert training == dataclasses.replace(paper, max_behaviors=length, window_stride=stride)
 
@@ -29,7 +29,7 @@ def test_leave_one_out_trains_the_very_next_item_and_the_user_split_what_the_rec
     assert (training.num_targets, training.epochs) == (1, LEAVE_ONE_OUT_EPOCHS)
     assert (training.max_behaviors, training.windows_per_step) == (LEAVE_ONE_OUT_BEHAVIORS, 8)
     assert of_protocol(best().training, "user-split") == best().training
-    assert of_protocol(comirec_sa_paper().training, "leave-one-out") == comirec_sa_paper().training
+    assert of_protocol(comirec_sa().training, "leave-one-out") == comirec_sa().training
 
 
 def test_a_setting_is_changed_and_nothing_else() -> None:

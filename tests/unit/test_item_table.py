@@ -11,7 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mind_dist.training.item_table import DrawLaw, ReplicatedItemTable
+from mind_dist.training.draws import DrawLaw
+from mind_dist.training.item_table import ReplicatedItemTable
 from mind_dist.training.sparse_rows import Sightings, initial_rows
 from tests.reference.row_adam import RowAdam
 

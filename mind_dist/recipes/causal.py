@@ -1,0 +1,66 @@
+"""The default recipe, a causal encoder trained at every position, and what is made of it for news."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from mind_dist.config import (
+    BestConfig,
+    CausalConfig,
+    LagKernelsConfig,
+    ModelConfig,
+    PenaltiesConfig,
+    SampledConfig,
+    TrainingConfig,
+)
+from mind_dist.recipes.recipe import Recipe
+
+
+def best() -> Recipe:
+    """Return the default of `jobs/train` and of the demo: a causal encoder, trained at every position.
+
+    Where no paper is named, trials on MovieLens-1M and Online Retail II chose the value (docs/quality.md).
+    """
+    model = ModelConfig(
+        extraction=CausalConfig(),
+        encoder=LagKernelsConfig(),  # beat attention pooling and a transformer layer at minutes of CPU
+        num_interests=4,
+        adaptive_interests=False,
+        separate_item_vectors=False,  # two vectors an item overfit where items have few events
+        hidden_dims=(128,),
+        dropout=0.2,
+    )
+    training = TrainingConfig(
+        batch_size=800,  # 16 windows of 50: many small steps beat few large ones
+        max_behaviors=50,
+        num_targets=10,  # all of the next ten: what comes when is chance, what comes soon is not
+        every_position=True,
+        objective=BestConfig(),  # negatives too: what is trained is what is searched by
+        negatives=SampledConfig(
+            count=512,
+            power=0.5,
+            in_batch=False,  # at 512 drawn ones they double the time of a step, and add nothing
+        ),
+        warm_start="cooccurrence",  # half the steps
+        penalties=PenaltiesConfig(
+            spread_weight=2.0,
+            balance_weight=0.6,  # without it one interest wins every place; with a sixth of it over half, on Beauty
+        ),
+        epochs=3,  # Online Retail II loses with more
+    )
+    return Recipe(model, training)
+
+
+def news() -> Recipe:
+    """Return `best` for items that live a few days: what is recommended came after training, so features decide.
+
+    Trials on the valid users of a generated newsroom chose the values (docs/quality.md).
+    """
+    recipe = best()
+    training = dataclasses.replace(
+        recipe.training,
+        id_dropout=0.9,  # nearly every item as it is met when served: made of its features alone
+        warm_start="none",  # what follows what in a newsroom is first of all what was there at the same time
+        temperature=0.2,
+    )
+    return dataclasses.replace(recipe, training=training)
