@@ -12,6 +12,7 @@ from mind_dist.config import (
     ComirecDrConfig,
     ComirecSaConfig,
     HardConfig,
+    ItemTowerConfig,
     ModelConfig,
     PenaltiesConfig,
     SampledConfig,
@@ -48,8 +49,10 @@ def remi() -> Recipe:
 
 
 def two_tower() -> Recipe:
-    """Return the traditional two-tower: the mean of the behaviors through ReLU layers."""
-    model = ModelConfig(extraction=TwoTowerConfig(), num_interests=1, hidden_dims=(128,))
+    """Return the traditional two-tower: the mean of the behaviors through ReLU layers, and what is known of an item, too."""
+    model = ModelConfig(
+        extraction=TwoTowerConfig(), num_interests=1, hidden_dims=(128,), item_tower=ItemTowerConfig((128,))
+    )
     return Recipe(model, _next_item())
 
 
