@@ -25,7 +25,7 @@ import numpy as np
 
 import mind_dist
 from benchmarks.datasets import COMIREC_SPLIT, open_dataset
-from benchmarks.floors import FLOORS, NEIGHBORS, PENALTIES, RECENCIES
+from benchmarks.floors import fitted
 from benchmarks.folders import info_of
 from benchmarks.leave_one_out import leave_one_out
 from benchmarks.measuring import CURVE_CUTOFFS, Measurement, ModelInterests, PerUser, measure
@@ -36,6 +36,7 @@ from mind_dist.data.sequences import ParquetExamples
 from mind_dist.encoder import InterestEncoder
 from mind_dist.errors import ConfigError
 from mind_dist.evaluation import Cut
+from mind_dist.evaluation.floors import FLOORS
 from mind_dist.recipes import RECIPES, Recipe
 from mind_dist.storage import Directory
 from mind_dist.training.run import TrainingRun
@@ -182,14 +183,12 @@ def run_cell(bench: Bench, cell: Cell, *, remeasure: bool = False) -> Outcome:
 
 
 def _measure_floor(task: Task, stage: Stage, cell: Cell) -> tuple[dict[History, Measurement], dict[str, Any], float]:
-    started = time.monotonic()
-    floor = FLOORS[cell.recipe](task, stage)
-    train_s = time.monotonic() - started
+    floor = fitted(cell.recipe, task, stage)
     found = {
         history: measure(floor.recommender, stage, task.protocol, task.info.category, history)
         for history in task.histories
     }
-    return found, floor.settings, train_s
+    return found, floor.settings, floor.tuning_s
 
 
 def _version(bench: Bench, cell: Cell, stage: Stage, directory: Path) -> tuple[InterestEncoder, float]:
@@ -249,7 +248,7 @@ def _key(bench: Bench, cell: Cell, task: Task) -> str:
     """Return a name of a cell that changes with whatever is set."""
     dataset = task.stage(bench.part).dataset
     if cell.recipe in FLOORS:
-        settings: Any = [repr(each) for each in (NEIGHBORS, PENALTIES, RECENCIES)]
+        settings: Any = repr(FLOORS[cell.recipe].searched)
     else:
         settings = settings_of(recipe_of(bench, cell, dataset))
     parts = [settings, bench.protocol, bench.part, dataset.directory.read_bytes("manifest.json").decode()]

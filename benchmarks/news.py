@@ -33,16 +33,15 @@ from mind_dist.evaluation import (
     metrics,
     of_model,
     popularity,
-    recent_popularity,
     task_of,
     transitions,
 )
+from mind_dist.evaluation.floors import FLOORS, TrainLog, choice_of, tuned
 from mind_dist.recipes import RECIPES, Recipe
 from mind_dist.records import Keys
 from mind_dist.storage import Directory
 
 _LIMIT = 50
-_HOUR_MS = 3_600_000
 
 
 @dataclass(frozen=True)
@@ -89,11 +88,12 @@ def _available(recommender: Recommender, anytime: Task, task: Task) -> float:
 
 def baselines(dataset: PreparedDataset, task: Task) -> dict[str, Found]:
     """Return what is found without a model."""
-    recent = recent_popularity(dataset)
+    log = TrainLog.read(dataset)
+    window = tuned("recent_popularity", log, choice_of(dataset)).settings
     named: dict[str, Recommender] = {
         "popularity": popularity(dataset.catalog()),
         "transitions": transitions(dataset),
-        f"recent popularity ({recent.window_ms / _HOUR_MS:g} h)": recent,
+        f"recent popularity ({window.hours} h)": FLOORS["recent_popularity"].fit(log, window),
     }
     return {name: Found.by([each], task) for name, each in named.items()}
 

@@ -34,8 +34,7 @@ from rich.console import Console
 from benchmarks.cells import Bench, Cell, Outcome, code_digest, open_task, run_cell, settings_tested
 from benchmarks.dataset_info import MOVIELENS_100K
 from benchmarks.datasets import COMIREC_SPLIT
-from benchmarks.floors import FLOORS
-from benchmarks.folders import names_in
+from benchmarks.folders import info_of, names_in
 from benchmarks.neural.stored import OPPONENTS, stored_outcome
 from benchmarks.plots import draw
 from benchmarks.tables import compared, paired_table, quality_table
@@ -45,6 +44,7 @@ from benchmarks.variants import Variant
 from jobs.cli import run
 from mind_dist.errors import ConfigError
 from mind_dist.evaluation import Cut
+from mind_dist.evaluation.floors import FLOORS
 from mind_dist.recipes import RECIPES
 
 _SEED = 17
@@ -114,7 +114,7 @@ class Quality:
         """Return what to measure, floors first.
 
         Raises:
-            ConfigError: There is no such recipe or floor.
+            ConfigError: There is no such recipe or floor, or a dataset's files are not there.
         """
         recipes = self.recipes or (tuple(RECIPES) if self.full else ("best",))
         _check_known("recipes", recipes, RECIPES)
@@ -141,7 +141,7 @@ def main(job: Quality) -> None:
     """Measure, show, write."""
     console = Console(width=None if sys.stdout.isatty() else _LOG_WIDTH)
     bench = Bench(job.data, job.cache, job.protocol, job.part, job.max_steps, job.max_behaviors, job.cut)
-    cells = job.cells()
+    cells = [cell for cell in job.cells() if not _lacks_times(cell, job.data)]
     datasets = list(dict.fromkeys(cell.dataset for cell in cells))
     for dataset, split in product(datasets, job.splits):
         open_task(bench, dataset, split)  # prepared here, once, before several processes want it
@@ -156,6 +156,12 @@ def main(job: Quality) -> None:
             console.print(twins_table(dataset, twins))
     written = write_report(job, outcomes, comparisons, twins)
     console.print(*written, sep="\n")
+
+
+def _lacks_times(cell: Cell, data: str) -> bool:
+    """Tell whether a cell is a floor that needs times, of a dataset that knows the order of events alone."""
+    floor = FLOORS.get(cell.recipe)
+    return floor is not None and floor.needs_times and info_of(cell.dataset, data).time_unit == "order"
 
 
 def measured(bench: Bench, cells: Sequence[Cell], job: Quality, report: Callable[[str], None]) -> dict[Cell, Outcome]:

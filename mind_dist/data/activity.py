@@ -78,4 +78,18 @@ def read_activity(dataset: PreparedDataset) -> Activity:
         table = _summed(pa.concat_tables([dataset.directory.read_table(name) for name in names]))
     except (OSError, pa.ArrowException) as error:
         raise DatasetError((dataset.directory / ACTIVITY).uri, f"missing or torn: {error}; prepare it again") from error
+    return _activity(table)
+
+
+def train_activity(dataset: PreparedDataset) -> Activity:
+    """Return the activity of the train users alone, of any dataset.
+
+    Raises:
+        DatasetError: A file is missing or torn.
+    """
+    buckets = range(dataset.manifest.num_buckets)
+    return _activity(_summed(pa.concat_tables([activity_of(dataset.read_bucket("train", each)) for each in buckets])))
+
+
+def _activity(table: pa.Table) -> Activity:
     return Activity(*(table[name].to_numpy() for name in ("slot", "item_id", "count", "first_ms")))

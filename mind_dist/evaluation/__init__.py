@@ -3,9 +3,9 @@
 users         a prepared dataset → histories and what followed
 availability  a prepared dataset → which items could be recommended at a moment
 task          both: whom to evaluate, and among which items
-recommenders  the model, and baselines it has to beat: popularity, transitions
-recent        another: what was popular just before
-chance        another: items drawn at random
+recommenders  the model, and popularity
+floors        what else it has to beat, tuned on valid users: recent popularity, ItemKNN, EASE and others
+chance        items drawn at random
 metrics       ranked items and targets → numbers
 interest_use  how different a model's interests are, and what each is good for
 protocol      all of it → a report by recommender
@@ -13,6 +13,7 @@ protocol      all of it → a report by recommender
 
 from mind_dist.evaluation.availability import Availability, Moments
 from mind_dist.evaluation.chance import chance
+from mind_dist.evaluation.floors.transitions import transitions
 from mind_dist.evaluation.interest_use import interest_use
 from mind_dist.evaluation.protocol import (
     CUTOFFS,
@@ -21,8 +22,7 @@ from mind_dist.evaluation.protocol import (
     evaluate_version,
     measure,
 )
-from mind_dist.evaluation.recent import RecentPopularity, recent_popularity
-from mind_dist.evaluation.recommenders import ExactRecommender, Recommender, of_model, popularity, transitions
+from mind_dist.evaluation.recommenders import ExactRecommender, Recommender, of_model, popularity
 from mind_dist.evaluation.task import Task, task_of
 from mind_dist.evaluation.users import Cut, HeldOut, held_out
 
@@ -34,7 +34,6 @@ __all__ = [
     "ExactRecommender",
     "HeldOut",
     "Moments",
-    "RecentPopularity",
     "Recommender",
     "Report",
     "Task",
@@ -45,7 +44,6 @@ __all__ = [
     "measure",
     "of_model",
     "popularity",
-    "recent_popularity",
     "task_of",
     "transitions",
 ]

@@ -24,9 +24,10 @@ from mind_dist.errors import ConfigError, VersionError
 from mind_dist.evaluation import metrics
 from mind_dist.evaluation.availability import Moments
 from mind_dist.evaluation.chance import chance
+from mind_dist.evaluation.floors import FLOORS, TrainLog, choice_of, tuned
+from mind_dist.evaluation.floors.transitions import transitions
 from mind_dist.evaluation.interest_use import interest_use
-from mind_dist.evaluation.recent import recent_popularity
-from mind_dist.evaluation.recommenders import Recommender, of_model, popularity, transitions
+from mind_dist.evaluation.recommenders import Recommender, of_model, popularity
 from mind_dist.evaluation.task import Task, by_time, task_of
 from mind_dist.evaluation.users import HeldOut
 from mind_dist.records import Keys
@@ -173,14 +174,16 @@ def evaluate_version(
     category = category or _first_category(dataset.manifest)
     recommenders: dict[str, Recommender] = {"model": of_model(encoder), "popularity": popularity(catalog)}
     if by_time(dataset):
-        recommenders["recent popularity"] = recent = recent_popularity(dataset)
+        log = TrainLog.read(dataset)
+        window = tuned("recent_popularity", log, choice_of(dataset)).settings
+        recommenders["recent popularity"] = FLOORS["recent_popularity"].fit(log, window)
     recommenders["transitions"] = transitions(dataset)
     report = {name: measure(each, task.users, catalog, category, task.at) for name, each in recommenders.items()}
     report["model"] |= interest_use(encoder, task.users, max(CUTOFFS), task.at).summary()
     if not by_time(dataset) and catalog.is_cold.any():
         report["model"] |= _with_cold_items(encoder, task.users, catalog)
     if by_time(dataset):
-        report["recent popularity"]["window_h"] = recent.window_ms / 3_600_000
+        report["recent popularity"]["window_h"] = window.hours
         report["chance"] = _by_chance(task, catalog)
     return EvaluationReport(
         dataset.directory.uri,

@@ -1,4 +1,4 @@
-"""Histories → ranked items: the model by exact search, and baselines without a model."""
+"""Histories → ranked items: what evaluation measures, and the model by exact search."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pyarrow import compute as pc
 
-from mind_dist.data.parquet import ItemCatalog, PreparedDataset
+from mind_dist.data.parquet import ItemCatalog
 from mind_dist.encoder import InterestEncoder
 from mind_dist.evaluation.availability import Moments
 from mind_dist.records import BehaviorSequence, Keys
@@ -19,9 +18,6 @@ Scores = NDArray[np.float32] | NDArray[np.float64]
 
 _MOST_SCORES = 1 << 24
 """Scores held at once."""
-
-_LAST_ITEMS = 5
-"""Newest items of a history whose transitions count."""
 
 
 class Recommender(Protocol):
@@ -75,7 +71,7 @@ class ExactRecommender:
                 row[~available] = -np.inf
         if exclude_seen:
             for row, history in zip(scores, histories[chunk], strict=True):
-                row[_rows(self.item_keys, history.item_keys)] = -np.inf
+                row[rows_of(self.item_keys, history.item_keys)] = -np.inf
         for row, places in zip(scores, best_places(scores, limit), strict=True):
             yield self.item_keys[places[row[places] > -np.inf]]
 
@@ -90,7 +86,7 @@ def best_places(scores: Scores, limit: int) -> Keys:
     return np.take_along_axis(unordered, order, axis=1)
 
 
-def _rows(item_keys: Keys, keys: Keys) -> Keys:
+def rows_of(item_keys: Keys, keys: Keys) -> Keys:
     """Return the rows of those keys that are items."""
     if not len(item_keys):
         return np.empty(0, dtype=np.int64)
@@ -114,73 +110,12 @@ def of_model(encoder: InterestEncoder) -> ExactRecommender:
 
 def popularity(catalog: ItemCatalog) -> ExactRecommender:
     """Recommend everyone the items with most train events; of equally many the one of the smaller key first."""
-    ranks = popularity_ranks(catalog)
-    return ExactRecommender(catalog.keys, lambda histories: np.tile(-ranks, (len(histories), 1)))
+    scores = -popularity_ranks(catalog).astype(np.float64)
+    return ExactRecommender(catalog.keys, lambda histories: np.tile(scores, (len(histories), 1)))
 
 
-def popularity_ranks(catalog: ItemCatalog) -> NDArray[np.float64]:
+def popularity_ranks(catalog: ItemCatalog) -> Keys:
     """Return each item's place by its train events, 0 for the most popular, [N]."""
-    ranks = np.empty(len(catalog), dtype=np.float64)
+    ranks = np.empty(len(catalog), dtype=np.int64)
     ranks[np.argsort(-catalog.counts, kind="stable")] = np.arange(len(catalog))
     return ranks
-
-
-def transitions(dataset: PreparedDataset) -> ExactRecommender:
-    """Recommend what most often came right after the newest items of a history in the train split.
-
-    An item's score is the number of train events in which it directly followed one of the history's five newest
-    items, each of them counted as often as it is there. Equal scores, zero among them, go by popularity.
-    """
-    catalog = dataset.catalog()
-    followers = _Followers.count(dataset, catalog)
-    tie_break = 0.5 * (1.0 - popularity_ranks(catalog) / max(1, len(catalog)))
-
-    def score(histories: Sequence[BehaviorSequence]) -> Scores:
-        scores = np.tile(tie_break, (len(histories), 1))
-        for row, history in zip(scores, histories, strict=True):
-            for item in _rows(catalog.keys, history.item_keys[-_LAST_ITEMS:]):
-                items, counts = followers.of(item)
-                row[items] += counts
-        return scores
-
-    return ExactRecommender(catalog.keys, score)
-
-
-@dataclass(frozen=True)
-class _Followers:
-    """How often each item directly followed each other.
-
-    Attributes:
-        starts: Where each item's followers begin, [N + 1].
-        items: Catalog rows of followers, one item's after the other's.
-        counts: How often each followed.
-    """
-
-    starts: Keys
-    items: Keys
-    counts: Keys
-
-    @classmethod
-    def count(cls, dataset: PreparedDataset, catalog: ItemCatalog) -> _Followers:
-        pairs, counts = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
-        for bucket in range(dataset.manifest.num_buckets):
-            found = _pairs(dataset, bucket, catalog)
-            pairs, places = np.unique(np.concatenate([pairs, found]), return_inverse=True)
-            weights = np.concatenate([counts, np.ones(len(found), dtype=np.int64)])
-            counts = np.bincount(places, weights, minlength=len(pairs)).astype(np.int64)
-        before, after = np.divmod(pairs, max(1, len(catalog)))
-        return cls(np.searchsorted(before, np.arange(len(catalog) + 1)), after, counts)
-
-    def of(self, item: int) -> tuple[Keys, Keys]:
-        """Return an item's followers and how often each followed."""
-        among = slice(self.starts[item], self.starts[item + 1])
-        return self.items[among], self.counts[among]
-
-
-def _pairs(dataset: PreparedDataset, bucket: int, catalog: ItemCatalog) -> Keys:
-    """Return each train pair of neighbors as `row before · N + row after`."""
-    table = dataset.read_bucket("train", bucket)
-    rows = catalog.rows(pc.list_flatten(table["item_ids"]).to_numpy())
-    users = pc.list_parent_indices(table["item_ids"]).to_numpy()
-    neighbors = (users[1:] == users[:-1]) & (rows[1:] >= 0) & (rows[:-1] >= 0)
-    return np.asarray((rows[:-1] * len(catalog) + rows[1:])[neighbors])

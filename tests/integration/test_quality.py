@@ -12,7 +12,6 @@ import pytest
 
 from benchmarks import cells, choose, esasrec, measuring, opponents, sasrec
 from benchmarks.choose import Choose
-from benchmarks.floors import FLOORS
 from benchmarks.neural.opponent import OpponentJob
 from benchmarks.neural.stored import stored_outcome, stored_result
 from benchmarks.opponents import Opponents
@@ -45,7 +44,7 @@ def test_quality_measures_every_cell_once(cache: Path, tmp_path: Path, monkeypat
     rows = json.loads((tmp_path / "quality.json").read_text())
     assert {(row["recipe"], row["k"], row["history"]) for row in rows} == {
         (recipe, k, history)
-        for recipe, k in (("popularity", 1), ("itemknn", 1), ("ease", 1), ("best", 2), ("best", 1))
+        for recipe, k in (("popularity", 1), ("itemknn", 1), ("ease", 1), ("tgh", 1), ("best", 2), ("best", 1))
         for history in ("kept", "removed")
     }
     assert all(row.keys() >= DEMANDED for row in rows)
@@ -53,13 +52,13 @@ def test_quality_measures_every_cell_once(cache: Path, tmp_path: Path, monkeypat
     several = [row for row in rows if row["recipe"] == "best" and row["k"] == 2]
     assert all(0 <= row["least_interest_share@50"] <= 0.5 and row["best_single_recall@50"] > 0 for row in several)
     paired = json.loads((tmp_path / "quality-paired.json").read_text())
-    assert {each["other"] for each in paired} == {"popularity", "itemknn", "ease", "best"}
+    assert {each["other"] for each in paired} == {"popularity", "itemknn", "ease", "tgh", "best"}
     interests = json.loads((tmp_path / "quality-interests.json").read_text())
     assert {(each["k"], each["other_k"], each["dim"], each["other_dim"]) for each in interests} == {(2, 1, 64, 64)}
     assert len(list((tmp_path / "figures").glob("*.png"))) == 4
 
     monkeypatch.setattr(cells, "train_cell", None)  # to train is to fail
-    monkeypatch.setattr(cells, "FLOORS", dict.fromkeys(FLOORS))
+    monkeypatch.setattr(cells, "fitted", None)
     main(job(cache, tmp_path / "again"))
     assert json.loads((tmp_path / "again" / "quality.json").read_text()) == rows
 

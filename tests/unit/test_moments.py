@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +26,13 @@ from mind_dist.evaluation import (
     Availability,
     HeldOut,
     Moments,
-    RecentPopularity,
     chance,
     measure,
     popularity,
-    recent_popularity,
     task_of,
 )
+from mind_dist.evaluation.floors import TrainLog, choice_of, tuned
+from mind_dist.evaluation.floors.recent_popularity import RecentPopularity
 from mind_dist.records import BehaviorSequence
 from mind_dist.storage import Directory
 from tests.reference import moment_loops
@@ -146,26 +147,33 @@ def test_recent_popularity_equals_its_loop(log: list[tuple[int, int]], times: li
     activity = Activity(*(table[name].to_numpy() for name in ("slot", "item_id", "count", "first_ms")))
     always = Availability(np.array(ITEMS), np.zeros(6, np.int64), np.full(6, 1 << 62))
     at = Moments(np.array(times, np.int64), always)
-    recommender = RecentPopularity(catalog(), activity, window_ms)
+    nothing, directory = np.empty(0, np.int64), Directory.at("unused")
+    empty = PreparedDataset(directory, DatasetManifest("int64", 1, {}, {}, 5, 0, 0))
+    recommender = RecentPopularity(
+        TrainLog(catalog(), nothing, nothing, np.zeros(1, np.int64), empty), activity, window_ms
+    )
     ranked = recommender.recommend([sequence(1)] * len(times), 6, exclude_seen=False, at=at)
     expected = [moment_loops.popular_before(log, ITEMS, moment, window_ms) for moment in times]
     assert [keys.tolist() for keys in ranked] == expected
 
 
-def test_recent_popularity_needs_moments() -> None:
-    nothing = np.empty(0, np.int64)
-    with pytest.raises(ValueError, match="needs the moments"):
-        RecentPopularity(catalog(), Activity(*([nothing] * 4)), HOUR_MS).recommend([], 5, exclude_seen=False)
+def test_without_moments_recent_popularity_is_of_each_historys_end(tmp_path: Path) -> None:
+    users = [sequence(1, (1, 0), (3, 1), (3, 1), (5, 2)), sequence(2, (9, 4), (9, 4), (9, 4))]
+    log = TrainLog.read(write(tmp_path, users, by="user"))
+    recommender = RecentPopularity(log, log.activity, 3 * HOUR_MS)
+    histories = [sequence(3, (11, 0)), sequence(4, (4, 0)), sequence(5, (6, 0)), sequence(6)]
+    ranked = recommender.recommend(histories, 2, exclude_seen=False)
+    assert [keys.tolist() for keys in ranked] == [[4, 0], [1, 0], [1, 2], [0, 1]]
 
 
-def test_the_window_is_the_one_valid_users_find_most_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mind_dist.evaluation.recent._CHOICE_CUTOFF", 1)
+def test_the_window_is_the_one_valid_users_find_most_by(tmp_path: Path) -> None:
     crowds = ((2, 14, 5), (1, 10, 20), (3, 1, 100))  # item, hour, events
     others = [sequence(10 + item, *[(hour, item)] * count) for item, hour, count in crowds]
     dataset = write(tmp_path / "somebody", [sequence(1, (1, 0), (15, 1))], others=others)
-    assert recent_popularity(dataset).window_ms == 6 * HOUR_MS
+    choice = dataclasses.replace(choice_of(dataset), cutoff=1)
+    assert tuned("recent_popularity", TrainLog.read(dataset), choice).settings.hours == 6
     nobody = write(tmp_path / "nobody", [sequence(1, (1, 0), (25, 1))], others=others)
-    assert recent_popularity(nobody).window_ms == 24 * HOUR_MS
+    assert tuned("recent_popularity", TrainLog.read(nobody), choice_of(nobody)).settings.hours == 24
 
 
 @given(

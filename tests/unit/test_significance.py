@@ -66,3 +66,13 @@ def test_a_difference_of_chance_is_told_from_one_that_is_none() -> None:
     noise = generator.normal(size=400)
     assert paired_bootstrap(noise, np.zeros(400)).p > 0.05
     assert paired_bootstrap(noise + 0.3, np.zeros(400)).p < 0.001
+
+
+def test_paired_bootstrap_tells_a_shift_from_noise() -> None:
+    generator = np.random.default_rng(1)
+    first, noise = generator.normal(size=400), generator.normal(size=400)
+    shifted = paired_bootstrap(first + 0.2 + 0.1 * noise, first)
+    assert shifted.low < shifted.mean < shifted.high
+    assert shifted.p < 0.01
+    assert paired_bootstrap(first, first + 0.1 * (noise - noise.mean())).p > 0.9
+    assert paired_bootstrap(first, first).p == 1
