@@ -6,7 +6,7 @@
 
 A tenth of the items is taken out of every train user's history. The same recipe is trained with the side features of items
 and without, and, where it has layers in its item tower, with features but no layers. Users look for what they turned to
-among all items: R@50 of all of that, of its warm items alone, and of its cold ones alone.
+among all items: R@50 of all of that, of its warm items alone (also where these alone are ranked), and of its cold ones alone.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from benchmarks.trained import of_length
 from jobs.cli import run
 from mind_dist.config import ItemTowerConfig
 from mind_dist.data.parquet import FEATURE_VALUES, PreparedDataset, write_manifest
-from mind_dist.evaluation import HeldOut, Recommender, held_out, measure, of_model
+from mind_dist.evaluation import ExactRecommender, HeldOut, held_out, measure, of_model
 from mind_dist.recipes import RECIPES, Recipe
 from mind_dist.records import BehaviorSequence, Keys
 from mind_dist.storage import Directory
@@ -125,14 +125,29 @@ def variants(job: ColdItems) -> Iterator[tuple[str, Recipe, bool]]:
     yield "without features", Recipe(plain, dataclasses.replace(training, id_dropout=0.0)), False
 
 
-def figures_of(recommender: Recommender, users: list[HeldOut], dataset: PreparedDataset, cold: Keys) -> Figures:
-    """Return R@50 of all items, of warm and of cold ones, and what share of the lists the cold ones take."""
+def without(recommender: ExactRecommender, cold: Keys) -> ExactRecommender:
+    """Return a recommender that knows nothing of some items."""
+    warm = ~np.isin(recommender.item_keys, cold)
+    return ExactRecommender(recommender.item_keys[warm], lambda histories: recommender.score(histories)[:, warm])
+
+
+def figures_of(recommender: ExactRecommender, users: list[HeldOut], dataset: PreparedDataset, cold: Keys) -> Figures:
+    """Return R@50 of all items, of warm and of cold ones, and what share of the lists the cold ones take.
+
+    Cold items take places from warm ones; what features do to the vectors of these shows where warm ones are ranked alone.
+    """
     catalog = dataset.catalog()
-    asked = {"all": users, "warm": users_of(users, np.setdiff1d(catalog.keys, cold)), "cold": users_of(users, cold)}
+    warm_users, warm_alone = users_of(users, np.setdiff1d(catalog.keys, cold)), without(recommender, cold)
+    asked = {
+        "all": (users, recommender),
+        "warm": (warm_users, recommender),
+        "warm among warm": (warm_users, warm_alone),
+        "cold": (users_of(users, cold), recommender),
+    }
     found: Figures = {}
-    for name, some in asked.items():
+    for name, (some, ranks) in asked.items():
         if some:
-            metrics = measure(recommender, some, catalog)
+            metrics = measure(ranks, some, catalog)
             found |= {f"{name} {metric}": metrics[metric] for metric in ("recall@50", "recall@50_removed")}
     lists = recommender.recommend([user.history for user in users], _LIMIT, exclude_seen=False)
     return found | {f"cold share@{_LIMIT}": float(np.mean([np.isin(keys, cold).mean() for keys in lists]))}
