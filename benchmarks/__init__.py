@@ -13,7 +13,6 @@ trained       a recipe → as it is trained here: its lengths, protocol, and set
 cells         one recipe, K, seed and D on a split of a dataset → rows of metrics, kept so that nothing runs twice
 measuring     a recommender and users → metrics of each user
 variants      outcomes → what is one setting of a recipe, over its seeds and splits
-significance  metrics of the same users under two recommenders → is the difference chance?
 tables        metrics side by side, and `best` against the others
 twins         several interests against one, of the same D or of the same K · D
 plots         rows and curves → figures

@@ -13,17 +13,15 @@ from benchmarks.tasks import History, Protocol, Stage
 from mind_dist.data.parquet import ItemCatalog
 from mind_dist.encoder import InterestEncoder
 from mind_dist.evaluation import CUTOFFS, HeldOut, Recommender, metrics, of_model
+from mind_dist.evaluation.categories import Categories
 from mind_dist.evaluation.interest_use import interest_use
-from mind_dist.evaluation.protocol import category_indicators
+from mind_dist.evaluation.measuring import CURVE_CUTOFFS
 from mind_dist.index.vector_store import Hits
 from mind_dist.records import Candidate, Keys
 from mind_dist.retrieval import POOL_FACTOR, aggregate, merge
 
 PerUser = dict[str, NDArray[np.float64]]
 """Metric → its value for each user, [n]; NaN where it is not defined for one."""
-
-CURVE_CUTOFFS = (5, 10, 20, 50, 100, 200, 500)
-"""Lengths of the ranked list along the curve of recall."""
 
 DIVERSITY_WEIGHTS = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05)
 """λ along the curve of accuracy against diversity."""
@@ -104,7 +102,7 @@ _METRICS: Mapping[Protocol, Callable[[Sequence[Keys], Sequence[HeldOut]], PerUse
 
 def category_metrics(ranked: Sequence[Keys], users: Sequence[HeldOut], catalog: ItemCatalog, category: str) -> PerUser:
     """Return diversity, and how many of the categories a user turned to next the list has at all."""
-    indicators = category_indicators(catalog, category)
+    indicators = Categories.of(catalog, category).indicators
     wanted = [indicators[catalog.rows(user.targets)] for user in users]
     found: PerUser = {}
     for limit in CUTOFFS:
@@ -118,7 +116,7 @@ def category_metrics(ranked: Sequence[Keys], users: Sequence[HeldOut], catalog: 
 
 def num_categories(users: Sequence[HeldOut], catalog: ItemCatalog, category: str) -> NDArray[np.float64]:
     """Return how many categories the items of each user's history have between them."""
-    indicators = category_indicators(catalog, category)
+    indicators = Categories.of(catalog, category).indicators
     histories = [indicators[catalog.rows(user.history.item_keys)] for user in users]
     return np.array([items.any(axis=0).sum() for items in histories], dtype=np.float64)
 
@@ -152,7 +150,7 @@ class ModelInterests:
         """Return [λ, recall, diversity] of controllable aggregation, as serving does it, over the first users."""
         users = self._stage.users[:_MOST_DIVERSIFIED_USERS]
         catalog = self._stage.catalog
-        indicators = category_indicators(catalog, category)
+        indicators = Categories.of(catalog, category).indicators
         names = [np.flatnonzero(row).tolist() for row in indicators]
         pools = [self._pool(user, history) for user in users]
         of_pools = [[names[row] for row in catalog.rows(_keys(pool))] for pool in pools]

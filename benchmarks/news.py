@@ -21,7 +21,6 @@ from rich.table import Table
 from benchmarks.cells import train_cell
 from benchmarks.cold_items import without_items
 from benchmarks.news_world import World, open_world
-from benchmarks.significance import paired_bootstrap
 from jobs.cli import run
 from mind_dist.data.parquet import PreparedDataset
 from mind_dist.encoder import InterestEncoder
@@ -37,6 +36,7 @@ from mind_dist.evaluation import (
     transitions,
 )
 from mind_dist.evaluation.floors import FLOORS, TrainLog, choice_of, tuned
+from mind_dist.evaluation.significance import paired_bootstrap
 from mind_dist.recipes import RECIPES, Recipe
 from mind_dist.records import Keys
 from mind_dist.storage import Directory

@@ -67,7 +67,7 @@ class Quality:
     datasets: tuple[str, ...] = ()
     """Datasets of the folder in place of all."""
     recipes: tuple[str, ...] = ()
-    """Recipes in place of those of the set."""
+    """Recipes in place of those of the set; `none` for the floors alone."""
     interests: tuple[int, ...] = ()
     """Values of K in place of those of the set."""
     dims: tuple[int, ...] = ()
@@ -86,8 +86,9 @@ class Quality:
     max_behaviors: int = 0
     """Longest history L in place of the dataset's own."""
     cut: Cut = "share"
-    """Where valid and test users are cut: after 80 % of their events, or at the border nearest to it between two times,
-    so that nobody is asked for the rest of a basket; what is stored was cut by share, and is not shown then."""
+    """Where valid and test users are cut: after 80 % of their events, at the border nearest to it between two times, so that
+    nobody is asked for the rest of a basket, or before the last event; what is stored was cut by share, and is not shown
+    then."""
     max_steps: int = 0
     """Stop every training after so many steps, to see the benchmark work; 0 trains as the recipe says."""
     jobs: int = 2
@@ -105,7 +106,7 @@ class Quality:
             raise ValueError("jobs must be at least 1")
         if min(self.dims, default=1) < 1:
             raise ValueError("dims must be at least 1 each")
-        if self.cut == "visit" and self.protocol == "leave-one-out":
+        if self.cut != "share" and self.protocol == "leave-one-out":
             raise ValueError("cut must be share for leave-one-out, where one item is held out")
         if not self.splits or (self.protocol == "leave-one-out" and self.splits != (COMIREC_SPLIT,)):
             raise ValueError("splits must be seeds of the user split, at least one; leave-one-out has everybody in one")
@@ -117,6 +118,7 @@ class Quality:
             ConfigError: There is no such recipe or floor, or a dataset's files are not there.
         """
         recipes = self.recipes or (tuple(RECIPES) if self.full else ("best",))
+        recipes = () if recipes == ("none",) else recipes
         _check_known("recipes", recipes, RECIPES)
         _check_known("floors", self.floors, FLOORS)
         interests = self.interests or ((1, 2, 4, 8) if self.full else (4, 1))

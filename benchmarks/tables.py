@@ -11,8 +11,8 @@ from rich.box import SIMPLE
 from rich.table import Column, Table
 
 from benchmarks.cells import Outcome
-from benchmarks.significance import corrected, paired_bootstrap
 from benchmarks.variants import Outcomes, Variant, by_variant, paired_per_user
+from mind_dist.evaluation.significance import corrected, paired_bootstrap
 
 _METRICS = ("recall@20", "recall@50", "hit@50", "ndcg@50", "hr@10", "ndcg@10", "hr@50", "hr@200")
 _FIGURES = (

@@ -12,8 +12,8 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from benchmarks.cells import Outcome
-from benchmarks.significance import corrected, paired_bootstrap
 from benchmarks.variants import Outcomes, Values, Variant, by_variant, paired_per_user
+from mind_dist.evaluation.significance import corrected, paired_bootstrap
 
 Places = NDArray[np.int64]
 """Users, by where they stand in the order of a metric's values."""

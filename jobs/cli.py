@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import select
@@ -102,7 +103,8 @@ def read_settings(job: type[J], arguments: list[str], recipes: Mapping[str, Call
     try:
         prog, sections = f"python -m {_module_of(job)}", (tyro.conf.AvoidSubcommands,)  # of the kind that is set
         return cast(
-            "J", tyro.cli(job, args=arguments, prog=prog, description=job.__doc__, default=default, config=sections)
+            "J",
+            tyro.cli(job, args=arguments, prog=prog, description=inspect.getdoc(job), default=default, config=sections),
         )
     except ValueError as error:  # a section's own check, reached from the command line
         raise ConfigError("command line", str(error)) from error

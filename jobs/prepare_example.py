@@ -76,4 +76,5 @@ by = "user"                     # whole users, shuffled: 80 % train, 10 % valid,
 #by = "time"                    # or what happened before two points in time
 #train_before_ms = 1704067200000
 #valid_before_ms = 1706745600000
+#by = "leave-one-out"           # or everybody's last event for testing, and the one before it for validation
 """

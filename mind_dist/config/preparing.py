@@ -139,8 +139,9 @@ class MetadataConfig(FilesConfig):
 class SplitConfig:
     """How users or time are split into train, valid and test."""
 
-    by: Literal["user", "time"] = "user"
-    """By user: whole users, shuffled. By time: what happened before two points in time."""
+    by: Literal["user", "time", "leave-one-out"] = "user"
+    """By user: whole users, shuffled. By time: what happened before two points in time. Leave-one-out: of every user the last
+    event is for testing, the one before it for validation, and the rest is trained on."""
     seed: int = 1230
     """Seed of the shuffle (1230 is ComiRec's)."""
     train_fraction: float = 0.8
@@ -160,7 +161,7 @@ class SplitConfig:
         check(self.train_fraction + self.valid_fraction <= 1, "train_fraction + valid_fraction", "at most 1")
         check(0 < self.input_fraction < 1, "input_fraction", "between 0 and 1")
         ordered = 0 < self.train_before_ms <= self.valid_before_ms
-        check(self.by == "user" or ordered, "train_before_ms", "above 0 and not above valid_before_ms")
+        check(self.by != "time" or ordered, "train_before_ms", "above 0 and not above valid_before_ms")
 
 
 @with_config(STRICT)

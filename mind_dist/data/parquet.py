@@ -159,6 +159,8 @@ class DatasetManifest:
             return len(sequence)
         if self.split["by"] == "user":
             return int(len(sequence) * self.split["input_fraction"])
+        if self.split["by"] == "leave-one-out":
+            return max(0, len(sequence) - 1)
         cut_ms = self.split["train_before_ms" if split == "valid" else "valid_before_ms"]
         return int(np.searchsorted(sequence.timestamps_ms, cut_ms))
 

@@ -67,6 +67,7 @@ def prepare(config: PrepareConfig, advance: Advance = _silent) -> DatasetManifes
     By time, a train user has the events before `train_before_ms`; a valid user those before `valid_before_ms`, of
     which the ones from `train_before_ms` on are to be found; a test user all events, of which the ones from
     `valid_before_ms` on are to be found. A user is in valid or test only with events on both sides of the cut.
+    Leave-one-out, of every user with three events the last is to be found by test, the one before it by valid.
 
     Of events with the same user, item and time the first stays, before anything is counted: `min_item_events` and
     `min_user_events` count distinct events. Item counts, and so every popularity, come from train alone. Behaviors of
@@ -276,6 +277,8 @@ def _describe(split: SplitConfig) -> dict[str, Any]:
     if split.by == "time":
         cuts = {"train_before_ms": split.train_before_ms, "valid_before_ms": split.valid_before_ms}
         return {"by": "time", **cuts}
+    if split.by == "leave-one-out":
+        return {"by": "leave-one-out"}
     names = ("seed", "train_fraction", "valid_fraction", "input_fraction")
     return {"by": "user", **{name: getattr(split, name) for name in names}}
 

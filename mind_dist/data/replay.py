@@ -64,7 +64,7 @@ def _tails(dataset: PreparedDataset) -> Iterator[BehaviorSequence]:
 
 
 def _whole(dataset: PreparedDataset) -> Iterator[BehaviorSequence]:
-    """Yield each user once: split by time, one stands in several splits, and in the newest with all events."""
+    """Yield each user once: split by time or leave-one-out, one stands in several splits, and in the newest with all events."""
     seen: set[int] = set()
     for split in _NEWEST_FIRST:
         for user in dataset.sequences(split):

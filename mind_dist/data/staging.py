@@ -270,15 +270,20 @@ def split_buckets(buckets: pa.Table, config: PrepareConfig) -> Iterator[pa.Table
     for row in buckets.to_pylist():
         name = f"bucket-{row['part']:05d}.parquet"
         sequences = target.read_table(f"staging/sequences/{name}")
-        by_user = config.split.by == "user"
-        tables = split_by_user(sequences, row["places"]) if by_user else split_by_time(sequences, config.split)
+        tables = _splits(sequences, row["places"], config.split)
         for split, table in zip(SPLITS, tables, strict=True):
             target.write_table(f"sequences/{split}/{name}", table)
-        if not by_user:
+        if config.split.by == "time":
             target.write_table(f"{ACTIVITY}/{name}", activity_of(sequences))
         num_events = [len(pc.list_flatten(table["item_ids"])) for table in tables]
         items, counts = np.unique(pc.list_flatten(tables[0]["item_ids"]).to_numpy(), return_counts=True)
         yield _row(SPLIT_SCHEMA, row["part"], [table.num_rows for table in tables], num_events, items, counts)
+
+
+def _splits(sequences: pa.Table, places: Sequence[int], split: SplitConfig) -> list[pa.Table]:
+    if split.by == "user":
+        return split_by_user(sequences, places)
+    return split_by_time(sequences, split) if split.by == "time" else leave_one_out(sequences)
 
 
 def split_by_user(sequences: pa.Table, places: Sequence[int]) -> list[pa.Table]:
@@ -297,6 +302,17 @@ def split_by_time(sequences: pa.Table, split: SplitConfig) -> list[pa.Table]:
         _prefixes(sequences, num_train, num_train > 0),
         _prefixes(sequences, num_valid, (num_train > 0) & (num_valid > num_train)),
         _prefixes(sequences, num_all, (num_valid > 0) & (num_all > num_valid)),
+    ]
+
+
+def leave_one_out(sequences: pa.Table) -> list[pa.Table]:
+    """Return everybody without the last two events, without the last, and whole; those with fewer than three in train alone."""
+    lengths = np.asarray(pc.list_value_length(sequences["item_ids"]), dtype=np.int64)
+    cut = lengths > len(SPLITS) - 1
+    return [
+        _prefixes(sequences, np.where(cut, lengths - 2, lengths), lengths > 0),
+        _prefixes(sequences, lengths - 1, cut),
+        _prefixes(sequences, lengths, cut),
     ]
 
 

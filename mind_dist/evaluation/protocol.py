@@ -2,38 +2,34 @@
 
 Split by user, this is ComiRec's: everything that followed, among all items of the log. Split by time, a user is evaluated
 at the first event after the cut: among the items that were available at that moment, those of them are to be found that
-the user turned to from then on.
-
-Search is exact, the history kept among the items; every metric of ranked items is also given with the history's items left
-out (`…_removed`).
+the user turned to from then on. Leaving one out, the last event of each user is to be found, among all items of the log.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from pyarrow import compute as pc
 
-from mind_dist.data.parquet import DatasetManifest, ItemCatalog, PreparedDataset
+from mind_dist.data.parquet import ItemCatalog, PreparedDataset
 from mind_dist.encoder import InterestEncoder
-from mind_dist.errors import ConfigError, VersionError
+from mind_dist.errors import VersionError
 from mind_dist.evaluation import metrics
-from mind_dist.evaluation.availability import Moments
+from mind_dist.evaluation.categories import Categories, first_that_tell_apart
 from mind_dist.evaluation.chance import chance
-from mind_dist.evaluation.floors import FLOORS, TrainLog, choice_of, tuned
+from mind_dist.evaluation.floors import FLOORS, Effort, TrainLog, choice_of
 from mind_dist.evaluation.floors.transitions import transitions
-from mind_dist.evaluation.interest_use import interest_use
+from mind_dist.evaluation.interest_use import InterestFigures, interest_use
+from mind_dist.evaluation.measuring import CUTOFFS, MAIN_CUTOFF, Measured, measured
+from mind_dist.evaluation.opponents import Fitted, TunedFloor, fitted, opponents
 from mind_dist.evaluation.recommenders import Recommender, of_model, popularity
 from mind_dist.evaluation.task import Task, by_time, task_of
-from mind_dist.evaluation.users import HeldOut
-from mind_dist.records import Keys
+from mind_dist.evaluation.users import Cut, HeldOut
+from mind_dist.evaluation.verdict import Verdict, verdict_of
 
-CUTOFFS = (20, 50)
-"""Lengths N of the ranked lists that metrics are taken at."""
+_RECENT = FLOORS["recent_popularity"].title
 
 Report = dict[str, dict[str, float]]
 """Recommender → metric → value: `recall@50` with the history kept, `recall@50_removed` without."""
@@ -54,6 +50,12 @@ class EvaluationReport:
         num_unavailable_targets: Further events after the cut, left out because the item was not available at the
             user's moment, or not any more.
         num_unavailable_users: Users left out who have no other.
+        cut: Where a user of a dataset split by user was cut.
+        category: Column of the item catalog that diversity and category coverage are taken over; empty without one.
+        common_categories: Categories left out there, since nearly all items have them.
+        interests: What each of the model's interests is good for.
+        floors: How its opponents were tuned, by name; empty where none were asked for.
+        verdict: Whether the model is worth deploying, beside them.
     """
 
     dataset: str
@@ -65,102 +67,37 @@ class EvaluationReport:
     num_targets: int = 0
     num_unavailable_targets: int = 0
     num_unavailable_users: int = 0
-
-
-def measure(
-    recommender: Recommender,
-    users: Sequence[HeldOut],
-    catalog: ItemCatalog,
-    category: str = "",
-    at: Moments | None = None,
-) -> dict[str, float]:
-    """Return all metrics of a recommender, means over the users.
-
-    Where `category` names a column, they have `diversity` and, over users whose targets have a category,
-    `category_coverage`.
-
-    Args:
-        recommender: What to measure.
-        users: Histories and what followed.
-        catalog: The items.
-        category: A column of the catalog, or empty.
-        at: When each user is evaluated, and what could be recommended then; None for all items.
-
-    Raises:
-        ConfigError: The catalog has no such column.
-    """
-    categories = category_indicators(catalog, category) if category else None
-    histories = [user.history for user in users]
-    num_items = len(catalog) if at is None else int(at.availability.of(catalog.keys).ever(at.times_ms).sum())
-    found: dict[str, float] = {}
-    for suffix, exclude_seen in (("", False), ("_removed", True)):
-        ranked = recommender.recommend(histories, max(CUTOFFS), exclude_seen=exclude_seen, at=at)
-        for limit in CUTOFFS:
-            values = _metrics([keys[:limit] for keys in ranked], users, catalog, categories, limit)
-            values["coverage"] /= max(1, num_items)
-            found |= {f"{name}@{limit}{suffix}": value for name, value in values.items()}
-    return found
-
-
-def _metrics(
-    ranked: Sequence[Keys],
-    users: Sequence[HeldOut],
-    catalog: ItemCatalog,
-    categories: NDArray[np.bool_] | None,
-    limit: int,
-) -> dict[str, float]:
-    """Return means over the users by name; `coverage` is still the number of items recommended to anybody."""
-    pairs = [(keys, user.targets) for keys, user in zip(ranked, users, strict=True)]
-    recommended = catalog.rows(np.unique(np.concatenate(ranked)))
-    means = {
-        "recall": np.mean([metrics.recall(*pair) for pair in pairs]),
-        "hit_rate": np.mean([metrics.hit_rate(*pair) for pair in pairs]),
-        "ndcg": np.mean([metrics.ndcg(*pair, limit) for pair in pairs]),
-        "coverage": (recommended >= 0).sum(),
-    }
-    if categories is not None:
-        listed = [categories[catalog.rows(keys)] for keys in ranked]
-        wanted = [categories[catalog.rows(user.targets)] for user in users]
-        means["diversity"] = np.mean([metrics.diversity(each) for each in listed])
-        covered = [metrics.category_coverage(*pair) for pair in zip(listed, wanted, strict=True) if pair[1].any()]
-        if covered:
-            means["category_coverage"] = np.mean(covered)
-    return {name: float(value) for name, value in means.items()}
-
-
-def category_indicators(catalog: ItemCatalog, category: str) -> NDArray[np.bool_]:
-    """Return which categories each item has, [N + 1, C]; the last row is for what the catalog does not have.
-
-    Raises:
-        ConfigError: The catalog has no such column.
-    """
-    if category not in catalog.table.column_names:
-        raise ConfigError("category", f"no column of the item catalog; it has {', '.join(catalog.table.column_names)}")
-    column = catalog.table[category].combine_chunks()
-    several = str(column.type).startswith("list")
-    rows = pc.list_parent_indices(column).to_numpy() if several else np.arange(len(column))
-    encoded = (pc.list_flatten(column) if several else column).dictionary_encode()
-    known = np.asarray(encoded.is_valid())
-    indicators = np.zeros((len(catalog) + 1, len(encoded.dictionary)), dtype=np.bool_)
-    indicators[rows[known], np.asarray(encoded.indices.drop_null())] = True
-    return indicators
+    cut: Cut = "share"
+    category: str = ""
+    common_categories: tuple[str, ...] = ()
+    interests: tuple[InterestFigures, ...] = ()
+    floors: dict[str, TunedFloor] = field(default_factory=dict)
+    verdict: Verdict | None = None
 
 
 def evaluate_version(
-    dataset: PreparedDataset, encoder: InterestEncoder, split: Literal["valid", "test"] = "test", category: str = ""
+    dataset: PreparedDataset,
+    encoder: InterestEncoder,
+    split: Literal["valid", "test"] = "test",
+    category: str = "",
+    *,
+    cut: Cut = "share",
+    floors: Effort | None = None,
 ) -> EvaluationReport:
-    """Return the metrics of a model version and of the baselines.
+    """Return the metrics of a model version and of what it has to beat.
 
     The model's also have `interest_use`: how different its interests are, what each wins, what the best does alone; and,
-    split by user, what becomes of its lists when the catalog's items without events are candidates, too.
-    Split by time, recent popularity is among the baselines, its window chosen on the valid users, and so is chance.
+    where all items of the log are candidates, what becomes of its lists when the catalog's items without events are, too.
 
     Args:
         dataset: What to evaluate on.
         encoder: The version.
         split: Whose users.
-        category: Column of the item catalog for diversity and category coverage; the first categorical feature when
-            empty.
+        category: Column of the item catalog for diversity and category coverage; when empty, the first categorical
+            feature that tells items apart.
+        cut: Where valid and test users of a dataset split by user are cut.
+        floors: How long all floors may be tuned on the valid users, for a verdict on the model; without, it stands beside
+            popularity and transitions, by time also beside recent popularity, its window chosen on the valid users.
 
     Raises:
         VersionError: The version was trained on ids of another type.
@@ -170,21 +107,22 @@ def evaluate_version(
     if encoder.manifest.id_type != dataset.manifest.id_type:
         problem = f"has {encoder.manifest.id_type} ids, the dataset {dataset.manifest.id_type}"
         raise VersionError(encoder.model_version, problem)
-    task, catalog = task_of(dataset, split), dataset.catalog()
-    category = category or _first_category(dataset.manifest)
-    recommenders: dict[str, Recommender] = {"model": of_model(encoder), "popularity": popularity(catalog)}
+    task, catalog = task_of(dataset, split, cut), dataset.catalog()
+    categories = Categories.of(catalog, category) if category else first_that_tell_apart(catalog, dataset.manifest)
+
+    def of(recommender: Recommender) -> Measured:
+        return measured(recommender, task.users, catalog, categories, task.at)
+
+    model, use = of(of_model(encoder)), interest_use(encoder, task.users, MAIN_CUTOFF, task.at)
+    beside, tuning = _beside(dataset, cut, floors)
+    others = {name: of(recommender) for name, recommender in beside.items()}
+    report = {"model": model.means | use.summary()} | {name: each.means for name, each in others.items()}
+    if _RECENT in tuning:
+        report[_RECENT]["window_h"] = tuning[_RECENT].settings["hours"]
     if by_time(dataset):
-        log = TrainLog.read(dataset)
-        window = tuned("recent_popularity", log, choice_of(dataset)).settings
-        recommenders["recent popularity"] = FLOORS["recent_popularity"].fit(log, window)
-    recommenders["transitions"] = transitions(dataset)
-    report = {name: measure(each, task.users, catalog, category, task.at) for name, each in recommenders.items()}
-    report["model"] |= interest_use(encoder, task.users, max(CUTOFFS), task.at).summary()
-    if not by_time(dataset) and catalog.is_cold.any():
-        report["model"] |= _with_cold_items(encoder, task.users, catalog)
-    if by_time(dataset):
-        report["recent popularity"]["window_h"] = window.hours
         report["chance"] = _by_chance(task, catalog)
+    elif catalog.is_cold.any():
+        report["model"] |= _with_cold_items(encoder, task.users, catalog)
     return EvaluationReport(
         dataset.directory.uri,
         encoder.model_version,
@@ -195,7 +133,29 @@ def evaluate_version(
         task.num_targets,
         task.num_unavailable_targets,
         task.num_unavailable_users,
+        cut,
+        "" if categories is None else categories.column,
+        () if categories is None else categories.left_out,
+        tuple(use.by_interest()),
+        {} if floors is None else tuning,
+        None if floors is None else verdict_of(model.recalls, {name: each.recalls for name, each in others.items()}),
     )
+
+
+def _beside(
+    dataset: PreparedDataset, cut: Cut, floors: Effort | None
+) -> tuple[dict[str, Recommender], dict[str, TunedFloor]]:
+    """Return what stands beside a model, and how what is tuned of it was."""
+    found: dict[str, Fitted] = {}
+    if floors is not None:
+        found = opponents(TrainLog.read(dataset), choice_of(dataset, cut), floors)
+    elif by_time(dataset):
+        found = {_RECENT: fitted("recent_popularity", TrainLog.read(dataset), choice_of(dataset, cut))}
+    untuned = (
+        {"popularity": popularity(dataset.catalog()), "transitions": transitions(dataset)} if floors is None else {}
+    )
+    beside = untuned | {name: each.recommender for name, each in found.items()}
+    return beside, {name: each.tuning for name, each in found.items()}
 
 
 def _with_cold_items(encoder: InterestEncoder, users: Sequence[HeldOut], catalog: ItemCatalog) -> dict[str, float]:
@@ -220,8 +180,3 @@ def _by_chance(task: Task, catalog: ItemCatalog) -> dict[str, float]:
             found |= {f"{name}@{limit}{suffix}": values[name] for name in ("recall", "hit_rate")}
             found[f"candidates{suffix}"] = values["candidates"]
     return found
-
-
-def _first_category(manifest: DatasetManifest) -> str:
-    names = [feature.name for feature in manifest.item_features if feature.kind in ("category", "categories")]
-    return names[0] if names else ""

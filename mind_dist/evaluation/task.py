@@ -12,7 +12,7 @@ from mind_dist.data.activity import read_activity
 from mind_dist.data.parquet import PreparedDataset
 from mind_dist.errors import DatasetError
 from mind_dist.evaluation.availability import Availability, Moments
-from mind_dist.evaluation.users import HeldOut, cut_users
+from mind_dist.evaluation.users import Cut, HeldOut, cut_users
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,13 @@ def by_time(dataset: PreparedDataset) -> bool:
     return dataset.manifest.split.get("by") == "time"
 
 
-def task_of(dataset: PreparedDataset, split: Literal["valid", "test"] = "test") -> Task:
-    """Return the users of a split and what they can find: all of it by user, what was available by time.
+def task_of(dataset: PreparedDataset, split: Literal["valid", "test"] = "test", cut: Cut = "share") -> Task:
+    """Return the users of a split and what they can find: all of it, but by time what was available.
 
     Raises:
         DatasetError: A file is missing or torn, or the split has no user to evaluate.
     """
-    task = find_task(dataset, split)
+    task = find_task(dataset, split, cut)
     if not task.users:
         problem = f"the {split} split has no user with both a history and targets"
         if task.num_unavailable_users:
@@ -58,13 +58,13 @@ def task_of(dataset: PreparedDataset, split: Literal["valid", "test"] = "test") 
     return task
 
 
-def find_task(dataset: PreparedDataset, split: Literal["valid", "test"]) -> Task:
+def find_task(dataset: PreparedDataset, split: Literal["valid", "test"], cut: Cut = "share") -> Task:
     """Return the same, without users where there are none.
 
     Raises:
         DatasetError: A file is missing or torn.
     """
-    users, catalog = cut_users(dataset, split), dataset.catalog()
+    users, catalog = cut_users(dataset, split, cut), dataset.catalog()
     if not by_time(dataset):
         return Task(users, Moments.of(users, Availability.of_log(catalog)))
     availability = Availability.of_time(catalog, read_activity(dataset))

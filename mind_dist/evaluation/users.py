@@ -1,8 +1,9 @@
 """A prepared dataset → users with a history to be shown and a future to be found.
 
 Split by user, the first ⌊0.8·n⌋ behaviors of a valid or test user are the history and the rest are the targets;
-split by time, the cut is the split's point in time. Where the events of a visit share a time, as the items of an invoice do,
-a cut by share falls into a visit, and most of what is asked for is its rest. Cut by visit, it moves to the nearest border.
+split by time, the cut is the split's point in time; leaving one out, all behaviors but the last are the history. Where the events of a visit share a time, as the items of an invoice do,
+a cut by share falls into a visit, and most of what is asked for is its rest. Cut by visit, it moves to the nearest border. Cut
+at the last, each user is asked for the last behavior alone, however the dataset was split.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from mind_dist.data.parquet import DatasetManifest, PreparedDataset
 from mind_dist.errors import DatasetError
 from mind_dist.records import BehaviorSequence, Keys
 
-Cut = Literal["share", "visit"]
-"""Where a user is cut: where the split says, or at the border between different times that is nearest to it."""
+Cut = Literal["share", "visit", "last"]
+"""Where a user is cut: where the split says, at the border between different times that is nearest to it, or before the last
+behavior."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,8 @@ def _cut(sequence: BehaviorSequence, manifest: DatasetManifest, split: Literal["
     at = manifest.num_inputs(sequence, split)
     if cut == "visit":
         at = nearest_border(sequence.timestamps_ms, at)
+    elif cut == "last":
+        at = max(at, len(sequence) - 1)
     return HeldOut(sequence.slice(0, at), sequence.slice(at, len(sequence)))
 
 

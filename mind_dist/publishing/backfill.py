@@ -61,7 +61,7 @@ def dataset_users(dataset: PreparedDataset, shown: Literal["inputs", "all"] = "a
     """Yield each user of a prepared dataset once, with the longest history it has.
 
     Args:
-        dataset: The dataset; split by time, it has a user in several splits, the later ones with more.
+        dataset: The dataset; split by time or leave-one-out, it has a user in several splits, the later ones with more.
         shown: `all` behaviors, or of valid and test users the `inputs` alone: what is left for evaluation to find,
             or for a replay to bring, is not given away.
     """

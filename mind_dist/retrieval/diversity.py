@@ -16,7 +16,8 @@ def aggregate(
     """Choose candidates for score and diversity, greedily (ComiRec, arXiv 2005.09347, Algorithm 1).
 
     The next chosen is the one with the largest score + diversity_weight · Σ g over those chosen before, where
-    g = 1 for two items without a common category; the first of equals. An item of no category is unlike all others.
+    g = 1 for two items without a common category; the first of equals. An item of no category is unlike all others. What
+    all candidates have in common, as the root of a catalog's tree, tells none apart and is passed over.
 
     Args:
         candidates: What to choose from, best first.
@@ -41,7 +42,7 @@ def aggregate(
 
 
 def _memberships(categories: Sequence[Iterable[Any]]) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Return which candidate is in which category, [candidates, categories]."""
+    """Return which candidate is in which category that not all are in, [candidates, categories]."""
     columns: dict[Any, int] = {}
     for names in categories:
         for name in names:
@@ -49,4 +50,4 @@ def _memberships(categories: Sequence[Iterable[Any]]) -> np.ndarray[Any, np.dtyp
     memberships = np.zeros((len(categories), len(columns)), dtype=np.bool_)
     for row, names in zip(memberships, categories, strict=True):
         row[[columns[name] for name in names]] = True
-    return memberships
+    return memberships[:, ~memberships.all(axis=0)]

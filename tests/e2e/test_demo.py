@@ -41,7 +41,9 @@ def test_the_demo_runs_the_whole_line_and_reports_it(tmp_path: Path, capsys: pyt
     )
     main(job)
     report = json.loads(job.report.read_text())
-    assert set(report["metrics"]) == {"model", "popularity", "transitions"}
+    floors = {"popularity", "recent popularity", "transition graph", "EASE", "ItemKNN"}
+    assert set(report["metrics"]) == {"model", *floors}
+    assert "worth deploying" in report["verdict"]
     assert all(0 < metrics["recall@50"] < 1 for metrics in report["metrics"].values())
     stream = report["stream"]
     assert stream["events_applied"] == stream["events_replayed"] > 3000
@@ -50,7 +52,9 @@ def test_the_demo_runs_the_whole_line_and_reports_it(tmp_path: Path, capsys: pyt
     assert report["version_mismatches"] == 0
     shown = report["user"]["titles_per_interest"]
     assert shown["before"] != shown["after"]
-    assert "recall@50, model" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "recall@50, model" in shown
+    assert "recall@50, ItemKNN" in shown
 
 
 def test_a_demo_whose_port_somebody_has_ends_before_it_empties_anything(tmp_path: Path) -> None:

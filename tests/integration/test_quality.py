@@ -17,6 +17,7 @@ from benchmarks.neural.stored import stored_outcome, stored_result
 from benchmarks.opponents import Opponents
 from benchmarks.quality import Quality, main, warn_of_choices
 from mind_dist.errors import ConfigError
+from mind_dist.evaluation.measuring import CURVE_CUTOFFS
 from mind_dist.recipes import Recipe, best
 from tests.toy_quality import SPLITS, write_quality_dataset
 
@@ -123,8 +124,15 @@ def test_lists_of_other_lengths_are_measured_again(cache: Path, monkeypatch: pyt
         assert len(cells.run_cell(bench, cell).curves["kept"]["recall"]) == 2
     monkeypatch.setattr(cells, "train_cell", None)
     found = cells.run_cell(bench, cell)
-    assert [limit for limit, _ in found.curves["kept"]["recall"]] == list(measuring.CURVE_CUTOFFS)
+    assert [limit for limit, _ in found.curves["kept"]["recall"]] == list(CURVE_CUTOFFS)
     assert found.rows[0]["dim"] == 8
+
+
+def test_floors_are_measured_alone(cache: Path, tmp_path: Path) -> None:
+    main(replace(job(cache, tmp_path), recipes=("none",), floors=("popularity", "itemknn")))
+    rows = json.loads((tmp_path / "quality.json").read_text())
+    assert {row["recipe"] for row in rows} == {"popularity", "itemknn"}
+    assert json.loads((tmp_path / "quality-paired.json").read_text()) == []
 
 
 @pytest.mark.parametrize("opponent", [sasrec, esasrec], ids=["sasrec", "esasrec"])

@@ -62,6 +62,18 @@ def interest_shares(scores: Sequence[Sequence[float]], limit: int) -> list[float
     return [count / len(top) for count in won]
 
 
+def interest_hits(
+    scores: Sequence[Sequence[float]], items: Sequence[int], targets: Sequence[int], limit: int
+) -> list[int]:
+    """Return how many targets among the best items each interest won."""
+    best = [max(of_item) for of_item in zip(*scores, strict=True)]
+    found = [0] * len(scores)
+    for item in sorted(range(len(best)), key=lambda item: -best[item])[:limit]:
+        of_item = [of_interest[item] for of_interest in scores]
+        found[of_item.index(max(of_item))] += items[item] in targets
+    return found
+
+
 def single_recalls(
     scores: Sequence[Sequence[float]], items: Sequence[int], targets: Sequence[int], limit: int
 ) -> list[float]:

@@ -48,6 +48,16 @@ def split_by_user(users: Users, seed: int = 1230) -> dict[str, Users]:
     return {split: {user: users[user] for user in names} for split, names in parts.items()}
 
 
+def leave_one_out(users: Users) -> dict[str, Users]:
+    parts: dict[str, Users] = {"train": {}, "valid": {}, "test": {}}
+    for user, history in users.items():
+        if len(history) < 3:
+            parts["train"][user] = history
+        else:
+            parts["train"][user], parts["valid"][user], parts["test"][user] = history[:-2], history[:-1], history
+    return parts
+
+
 def split_by_time(users: Users, train_before: int, valid_before: int) -> dict[str, Users]:
     parts: dict[str, Users] = {"train": {}, "valid": {}, "test": {}}
     for user, history in users.items():

@@ -27,6 +27,7 @@ from mind_dist.data.parquet import (
 from mind_dist.encoder import InterestEncoder
 from mind_dist.errors import VersionError
 from mind_dist.evaluation import EvaluationReport, evaluate_version, held_out, of_model
+from mind_dist.evaluation.floors import Effort
 from mind_dist.model.multi_interest import MultiInterestModel
 from mind_dist.records import BehaviorSequence, no_keys
 from mind_dist.storage import Directory
@@ -164,6 +165,57 @@ def test_the_job_shows_its_table_without_an_output(
 ) -> None:
     main(EvaluateJob(dataset_uri, version_uri, split="valid"))
     assert "transitions" in capsys.readouterr().out
+
+
+def test_floors_are_tuned_beside_the_model_and_the_verdict_says_which_it_is_to_beat(
+    tmp_path: Path, dataset_uri: str, version_uri: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "report.json"
+    main(EvaluateJob(dataset_uri, version_uri, str(output), floors=True))
+    report = json.loads(output.read_text())
+    floors = ["popularity", "transition graph", "recent popularity", "EASE", "ItemKNN"]
+    assert set(report["metrics"]) == {"model", *floors}
+    assert set(report["floors"]) == set(floors)
+    assert all(each["num_trials"] >= 1 and each["finished"] for each in report["floors"].values())
+    means = {
+        name: (values["recall@50"] + values["recall@50_removed"]) / 2 for name, values in report["metrics"].items()
+    }
+    verdict = report["verdict"]
+    assert verdict["best"] == pytest.approx(max(means[name] for name in floors))
+    assert verdict["model"] == pytest.approx(means["model"])
+    assert verdict["worth_deploying"] is False  # fifty of thirty items: all find all that can be found
+    shown = capsys.readouterr().out
+    assert f"NOT worth deploying: its recall@50 of {verdict['model']:.4f}" in shown.replace("\n", " ")
+    assert "recall@500" in shown
+    assert "interests, mean cosine" in shown
+    assert len(report["interests"]) == CONFIG.num_interests
+    assert sum(each["hit_share"] for each in report["interests"]) == pytest.approx(1)
+    assert (
+        load(EvaluationReport, output).verdict
+        == evaluate_version(
+            PreparedDataset.open(dataset_uri), InterestEncoder.load(version_uri), floors=Effort()
+        ).verdict
+    )
+
+
+def test_floors_that_run_out_of_time_say_so(
+    dataset_uri: str, version_uri: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(EvaluateJob(dataset_uri, version_uri, split="valid", floors=True, floors_cpu_s=1e-9))
+    shown = capsys.readouterr().out.replace("\n", " ")
+    assert "the time was up before all settings of popularity, " in shown
+    assert "the verdict that counts is that of --split test" in shown
+
+
+def test_without_valid_users_floors_have_their_defaults(
+    tmp_path: Path, version_uri: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset_uri = write_dataset(tmp_path, catalog())
+    Directory.at(tmp_path).write_table("sequences/valid/bucket-00000.parquet", sequences_table([]))
+    main(EvaluateJob(dataset_uri, version_uri, floors=True, cut="last"))
+    shown = capsys.readouterr().out
+    assert "the floors are not tuned but have their defaults" in shown
+    assert "5 users with 5 events to be found" in shown
 
 
 def test_two_evaluations_agree_to_the_last_bit(dataset_uri: str, version_uri: str) -> None:

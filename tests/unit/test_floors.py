@@ -184,7 +184,7 @@ def test_a_search_finds_a_hill_over_a_dent_and_tries_no_point_twice() -> None:
 
 
 def test_a_search_whose_time_is_up_keeps_its_start() -> None:
-    clock = Clock("test", Effort(max_s=-1.0))
+    clock = Clock("test", Effort(max_cpu_s=-1.0))
     search = Search(GRID, lambda point: point["a"], clock)
     assert search.descend({"a": 2, "b": 17}) == {"a": 2, "b": 17}
     assert not clock.result(None, 0.0).finished

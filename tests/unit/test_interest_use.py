@@ -81,6 +81,15 @@ def test_interest_use_equals_its_loops(tmp_path: Path) -> None:
         for each, one in zip(scores, users, strict=True)
     ]
     alone = [sum(of_user[k] for of_user in singles if len(of_user) > k) / len(users) for k in range(3)]
+    found = [
+        metric_loops.interest_hits(each, encoder.item_keys.tolist(), one.targets.tolist(), LIMIT)
+        for each, one in zip(scores, users, strict=True)
+    ]
+    hits = [sum(of_user[k] for of_user in found if len(of_user) > k) for k in range(3)]
+    figures = interest_use(encoder, users, LIMIT).by_interest()
+    assert [each.hit_share for each in figures] == pytest.approx([count / sum(hits) for count in hits])
+    assert [each.share for each in figures] == pytest.approx(by_interest)
+    assert [each.recall for each in figures] == pytest.approx(alone)
     cosines = [metric_loops.cosine(vectors.tolist()) for vectors in interests if len(vectors) > 1]
 
     assert interest_use(encoder, users, LIMIT).summary() == {
@@ -110,6 +119,8 @@ def test_shares_are_left_out_where_no_user_has_all_interests() -> None:
     few = given_interests([[[1.0, 1.0]], []], [[1.0, 0.0], [0.0, 1.0]])
     use = interest_use(few, [user([0], [1]), user([1], [0])], 2).summary()
     assert use == {"interest_cosine": 0.0, "best_single_recall@2": 0.5}
+    figures = interest_use(few, [user([0], [1])], 2).by_interest()
+    assert [(each.share, each.hit_share, each.recall) for each in figures] == [(0.0, 1.0, 1.0), (0.0, 0.0, 0.0)]
 
 
 def test_one_interest_alone_does_as_well_as_the_model_of_one(tmp_path: Path) -> None:

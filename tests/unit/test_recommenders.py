@@ -122,6 +122,20 @@ def test_cut_by_visit_nobody_is_asked_for_the_rest_of_a_basket(tmp_path: Path) -
     assert [user.targets.tolist() for user in held_out(dataset, cut="visit")] == [[2, 3, 4]]
 
 
+@pytest.mark.parametrize(
+    "cuts", [None, {"by": "time", "train_before_ms": 1, "valid_before_ms": 2}, {"by": "leave-one-out"}]
+)
+def test_cut_at_the_last_everybody_is_asked_for_one_item(tmp_path: Path, cuts: dict[str, object] | None) -> None:
+    dataset = write(tmp_path, cuts, test=[[0, 1, 2, 3, 4, 5, 6, 7, 8, 9], [3, 4, 5]])
+    assert [user.targets.tolist() for user in held_out(dataset, cut="last")] == [[9], [5]]
+
+
+def test_leaving_one_out_is_how_a_dataset_may_be_split(tmp_path: Path) -> None:
+    dataset = write(tmp_path, {"by": "leave-one-out"}, valid=[[0, 1, 2]], test=[[0, 1, 2, 3], [4]])
+    assert [user.targets.tolist() for user in held_out(dataset, "valid")] == [[2]]
+    assert [user.history.item_keys.tolist() for user in held_out(dataset)] == [[0, 1, 2]]
+
+
 @pytest.mark.parametrize(("split", "expected"), [("valid", [2, 3, 4]), ("test", [4])])
 def test_split_by_time_shows_what_was_before_the_cut(tmp_path: Path, split: Split, expected: list[int]) -> None:
     cuts = {"by": "time", "train_before_ms": 2, "valid_before_ms": 4}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.significance import corrected, holm, paired_bootstrap
+from mind_dist.evaluation import significance
+from mind_dist.evaluation.significance import corrected, holm, paired_bootstrap
 
 
 def test_holm_gives_what_r_gives() -> None:
@@ -76,3 +77,21 @@ def test_paired_bootstrap_tells_a_shift_from_noise() -> None:
     assert shifted.p < 0.01
     assert paired_bootstrap(first, first + 0.1 * (noise - noise.mean())).p > 0.9
     assert paired_bootstrap(first, first).p == 1
+
+
+def test_the_normal_interval_of_many_users_is_that_of_resampling(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(2)
+    first, second = generator.exponential(size=2_000) + 0.05, generator.exponential(size=2_000)
+    resampled = paired_bootstrap(first, second)
+    monkeypatch.setattr(significance, "_MOST_RESAMPLED", 0)
+    normal = paired_bootstrap(first, second)
+    assert (normal.mean, normal.low, normal.high) == pytest.approx(
+        (resampled.mean, resampled.low, resampled.high), abs=0.003
+    )
+    assert normal.p == pytest.approx(resampled.p, abs=0.01)
+    assert paired_bootstrap(first, first).p == 1
+    assert paired_bootstrap(first + 1, first).p == resampled_least()
+
+
+def resampled_least() -> float:
+    return 2.0 / significance.NUM_RESAMPLES

@@ -34,7 +34,7 @@ def config(path: Path, table: pa.Table, **settings: Any) -> PrepareConfig:
         log=LogConfig((str(path / "log.parquet"),), time_unit="order"),
         num_buckets=NUM_BUCKETS,
         min_item_events=settings.pop("min_item_events", 2),
-        min_user_events=3,
+        min_user_events=settings.pop("min_user_events", 3),
         **settings,
     )
 
@@ -200,6 +200,19 @@ def test_split_by_time_equals_the_plain_implementation(
     list(split_buckets(pa.table({"part": users["part"], "places": users["users"]}), settings))
     expected = prepare_loops.split_by_time(prepare_loops.filtered(rows, 2, 3), train_before, train_before + gap)
     assert {name: read(path / "out/sequences" / name) for name in SPLITS} == expected
+
+
+@given(rows_of_a_log, st.integers(1, 4))
+def test_leaving_one_out_equals_the_plain_implementation(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[Row], min_events: int
+) -> None:
+    path = tmp_path_factory.mktemp("log")
+    settings = config(path, as_table(rows), split=SplitConfig("leave-one-out"), min_user_events=min_events)
+    users = grouped(settings, staged(settings), frequent_items(rows, 2))
+    list(split_buckets(pa.table({"part": users["part"], "places": users["users"]}), settings))
+    expected = prepare_loops.leave_one_out(prepare_loops.filtered(rows, 2, min_events))
+    assert {name: read(path / "out/sequences" / name) for name in SPLITS} == expected
+    assert not (path / "out/activity").exists()
 
 
 def test_an_empty_bucket_splits_by_time_into_nothing() -> None:

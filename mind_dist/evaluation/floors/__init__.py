@@ -29,6 +29,7 @@ from mind_dist.evaluation.floors.train_log import TrainLog
 from mind_dist.evaluation.floors.tuning import Choice, Effort, Tuned
 from mind_dist.evaluation.recommenders import Recommender
 from mind_dist.evaluation.task import find_task
+from mind_dist.evaluation.users import Cut
 
 
 class Fit(Protocol):
@@ -93,13 +94,17 @@ FLOORS: Mapping[str, Floor] = MappingProxyType(
 """Name → a floor."""
 
 
-def choice_of(dataset: PreparedDataset) -> Choice:
+def choice_of(dataset: PreparedDataset, cut: Cut = "share") -> Choice:
     """Return the valid users of a dataset, to choose by.
+
+    Args:
+        dataset: The dataset.
+        cut: Where they are cut, if it is split by user.
 
     Raises:
         DatasetError: A file is missing or torn.
     """
-    task = find_task(dataset, "valid")
+    task = find_task(dataset, "valid", cut)
     return Choice(task.users, at=task.at)
 
 

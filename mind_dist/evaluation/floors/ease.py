@@ -101,15 +101,14 @@ def tune(log: TrainLog, choice: Choice, effort: Effort | None = None, most_items
     """Return the settings that find most on the users chosen by.
 
     λ walks along its values with recency chosen anew for each; with more than a few thousand items first on the most
-    frequent of them, and then from there on all that EASE knows.
+    frequent of them, and then from there on all that EASE knows, where one inversion of these fits into the time left.
     """
     clock = Clock("EASE", effort or Effort())
-    best, quality = EASE(), 0.0
-    for num_items in sorted({min(_FEW_ITEMS, most_items, len(log.catalog)), min(most_items, len(log.catalog))}):
-        if clock.is_up:
-            break
-        trials = _Trials(log, choice.thinned(_MOST_USERS), num_items, clock)
-        best, quality = trials.walk(best)
+    few, most = (min(each, most_items, len(log.catalog)) for each in (_FEW_ITEMS, MOST_ITEMS))
+    trials = _Trials(log, choice.thinned(_MOST_USERS), few, clock)
+    best, quality = trials.walk(EASE())
+    if few < most and trials.inversion_s * (most / few) ** 3 < clock.left_s:
+        best, quality = _Trials(log, choice.thinned(_MOST_USERS), most, clock).walk(best)
     return clock.result(best, quality)
 
 
@@ -125,6 +124,7 @@ class _Trials:
         self._histories = Histories(choice.histories, log.catalog)
         self._seen = seen_rows(choice.histories, log)
         self._wanted = Wanted(choice, log.catalog)
+        self.inversion_s = 0.0
 
     def walk(self, start: EASE) -> tuple[EASE, float]:
         """Walk along λ while that finds more; returns the best settings and what they find."""
@@ -148,7 +148,9 @@ class _Trials:
         return best, quality
 
     def _quality_of(self, penalty: float) -> Callable[[Point], float]:
+        started = self._clock.cpu_s
         weights = item_weights(self._together, penalty)
+        self.inversion_s = self._clock.cpu_s - started
 
         def quality(point: Point) -> float:
             weighed = self._histories.matrix(point["last"], point["decay"])

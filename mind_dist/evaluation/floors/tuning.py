@@ -88,12 +88,12 @@ class Effort:
     """How long tuning may take, and where it tells how far it is.
 
     Attributes:
-        max_s: Seconds, after which the best settings so far are taken. A search that ends by itself does not depend on
-            the machine; one that is stopped does.
+        max_cpu_s: Processor seconds of this process, after which the best settings so far are taken; what is tried at the
+            moment ends first. A search that ends by itself does not depend on the machine; one that is stopped does.
         report: Called with a line of progress every few seconds.
     """
 
-    max_s: float = math.inf
+    max_cpu_s: float = math.inf
     report: Callable[[str], None] = field(default=lambda _line: None)
 
 
@@ -106,7 +106,7 @@ class Tuned(Generic[S]):
         quality: What they reach on the users chosen by.
         num_trials: Settings that were tried.
         cpu_s: Seconds of processor time it took.
-        finished: False where it was stopped by `Effort.max_s`.
+        finished: False where it was stopped by `Effort.max_cpu_s`.
     """
 
     settings: S
@@ -139,7 +139,12 @@ class Clock:
     @property
     def is_up(self) -> bool:
         """Whether no further trial may begin."""
-        return time.monotonic() - self._started > self._effort.max_s
+        return self.left_s < 0
+
+    @property
+    def left_s(self) -> float:
+        """Processor time that is left."""
+        return self._effort.max_cpu_s - self.cpu_s
 
     def count(self, best: float) -> None:
         """Count a trial, and tell of the best so far now and then."""
