@@ -495,9 +495,9 @@ def test_coverage_is_reported_and_low_coverage_warned_of(tmp_path: Path, capsys:
     main(PrepareJob(**vars(settings)))
     dataset = PreparedDataset.open(settings.output)
     assert [dataclasses.astuple(each) for each in dataset.manifest.item_coverage] == [
-        ("item_id", "id", 3, 5, 0, 4, 0, ""),
-        ("price", "column", 2, 5, 1, 3, 0, "gratis"),
-        ("note", "column", 2, 6, 0, 2, 1, ""),
+        ("item_id", "id", 3, 5, 0, 4, 0, "", 0),
+        ("price", "column", 2, 5, 1, 3, 0, "gratis", 0),
+        ("note", "column", 2, 6, 0, 2, 1, "", 0),
     ]
     out = capsys.readouterr().out
     assert "warning: items: price is known for 2 of 8 of the log's items only" in out
