@@ -59,16 +59,14 @@ class SampledConfig:
     kind: Literal["sampled"] = "sampled"
     """One of sampled, full; each has settings of its own."""
     count: int = 512
-    """Negatives per worker and step drawn from the items, with replacement."""
+    """Negatives that each worker draws from the items for its windows of a step, with replacement."""
     distribution: Literal["counts", "log_uniform"] = "counts"
     """How they are drawn: in proportion to count ** `power`; or to log(1 + 1 / rank), by the rank of their counts, as
     TensorFlow's sampled softmax does."""
     power: float = 0.0
     """0 draws evenly, 1 as often as items are seen (`counts` alone)."""
     in_batch: bool = True
-    """Let the batch's targets be negatives of each other, too."""
-    cross_worker: bool = False
-    """Let the targets of all workers be negatives of each other, not only those of a worker's own batch."""
+    """Let the batch's targets be negatives of each other, too: those of all workers, however many there are."""
     logq: Literal["negatives", "all", "none"] = "negatives"
     """Correct scores for how likely an item was to be drawn: `negatives`, which makes the softmax's denominator
     unbiased; `all`, the target's own score, too, as TensorFlow's sampled softmax does; or `none`."""
@@ -81,7 +79,6 @@ class SampledConfig:
         check(self.power >= 0, "power", "0 or more")
         check(not self.power or self.distribution == "counts", "power", "0 where the distribution is log_uniform")
         check(not self.power or self.count > 0, "power", "0 where count is 0: nothing is drawn")
-        check(self.in_batch or not self.cross_worker, "cross_worker", "off without in_batch")
         check(self.logq != "all" or not self.in_batch, "logq", "other than all with in_batch: targets are drawn there")
         check(self.hard_beta >= 0, "hard_beta", "0 or more")
 

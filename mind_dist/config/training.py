@@ -26,8 +26,8 @@ class TrainingConfig:
     temperature: float = 0.1
     """Divides the scores in the softmax."""
     batch_size: int = 128
-    """Positions trained per worker and step: so many windows (or Kafka events), or as many as have so many positions
-    with `every_position`."""
+    """Positions trained per step, of all workers together: so many windows (or Kafka events), or as many as have so many
+    positions with `every_position`. What is trained does not depend on how many workers there are."""
     max_behaviors: int = 50
     """Longest history L the model sees."""
     num_targets: int = 4

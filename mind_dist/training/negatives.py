@@ -63,8 +63,6 @@ def _shared_targets(trained: TrainedPositions, ranks: Collectives, section: Nega
     if not (isinstance(section, SampledConfig) and section.in_batch):
         return None
     keys, real = trained.events
-    if not section.cross_worker:
-        return keys[real]
     return np.concatenate([part.numpy() for part in ranks.gather(torch.from_numpy(keys[real]))])
 
 

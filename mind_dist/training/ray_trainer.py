@@ -240,6 +240,9 @@ def _checked(settings: TrainSettings, bootstrap: str) -> TrainSettings:
         init_from=settings.init_from and Directory.at(settings.init_from).uri,
         model=model,
     )
+    if settings.training.batch_size < settings.workers:
+        problem = f"must be at least the number of workers, {settings.workers}"
+        raise ConfigError("training.batch_size", f"{problem}: it counts the windows of all of them")
     whole.versions.forget_ray()
     saved = whole.versions.newest_whole().version
     if saved is not None:

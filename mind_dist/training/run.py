@@ -19,6 +19,7 @@ from mind_dist.config import ModelConfig, TrainingConfig, dump
 from mind_dist.data.batches import Batch, batches
 from mind_dist.data.parquet import PreparedDataset
 from mind_dist.data.sequences import Examples, ExampleSource
+from mind_dist.errors import ConfigError
 from mind_dist.model.item_bag import COLD_KEY
 from mind_dist.model.multi_interest import MultiInterestModel
 from mind_dist.storage import Directory
@@ -43,6 +44,9 @@ class TrainingRun:
         observe: Count items as they are seen, for an event log; else the catalog's counts stand.
         collectives: The other ranks.
         device: Where to compute.
+
+    Raises:
+        ConfigError: A step has fewer examples than there are ranks.
     """
 
     def __init__(
@@ -67,6 +71,8 @@ class TrainingRun:
         self._source = source
         self._observe = observe
         self._ranks = collectives or SingleRank()
+        # An event trains one position, whatever is asked of windows.
+        self._step_size = share_of(config.batch_size if observe else config.windows_per_step, self._ranks)
         self._positions = examples.positions()
         self._watermark_ms = 0
         self._num_ignored = 0
@@ -112,19 +118,15 @@ class TrainingRun:
                     self.metrics = {"loss": report.loss}
                 yield report
 
-    @property
-    def _step_size(self) -> int:
-        """Examples per step: an event trains one position, whatever is asked of windows."""
-        return self._config.batch_size if self._observe else self._config.windows_per_step
-
     def num_steps(self) -> int | None:
         """Return the step at which the run will end, None where that is not known. Collective."""
-        size, bound = self._step_size, self._config.max_steps or None
-        left: list[int | None] = self._ranks.gather_objects(self.examples.num_examples)
-        known = [count for count in left if count is not None]
-        if len(known) < len(left):
+        bound, left = self._config.max_steps or None, self.examples.num_examples
+        own = None if left is None else -(-left // self._step_size)
+        found: list[int | None] = self._ranks.gather_objects(own)
+        known = [steps for steps in found if steps is not None]
+        if len(known) < len(found):
             return bound
-        end = self.step + max(-(-count // size) for count in known)
+        end = self.step + max(known)
         return min(end, bound or end)
 
     def save(self, directory: Directory) -> Manifest:
@@ -221,6 +223,23 @@ class TrainingRun:
             source=self._source,
             part_trained=_joined(part_trained),
         )
+
+
+def share_of(step_size: int, ranks: Collectives) -> int:
+    """Return how many examples of a step are this rank's.
+
+    Raises:
+        ConfigError: There are more ranks than examples.
+    """
+    check_share(step_size, ranks.world_size)
+    return step_size // ranks.world_size + (ranks.rank < step_size % ranks.world_size)
+
+
+def check_share(step_size: int, num_workers: int) -> None:
+    """Raise ConfigError where a step has fewer examples than there are workers to share them."""
+    if step_size < num_workers:
+        examples = f"a step has {step_size} examples (windows, or events) for {num_workers} workers"
+        raise ConfigError("training.batch_size", f"is too small: {examples}: raise it, or take fewer workers")
 
 
 def _joined(parts: tuple[Mapping[Any, Any], ...]) -> dict[Any, Any]:

@@ -20,7 +20,7 @@ from mind_dist.config import SampledConfig, TrainingConfig
 from mind_dist.data.batches import Batch
 from mind_dist.data.parquet import PreparedDataset
 from mind_dist.data.sequences import Examples, ParquetExamples
-from mind_dist.errors import MindDistError, TrainingError
+from mind_dist.errors import ConfigError, MindDistError, TrainingError
 from mind_dist.records import Keys
 from mind_dist.storage import Directory
 from mind_dist.training.collectives import Collectives, ProcessGroup, SingleRank, failing_together
@@ -58,6 +58,7 @@ def _rank(rank: int, dataset_uri: str, directory: str) -> None:
         train_on_a_log,
         train_with_a_broken_rank,
         *FAULTS,
+        share_a_batch,
         stop_when_one_is_asked,
     ):
         ranks = ProcessGroup(torch.device("cpu"))
@@ -109,7 +110,7 @@ def train_unequal_shares(ranks: Collectives, dataset: PreparedDataset, _director
     return {"losses": losses, **state_of(run)}
 
 
-TARGETS_OF_ALL = dataclasses.replace(CONFIG, negatives=SampledConfig(count=0, cross_worker=True))
+TARGETS_OF_ALL = dataclasses.replace(CONFIG, negatives=SampledConfig(count=0))
 
 
 def train_on_targets_of_all(ranks: Collectives, dataset: PreparedDataset, _directory: str) -> list[float]:
@@ -291,6 +292,21 @@ def test_a_fault_on_one_rank_is_raised_by_all_of_them_at_once(work: Callable[...
         assert found == kind
         assert message.startswith("worker 1 of 2: ")
         assert cause in message
+
+
+def share_a_batch(ranks: Collectives, dataset: PreparedDataset, _directory: str) -> tuple[list[int], str]:
+    config = dataclasses.replace(TRAINING, batch_size=7, max_steps=3)
+    reports = list(run_over(dataset, half(dataset, ranks), ranks, config).steps())
+    one = dataclasses.replace(TRAINING, batch_size=1)
+    with pytest.raises(ConfigError) as raised:
+        run_over(dataset, half(dataset, ranks), ranks, one)
+    return [report.num_examples for report in reports], str(raised.value)
+
+
+def test_a_batch_is_shared_by_the_ranks(results: Path) -> None:
+    for num_examples, refusal in of_both(results, share_a_batch):
+        assert num_examples == [7, 7, 7]
+        assert "2 of them share the 1 windows" in refusal
 
 
 def stop_when_one_is_asked(ranks: Collectives, dataset: PreparedDataset, _directory: str) -> list[int]:

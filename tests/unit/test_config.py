@@ -103,11 +103,6 @@ def test_a_model_that_cannot_be_is_refused_by_the_setting_at_fault(values: dict[
         ("training.negatives", {"kind": "sampled", "power": -0.5}, "power must be 0 or more"),
         ("training.negatives", {"kind": "sampled", "power": 1, "distribution": "log_uniform"}, "power must be 0 where"),
         ("training.negatives", {"kind": "sampled", "power": 1, "count": 0}, "power must be 0 where count is 0"),
-        (
-            "training.negatives",
-            {"kind": "sampled", "in_batch": False, "cross_worker": True},
-            "cross_worker must be off",
-        ),
         ("training.negatives", {"kind": "sampled", "logq": "all"}, "logq must be other than all with in_batch"),
         ("training.negatives", {"kind": "full", "hard_beta": -1}, "hard_beta must be 0 or more"),
         ("training.penalties", {"routing_weight": -1}, "routing_weight must be 0 or more"),

@@ -120,10 +120,10 @@ def presences_over_chance(
     ("every", "negatives"),
     [
         (True, SampledConfig(count=0)),
-        (True, SampledConfig(count=10, power=0.5, cross_worker=True)),
+        (True, SampledConfig(count=10, power=0.5)),
         (False, SampledConfig(count=10, distribution="log_uniform")),
     ],
-    ids=["every position", "of all workers, with some drawn", "after windows"],
+    ids=["every position", "with some drawn", "after windows"],
 )
 def test_an_item_is_in_the_pool_as_often_as_the_correction_says(
     every: bool, negatives: SampledConfig, dataset: PreparedDataset
