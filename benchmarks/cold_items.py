@@ -12,7 +12,6 @@ among all items: R@50 of all of that, of its warm items alone (also where these 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +36,7 @@ from mind_dist.evaluation import ExactRecommender, HeldOut, held_out, measure, o
 from mind_dist.recipes import RECIPES, Recipe
 from mind_dist.records import BehaviorSequence, Keys
 from mind_dist.storage import Directory
+from mind_dist.strict_json import to_json
 
 _LIMIT = 50
 
@@ -171,7 +171,7 @@ def main(job: ColdItems) -> None:
             found.setdefault(name, []).append(figures_of(recommender, users, changed, cold))
     Console().print(_table(job, found))
     if job.output is not None:
-        job.output.write_text(json.dumps(found, indent=2) + "\n")
+        job.output.write_text(to_json(found, indent=2) + "\n")
 
 
 def _table(job: ColdItems, found: dict[str, list[Figures]]) -> Table:

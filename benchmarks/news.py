@@ -7,7 +7,6 @@ python -m benchmarks.news --worlds 0 1 2 --recipes news     # other readers, art
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +39,7 @@ from mind_dist.evaluation.significance import paired_bootstrap
 from mind_dist.recipes import RECIPES, Recipe
 from mind_dist.records import Keys
 from mind_dist.storage import Directory
+from mind_dist.strict_json import to_json
 
 _LIMIT = 50
 
@@ -162,7 +162,7 @@ def main(job: News) -> None:
         table.add_row(name, shown, difference, f"{row['of_all']:.3f}", f"{row['available']:.0%}")
     Console().print(table)
     if job.output is not None:
-        job.output.write_text(json.dumps(rows, indent=2) + "\n")
+        job.output.write_text(to_json(rows, indent=2) + "\n")
 
 
 def summary(parts: Sequence[Mapping[str, Found]]) -> dict[str, dict[str, float]]:

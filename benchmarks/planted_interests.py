@@ -9,7 +9,6 @@ next item is to be found. There are far more topics than an item vector has dime
 from __future__ import annotations
 
 import dataclasses
-import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from mind_dist.evaluation import held_out, measure, of_model
 from mind_dist.recipes import Recipe, best
 from mind_dist.records import BehaviorSequence, Keys
 from mind_dist.storage import Directory
+from mind_dist.strict_json import to_json
 
 SHARES = (0.6, 0.3, 0.1)
 """Shares of a user's interests in what the user does."""
@@ -159,7 +159,7 @@ def main(job: PlantedInterests) -> None:
         table.add_row(name, *(f"{metrics[name]:.3f}" for metrics in found.values()))
     Console().print(table)
     if job.output is not None:
-        job.output.write_text(json.dumps(found, indent=2) + "\n")
+        job.output.write_text(to_json(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ and the same in `demo-report.json`; then serves on until Ctrl-C.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
@@ -26,6 +25,7 @@ from mind_dist.config import ServingConfig, TrainingConfig
 from mind_dist.local_stack import LocalStack
 from mind_dist.ports import check_port
 from mind_dist.recipes import best
+from mind_dist.strict_json import to_json
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -64,7 +64,7 @@ def main(job: Demo) -> None:
         with serving_line(job, console) as (report, url):
             stop = stop_requested()
             report["wall_s"] = round(time.monotonic() - started, 1)
-            job.report.write_text(json.dumps(report, indent=2) + "\n")
+            job.report.write_text(to_json(report, indent=2) + "\n")
             console.print(summary(report), report["verdict"], f"the same is in {job.report}")
             if not job.exit:
                 console.print(f"serving at {url}/docs until Ctrl-C")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections import defaultdict
@@ -27,6 +26,7 @@ from mind_dist.evaluation import EvaluationReport, HeldOut, held_out
 from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.index.vector_store import VectorStore
 from mind_dist.serving.ray_app import UPDATER, application_name
+from mind_dist.strict_json import from_json
 
 if TYPE_CHECKING:
     from jobs.demo import Demo
@@ -103,7 +103,7 @@ class _Line:
                 training=self.job.training,
             )
             train.main(job)
-        return str(json.loads(output.read_text())["version_uri"])
+        return str(from_json(output.read_text())["version_uri"])
 
     def _evaluate(self, version_uri: str) -> EvaluationReport:
         """Measure the version beside all floors: tuning them takes ten seconds or so, of a log of this size."""

@@ -6,7 +6,6 @@ python -m jobs.evaluate --dataset data/shop --version-uri runs/shop --floors    
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from typing import Literal
@@ -23,6 +22,7 @@ from mind_dist.errors import without_secrets
 from mind_dist.evaluation import Cut, EvaluationReport, Report, evaluate_version
 from mind_dist.evaluation.floors import Effort
 from mind_dist.evaluation.measuring import CURVE_CUTOFFS
+from mind_dist.strict_json import to_json
 from mind_dist.training.run_versions import version_at
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ def main(job: EvaluateJob) -> None:
         console.print(floors_table(report))
     print(_about(report, encoder))
     if job.output:
-        write_output(job.output, json.dumps(dump(report), indent=2) + "\n")
+        write_output(job.output, to_json(dump(report), indent=2) + "\n")
 
 
 def _title(job: EvaluateJob, encoder: InterestEncoder) -> str:

@@ -10,7 +10,6 @@ The same storage and name go on where the run stopped. SIGTERM ends a run after 
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ from jobs.cli import check_output, connect_ray, interactive, run, stop_requested
 from mind_dist.config import Addresses
 from mind_dist.errors import StoppedBeforeSaving, without_secrets
 from mind_dist.recipes import RECIPES, Recipe
+from mind_dist.strict_json import to_json
 from mind_dist.training.ray_trainer import train_on_ray
 from mind_dist.training.run_monitor import TrainProgress
 from mind_dist.training.settings import TrainSettings
@@ -61,7 +61,7 @@ def main(job: Train) -> None:
     except StoppedBeforeSaving as stopped:  # what was asked for is done
         print(stopped)
         return
-    values = json.dumps(dataclasses.asdict(result), indent=2)
+    values = to_json(dataclasses.asdict(result), indent=2)
     if job.output:
         write_output(job.output, values)
     print(without_secrets(values))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,8 +16,9 @@ from mind_dist.data.codec import IdType
 from mind_dist.errors import ConfigError, VersionError
 from mind_dist.records import PartTrained
 from mind_dist.storage import Directory
+from mind_dist.strict_json import from_json, to_json
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 MANIFEST = "manifest.json"
 DENSE = "dense.safetensors"
@@ -52,10 +53,11 @@ class Manifest:
         step: Training step.
         watermark_ms: Time of the newest event trained on.
         positions: Partition → the position after its last trained event.
-        metrics: Metrics by name.
+        metrics: Metrics by name; one that is not defined is left out.
         source: URI of what it was trained on.
         files: Every other file, by its path in the directory.
         part_trained: Partition → parts of which only some records are trained: the topic has grown.
+        dataset_digest: `PreparedDataset.digest` of the dataset behind it.
     """
 
     format_version: int
@@ -70,6 +72,7 @@ class Manifest:
     source: str
     files: dict[str, FileEntry]
     part_trained: dict[int, list[PartTrained]] = field(default_factory=dict)
+    dataset_digest: str = ""
 
     @property
     def event_types(self) -> tuple[str, ...]:
@@ -89,6 +92,7 @@ def seal(
     metrics: Mapping[str, float],
     source: str,
     part_trained: Mapping[int, Sequence[PartTrained]] | None = None,
+    dataset_digest: str = "",
 ) -> Manifest:
     """Write the manifest, which makes a version whole: when every file of every worker is written.
 
@@ -108,13 +112,14 @@ def seal(
         step=step,
         watermark_ms=watermark_ms,
         positions=dict(positions),
-        metrics=dict(metrics),
+        metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
         source=source,
         files=listed,
         part_trained={partition: list(parts) for partition, parts in (part_trained or {}).items()},
+        dataset_digest=dataset_digest,
     )
-    values = json.loads(json.dumps(dataclasses.asdict(manifest)))  # partitions as texts, which sort otherwise: 10 < 2
-    directory.write_bytes(MANIFEST, json.dumps({**values, "digest": _digest_of(values)}, indent=2).encode())
+    values = from_json(to_json(dataclasses.asdict(manifest)))  # partitions as texts, which sort otherwise: 10 < 2
+    directory.write_bytes(MANIFEST, to_json({**values, "digest": _digest_of(values)}, indent=2).encode())
     return manifest
 
 
@@ -125,7 +130,7 @@ def read_manifest(directory: Directory) -> Manifest:
         VersionError: It is missing, torn, altered or of another format.
     """
     try:
-        values = json.loads(directory.read_bytes(MANIFEST))
+        values = from_json(directory.read_bytes(MANIFEST))
         found = values.pop("digest", None)
     except OSError as error:
         raise VersionError(directory.uri, f"no {MANIFEST}: not a model version, or its save was cut off") from error
@@ -177,4 +182,4 @@ def _version_name(step: int, config: Mapping[str, Any], files: Mapping[str, File
 
 def _digest_of(values: object) -> str:
     """Return the digest of plain JSON values."""
-    return xxhash.xxh3_128_hexdigest(json.dumps(values, sort_keys=True).encode())
+    return xxhash.xxh3_128_hexdigest(to_json(values, sort_keys=True).encode())

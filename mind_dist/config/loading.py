@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from mind_dist.errors import ConfigError
+from mind_dist.strict_json import from_json
 
 C = TypeVar("C")
 
@@ -118,7 +118,7 @@ def load(kind: type[C], path: Path) -> C:
     Raises:
         ConfigError: The file is missing or not of its format, or its content is not allowed.
     """
-    language, read = ("TOML", tomllib.loads) if path.suffix == ".toml" else ("JSON", json.loads)
+    language, read = ("TOML", tomllib.loads) if path.suffix == ".toml" else ("JSON", from_json)
     try:
         values = read(path.read_text())
     except (OSError, ValueError) as error:

@@ -64,7 +64,7 @@ class TrainingConfig:
 
     @property
     def windows_per_step(self) -> int:
-        """History windows per worker and step, of a prepared dataset."""
+        """History windows per step, of all workers together, of a prepared dataset."""
         return max(1, round(self.batch_size / self.max_behaviors)) if self.every_position else self.batch_size
 
     @property

@@ -13,7 +13,6 @@ Ids in it are keys (`mind_dist.data.codec`); the catalog keeps the outside ids.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import xxhash
 from numpy.typing import NDArray
 from pyarrow import compute as pc
 
@@ -30,6 +30,7 @@ from mind_dist.data.provenance import Coverage, FilterStep
 from mind_dist.errors import ConfigError, DatasetError
 from mind_dist.records import BehaviorSequence, Keys
 from mind_dist.storage import Directory
+from mind_dist.strict_json import from_json, to_json
 
 FORMAT_VERSION = 1
 
@@ -242,10 +243,12 @@ class PreparedDataset:
     Attributes:
         directory: Where it is.
         manifest: What it holds.
+        digest: xxh3-128 of the manifest as it is written, in hex: other data has another one.
     """
 
     directory: Directory
     manifest: DatasetManifest
+    digest: str
 
     @classmethod
     def open(cls, uri: str) -> PreparedDataset:
@@ -256,8 +259,8 @@ class PreparedDataset:
         """
         directory = Directory.at(uri)
         try:
-            values = json.loads(directory.read_bytes("manifest.json"))
-            manifest = parse(DatasetManifest, values, where="manifest.json")
+            content = directory.read_bytes("manifest.json")
+            manifest = parse(DatasetManifest, from_json(content), where="manifest.json")
         except FileNotFoundError as error:
             raise DatasetError(directory.uri, "no manifest.json: run `python -m jobs.prepare` first") from error
         except (ValueError, ConfigError) as error:
@@ -265,7 +268,7 @@ class PreparedDataset:
         if manifest.format_version != FORMAT_VERSION:
             problem = f"format version {manifest.format_version}, this release reads {FORMAT_VERSION}: prepare it again"
             raise DatasetError(directory.uri, problem)
-        return cls(directory, manifest)
+        return cls(directory, manifest, xxhash.xxh3_128_hexdigest(content))
 
     def read_bucket(self, split: Split, bucket: int) -> pa.Table:
         """Return one bucket of a split, `SEQUENCE_SCHEMA`, in ascending order of `user_id`.
@@ -311,7 +314,7 @@ class PreparedDataset:
 
 def write_manifest(directory: Directory, manifest: DatasetManifest) -> None:
     """Write the manifest, which makes the dataset whole: call it last."""
-    directory.write_bytes("manifest.json", json.dumps(dataclasses.asdict(manifest), indent=2).encode())
+    directory.write_bytes("manifest.json", to_json(dataclasses.asdict(manifest), indent=2).encode())
 
 
 def sequences_table(sequences: Sequence[BehaviorSequence]) -> pa.Table:

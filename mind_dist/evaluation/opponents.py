@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from mind_dist.evaluation.floors import FLOORS, Choice, Effort, TrainLog, tuned
 from mind_dist.evaluation.recommenders import Recommender
+from mind_dist.strict_json import from_json, to_json
 
 _ORDER = ("popularity", "recent_popularity", "tgh", "ease", "itemknn")
 """Those that take least first: what they leave of the time is the others'."""
@@ -56,7 +56,7 @@ def fitted(name: str, log: TrainLog, choice: Choice, effort: Effort | None = Non
         effort: How long tuning may take; fitting comes on top.
     """
     found = tuned(name, log, choice, effort)
-    settings = json.loads(json.dumps(asdict(found.settings)))  # as a report has them once it is read again
+    settings = from_json(to_json(asdict(found.settings)))  # as a report has them once it is read again
     tuning = TunedFloor(settings, found.quality, found.num_trials, found.finished, found.cpu_s)
     return Fitted(tuning, FLOORS[name].fit(log, found.settings))
 

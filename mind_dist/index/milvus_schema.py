@@ -20,6 +20,7 @@ from mind_dist.config import prefixed
 from mind_dist.index.filters import PLACEHOLDERS, Condition
 from mind_dist.index.vector_store import Column, ItemRows, Scalar, UserRow, VersionInfo
 from mind_dist.limits import FIRST_KEY, MAX_PROFILE, MAX_TEXT_BYTES, MAX_TEXTS
+from mind_dist.strict_json import from_json, to_json
 
 R = TypeVar("R")
 
@@ -118,13 +119,13 @@ def _add_array(schema: CollectionSchema, name: str, kind: DataType, capacity: in
 
 def info_text(info: VersionInfo) -> str:
     """Return a version's description."""
-    return json.dumps(info.to_json())
+    return to_json(info.to_json())
 
 
 def read_info(described: Mapping[str, Any]) -> VersionInfo:
     """Return what a collection's description tells of its version."""
     text = described["description"] or described["properties"][INFO_PROPERTY]
-    return VersionInfo.from_json(json.loads(text))
+    return VersionInfo.from_json(from_json(text))
 
 
 def item_fields(info: VersionInfo, rows: ItemRows) -> Iterator[dict[str, Any]]:
@@ -251,4 +252,4 @@ def _comparison(condition: Condition) -> str:
 
 
 def _literal(value: Scalar) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False)  # noqa: TID251 - Milvus's expressions, whose texts are JSON's

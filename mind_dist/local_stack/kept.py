@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from typing import TypeVar
 
 from mind_dist.errors import ConfigError
 from mind_dist.ports import free_ports
+from mind_dist.strict_json import from_json, to_json
 
 T = TypeVar("T")
 
@@ -24,12 +24,12 @@ _ENDING_WITHIN_S = 30.0
 def kept(directory: Path, name: str, make: Callable[[], T]) -> T:
     """Return the value that the directory keeps under a name; made, and kept from now on, where there is none."""
     file = directory / _FILE
-    values = json.loads(file.read_text()) if file.exists() else {}
+    values = from_json(file.read_text()) if file.exists() else {}
     if name not in values:
         values[name] = make()
         directory.mkdir(parents=True, exist_ok=True)
         new = file.with_suffix(".new")
-        new.write_text(json.dumps(values, indent=2))
+        new.write_text(to_json(values, indent=2))
         new.replace(file)
     value: T = values[name]
     return value

@@ -20,13 +20,14 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from mind_dist.checkpoint import ModelVersion
-from mind_dist.config import Addresses
+from mind_dist.config import Addresses, dump
 from mind_dist.data.kafka import ensure_topics, num_partitions
-from mind_dist.data.parquet import PreparedDataset
 from mind_dist.errors import ConfigError, MindDistError, StoppedBeforeSaving, TrainingError
 from mind_dist.storage import Directory
 from mind_dist.training.moved_histories import check_partitions
 from mind_dist.training.ray_worker import train_worker
+from mind_dist.training.resuming import check_resume, differences
+from mind_dist.training.run import check_share
 from mind_dist.training.run_monitor import Deal, Fallback, RunMonitor, RunState, TrainProgress
 from mind_dist.training.settings import TrainResult, TrainSettings, check_dataset, source_name
 from mind_dist.training.topic_growth import Stage, TopicGrowth, stages
@@ -240,15 +241,19 @@ def _checked(settings: TrainSettings, bootstrap: str) -> TrainSettings:
         init_from=settings.init_from and Directory.at(settings.init_from).uri,
         model=model,
     )
-    if settings.training.batch_size < settings.workers:
-        problem = f"must be at least the number of workers, {settings.workers}"
-        raise ConfigError("training.batch_size", f"{problem}: it counts the windows of all of them")
+    training = settings.training
+    check_share(training.batch_size if settings.source == "kafka" else training.windows_per_step, settings.workers)
     whole.versions.forget_ray()
     saved = whole.versions.newest_whole().version
     if saved is not None:
-        _check_resume(saved, whole, dataset)
-    elif whole.init_from and ModelVersion.open(whole.init_from, verify=False).model_config() != model:
-        raise ConfigError("init_from", f"{whole.init_from} has other model settings: train with the same")
+        from_log = whole.source == "kafka"
+        check_resume(saved, model, whole.training, dataset, source_name(whole), from_log=from_log)
+    elif whole.init_from:
+        before = ModelVersion.open(whole.init_from, verify=False).model_config()
+        for setting, of_version, now in differences("model", dump(before), dump(model)):
+            raise ConfigError(
+                setting, f"is {of_version!r} in {whole.init_from}, not {now!r}: begin with the same model"
+            )
     if whole.source == "kafka":
         count = num_partitions(bootstrap, whole.kafka.topic, timeout_s=whole.kafka.connect_timeout_s)
         if saved is not None:
@@ -256,26 +261,6 @@ def _checked(settings: TrainSettings, bootstrap: str) -> TrainSettings:
         ensure_topics(bootstrap, {whole.kafka.dead_letter_topic: 1}, timeout_s=whole.kafka.connect_timeout_s)
     _warn_of_missing_cpus(whole)
     return whole
-
-
-def _check_resume(version: ModelVersion, settings: TrainSettings, dataset: PreparedDataset) -> None:
-    """Raise ConfigError where going on would mix two different runs."""
-    now = {
-        "model": settings.model,
-        "training.seed": settings.training.seed,
-        "source": source_name(settings),
-        "the dataset's event types": dataset.manifest.event_types,
-    }
-    saved = {
-        "model": version.model_config(),
-        "training.seed": version.training_config().seed,
-        "source": version.manifest.source,
-        "the dataset's event types": version.manifest.event_types,
-    }
-    for setting, value in now.items():
-        if saved[setting] != value:
-            problem = f"run {settings.name!r} has saved versions with {setting} {saved[setting]}, not {value}"
-            raise ConfigError("name", f"{problem}: choose another name for another run")
 
 
 def _warn_of_missing_cpus(settings: TrainSettings) -> None:

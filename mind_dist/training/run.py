@@ -26,6 +26,7 @@ from mind_dist.storage import Directory
 from mind_dist.training.collectives import Collectives, SingleRank, failing_together
 from mind_dist.training.item_table import ItemTable, ReplicatedItemTable
 from mind_dist.training.loop import StepReport, dense_optimizer, linear_decay, train
+from mind_dist.training.resuming import check_resume
 from mind_dist.training.warm_start import FirstVectors, first_vectors
 
 NUM_IGNORED = "num_ignored_events"
@@ -162,7 +163,13 @@ class TrainingRun:
         self.examples.commit(self._positions)
 
     def resume(self, version: ModelVersion) -> None:
-        """Go on from a version of this run; the examples must have been opened at its positions."""
+        """Go on from a version of this run; the examples must have been opened at its positions.
+
+        Raises:
+            ConfigError: It is of another run: see `check_resume`.
+        """
+        parts = (self._model_config, self._config, self._dataset, self._source)
+        check_resume(version, *parts, from_log=self._observe)
         self.step = version.manifest.step
         self.metrics = dict(version.manifest.metrics)
         self._num_ignored = int(self.metrics.get(NUM_IGNORED, 0))
@@ -171,8 +178,11 @@ class TrainingRun:
         _load_optimizer(self.model, self._optimizer, version.optimizer())
 
     def start_from(self, version: ModelVersion) -> None:
-        """Begin with the parameters of a version, at step 0 and with a fresh optimizer."""
-        self._load(version)
+        """Begin with the parameters of a version, at step 0 and with a fresh optimizer.
+
+        Where the catalog's counts stand, an item of the version that the catalog does not have is none any more.
+        """
+        self._load(version, forget_absent=not self._observe)
 
     def _warm_start(self) -> None:
         """Begin with what the first rank finds out of the train split. Collective."""
@@ -184,11 +194,16 @@ class TrainingRun:
         found: FirstVectors = self._ranks.gather_objects(own)[0]
         self.table.set_vectors(*found)
 
-    def _load(self, version: ModelVersion) -> None:
+    def _load(self, version: ModelVersion, *, forget_absent: bool = False) -> None:
         self._fresh = False
         self.model.load_state_dict(version.dense())
-        self.table.load(version.items())
-        self.table.load_waiting(version.waiting())
+        rows = version.items()
+        if forget_absent:
+            known = self._catalog.rows(rows.keys) >= 0
+            rows = dataclasses.replace(rows, counts=np.where(known, rows.counts, 0))
+        self.table.load(rows)
+        if not forget_absent:
+            self.table.load_waiting(version.waiting())
         self._fill_table()
 
     def _fill_table(self) -> None:
@@ -222,6 +237,7 @@ class TrainingRun:
             metrics=self.metrics | ({NUM_IGNORED: num_ignored} if num_ignored else {}),
             source=self._source,
             part_trained=_joined(part_trained),
+            dataset_digest=self._dataset.digest,
         )
 
 

@@ -10,7 +10,6 @@ them is gone, and fail in the middle of a run when it comes to delete one that i
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Iterable
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from mind_dist.checkpoint import MANIFEST, ModelVersion
 from mind_dist.errors import VersionError
 from mind_dist.storage import Directory
+from mind_dist.strict_json import from_json, to_json
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ class RunVersions:
     def _named(self) -> set[str]:
         """Return the names of the versions that were kept at the last save."""
         try:
-            found = json.loads(self.directory.read_bytes(_NAMES))["versions"]
+            found = from_json(self.directory.read_bytes(_NAMES))["versions"]
             names = {_VERSION.fullmatch(name) for name in found}
         except FileNotFoundError:
             return set()
@@ -123,7 +123,7 @@ class RunVersions:
         return {found[1] for file in self.directory.files() if (found := pattern.fullmatch(file))}
 
     def _record(self, names: Iterable[str]) -> None:
-        self.directory.write_bytes(_NAMES, json.dumps({"versions": sorted(names)}, indent=2).encode())
+        self.directory.write_bytes(_NAMES, to_json({"versions": sorted(names)}, indent=2).encode())
 
     def _delete(self, name: str) -> None:
         try:

@@ -34,7 +34,7 @@ class TrainSettings:
     """After partitions were added to a topic that is followed, go on for so long before all are opened: producers learn
     of new ones late (`metadata.max.age.ms`, five minutes by default), and until then write where a user's events were."""
     init_from: str = ""
-    """Directory URI of a model version whose parameters a new run begins with."""
+    """Directory URI of a model version whose parameters a new run begins with, on whatever data."""
     workers: int = 2
     """Ray Train workers; 0 trains in this process, without Ray's recovery."""
     use_gpu: bool = False

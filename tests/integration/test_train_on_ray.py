@@ -125,9 +125,11 @@ def test_settings_of_another_run_are_refused_before_any_worker_starts(
     settings: TrainSettings, uninterrupted: TrainResult, tmp_path: Path
 ) -> None:
     other = dataclasses.replace(MODEL, dim=4)
-    with pytest.raises(ConfigError, match="run 'whole' has saved versions with model"):
+    with pytest.raises(ConfigError, match=r"model\.dim: .*checkpoint_.* was saved with 8, and now it is 4"):
         train(settings, "whole", model=other)
-    with pytest.raises(ConfigError, match="other model settings"):
+    with pytest.raises(ConfigError, match=r"training\.epochs: .* was saved with 70, and now it is 2"):
+        train(settings, "whole", training=TRAINING)
+    with pytest.raises(ConfigError, match=r"model\.dim: is 8 in .*, not 4"):
         train(settings, "warm", model=other, init_from=uninterrupted.version_uri)
     with pytest.raises(VersionError):
         train(settings, "warm", init_from=str(tmp_path))

@@ -306,7 +306,7 @@ def share_a_batch(ranks: Collectives, dataset: PreparedDataset, _directory: str)
 def test_a_batch_is_shared_by_the_ranks(results: Path) -> None:
     for num_examples, refusal in of_both(results, share_a_batch):
         assert num_examples == [7, 7, 7]
-        assert "2 of them share the 1 windows" in refusal
+        assert "a step has 1 examples (windows, or events) for 2 workers" in refusal
 
 
 def stop_when_one_is_asked(ranks: Collectives, dataset: PreparedDataset, _directory: str) -> list[int]:

@@ -199,7 +199,7 @@ def test_activity_adds_up_over_buckets_in_order_of_time(tmp_path: Path) -> None:
     parts = [[sequence(1, (5, 2), (9, 1))], [sequence(2, (1, 3), (5, 2))]]
     for bucket, users in enumerate(parts):
         directory.write_table(f"{ACTIVITY}/bucket-{bucket:05d}.parquet", activity_of(sequences_table(users)))
-    dataset = PreparedDataset(directory, DatasetManifest("int64", 2, {}, {}, 5, 0, 0))
+    dataset = PreparedDataset(directory, DatasetManifest("int64", 2, {}, {}, 5, 0, 0), "")
     found = read_activity(dataset)
     assert (found.slots // 6).tolist() == [1, 5, 9]
     assert (found.item_keys.tolist(), found.counts.tolist()) == ([3, 2, 1], [1, 2, 1])
