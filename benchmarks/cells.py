@@ -123,7 +123,7 @@ def train_cell(dataset: PreparedDataset, recipe: Recipe, directory: Path) -> Int
         max_behaviors=training.max_behaviors,
         num_targets=training.num_targets,
         window_stride=training.stride,
-        epochs=training.epochs,
+        epochs=training.num_epochs,
         seed=training.seed,
     )
     run = TrainingRun(examples, dataset, recipe.model, training, source=dataset.directory.uri)

@@ -8,6 +8,7 @@ and the same in `demo-report.json`; then serves on until Ctrl-C.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import time
@@ -43,8 +44,8 @@ class Demo:
     """Ray Train workers."""
     rate: float = 500.0
     """Events a second replayed through Kafka."""
-    training: TrainingConfig = field(default_factory=lambda: best().training)
-    """How the model is trained."""
+    training: TrainingConfig = field(default_factory=lambda: dataclasses.replace(best().training, epochs=3))
+    """How the model is trained: `best`, for as long as an onlooker waits."""
     serving: ServingConfig = field(default_factory=lambda: ServingConfig(category_column="genres"))
     """How it is served."""
 

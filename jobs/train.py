@@ -4,7 +4,8 @@
     python -m jobs.train --recipe mind_paper --dataset data/ml --storage runs --name paper
     python -m jobs.train --dataset data/ml --storage runs --name live --source kafka --follow
 
-The same storage and name go on where the run stopped. SIGTERM ends a run after its step, with a version saved.
+The same storage and name go on where the run stopped. SIGTERM ends a run after its step, with a version saved. The dataset's
+valid users say how long a run is and which of its versions is the best; `--training.epochs` sets the length.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,10 +25,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from jobs.cli import check_output, connect_ray, interactive, run, stop_requested, write_output
 from mind_dist.config import Addresses
 from mind_dist.errors import StoppedBeforeSaving, without_secrets
+from mind_dist.evaluation.valid_users import open_valid_users
 from mind_dist.recipes import RECIPES, Recipe
 from mind_dist.strict_json import to_json
 from mind_dist.training.ray_trainer import train_on_ray
-from mind_dist.training.run_monitor import TrainProgress
+from mind_dist.training.run_monitor import Look, TrainProgress
 from mind_dist.training.settings import TrainSettings
 
 _LOG_EVERY_S = 5.0
@@ -57,7 +59,14 @@ def main(job: Train) -> None:
     connect_ray()
     try:
         with shown_progress() as show:
-            result = train_on_ray(job, Addresses.from_environment(), on_progress=show, should_stop=stop_requested())
+            result = train_on_ray(
+                job,
+                Addresses.from_environment(),
+                on_progress=show,
+                on_look=show.look,
+                should_stop=stop_requested(),
+                open_valid_users=open_valid_users,
+            )
     except StoppedBeforeSaving as stopped:  # what was asked for is done
         print(stopped)
         return
@@ -68,24 +77,34 @@ def main(job: Train) -> None:
 
 
 @contextmanager
-def shown_progress() -> Iterator[Callable[[TrainProgress], None]]:
-    """Yield a function that shows progress: a bar to a person, a log line every few seconds to a log."""
+def shown_progress() -> Iterator[_Bar | _Logged]:
+    """Yield what shows progress and evaluations: a bar to a person, log lines to a log."""
     if not interactive():
         yield _Logged()
         return
     columns = (TextColumn("training"), BarColumn(), TextColumn("{task.fields[detail]}"), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("training", total=None, detail="starting workers")
+        yield _Bar(bar)
 
-        def show(progress: TrainProgress) -> None:
-            detail = f"step {progress.step}  loss {progress.loss:.3f}  {progress.examples_per_s:.0f} examples/s"
-            bar.update(task, total=progress.num_steps, completed=progress.step, detail=detail)
 
-        yield show
+class _Bar:
+    """Shows progress as a bar, and a line for each evaluation above it."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._task = bar.add_task("training", total=None, detail="starting workers")
+
+    def __call__(self, progress: TrainProgress) -> None:
+        detail = f"step {progress.step}  loss {progress.loss:.3f}  {progress.examples_per_s:.0f} examples/s"
+        self._bar.update(self._task, total=progress.num_steps, completed=progress.step, detail=detail)
+
+    def look(self, look: Look) -> None:
+        recalls = f"{look.recall:.4f}, history removed {look.recall_removed:.4f}"
+        self._bar.console.print(f"step {look.step}: valid recall@50 {recalls}{', the best' * look.is_best}")
 
 
 class _Logged:
-    """Logs progress, now and then."""
+    """Logs progress now and then, and every evaluation."""
 
     def __init__(self) -> None:
         self._logged_s = 0.0
@@ -94,6 +113,9 @@ class _Logged:
         if time.monotonic() - self._logged_s >= _LOG_EVERY_S:
             self._logged_s = time.monotonic()
             logger.info("training", extra={"fields": dataclasses.asdict(progress)})
+
+    def look(self, look: Look) -> None:
+        logger.info("valid users", extra={"fields": dataclasses.asdict(look)})
 
 
 def _trained_by(recipe: Recipe) -> Train:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mind_dist.checkpoint import Manifest, ModelVersion, TableRows
+from mind_dist.checkpoint import Manifest, ModelVersion, TableRows, VersionParts
 from mind_dist.config import ModelConfig
 from mind_dist.data.parquet import ItemCatalog
 from mind_dist.errors import VersionError
@@ -74,13 +74,13 @@ class InterestEncoder:
     Safe to use from several threads: nothing changes after loading.
 
     Args:
-        version: An opened version.
+        version: An opened version, or the state of a run.
 
     Raises:
         VersionError: A part of the version does not fit its config.
     """
 
-    def __init__(self, version: ModelVersion) -> None:
+    def __init__(self, version: VersionParts) -> None:
         self.manifest: Manifest = version.manifest
         self.config: ModelConfig = version.model_config()
         self.max_behaviors: int = version.training_config().max_behaviors
@@ -185,20 +185,20 @@ def _split(interests: Interests, num_users: int) -> Iterator[UserInterests]:
         yield UserInterests(vectors[user][masks[user]], weights[user][masks[user]])
 
 
-def _load_model(version: ModelVersion, config: ModelConfig) -> MultiInterestModel:
+def _load_model(version: VersionParts, config: ModelConfig) -> MultiInterestModel:
     model = MultiInterestModel(config).eval()
     try:
         model.load_state_dict(version.dense())
     except RuntimeError as error:
-        raise VersionError(version.directory.uri, f"its parameters do not fit its config: {error}") from error
+        raise VersionError(version.uri, f"its parameters do not fit its config: {error}") from error
     return model
 
 
-def _check_values(version: ModelVersion, config: ModelConfig, catalog: ItemCatalog) -> None:
+def _check_values(version: VersionParts, config: ModelConfig, catalog: ItemCatalog) -> None:
     found, expected = catalog.feature_values.shape[1], config.item_tower.num_continuous
     if found != expected:
         problem = f"its catalog has {found} continuous features of items, its config says {expected}"
-        raise VersionError(version.directory.uri, problem)
+        raise VersionError(version.uri, problem)
 
 
 def _item_vectors(tower: ItemTower, table: TableRows, catalog: ItemCatalog) -> _Vectors:

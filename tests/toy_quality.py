@@ -26,11 +26,11 @@ SPLITS: dict[Split, int] = {"train": 60, "valid": 12, "test": 12}
 """Users per split."""
 
 
-def write_quality_dataset(path: Path) -> PreparedDataset:
+def write_quality_dataset(path: Path, *, num_valid: int = SPLITS["valid"]) -> PreparedDataset:
     """Write users who step through the items with small random steps; an item has a category or two."""
     directory, generator = Directory.at(path), np.random.default_rng(8)
     users: dict[Split, list[BehaviorSequence]] = {}
-    for split, num_users in SPLITS.items():
+    for split, num_users in (SPLITS | {"valid": num_valid}).items():
         first = 1 + sum(len(others) for others in users.values())
         users[split] = [_user(first + number, generator) for number in range(num_users)]
         _write_split(directory, split, users[split])
@@ -39,7 +39,7 @@ def write_quality_dataset(path: Path) -> PreparedDataset:
     manifest = DatasetManifest(
         id_type="int64",
         num_buckets=NUM_BUCKETS,
-        num_users={str(split): count for split, count in SPLITS.items()},
+        num_users={str(split): len(found) for split, found in users.items()},
         num_events=num_events,
         num_items=NUM_ITEMS,
         first_ms=0,

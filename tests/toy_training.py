@@ -122,7 +122,7 @@ def parquet_examples(
         max_behaviors=config.max_behaviors,
         num_targets=config.num_targets,
         window_stride=config.stride,
-        epochs=config.epochs,
+        epochs=config.num_epochs,
         seed=config.seed,
         positions=version.manifest.positions if version else None,
     )

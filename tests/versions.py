@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from mind_dist.checkpoint import TableRows, VersionWriter, seal
+from mind_dist.checkpoint import TableRows, VersionWriter, WatchState, seal
 from mind_dist.config import ModelConfig, TrainingConfig, dump
 from mind_dist.data.codec import IdType, id_key
 from mind_dist.data.parquet import AVAILABILITY_LIMITS, ITEM_SCHEMA, ItemCatalog
@@ -46,6 +46,7 @@ def tiny_version(
     id_type: IdType = "int64",
     max_behaviors: int = 8,
     available: Mapping[int, tuple[int, int]] | None = None,
+    watch: WatchState | None = None,
 ) -> str:
     """Write a version with random parameters and return its URI; the seed makes its name.
 
@@ -73,5 +74,6 @@ def tiny_version(
         positions={},
         metrics={},
         source="random numbers",
+        watch=watch or WatchState(),
     )
     return writer.directory.uri

@@ -40,6 +40,29 @@ class FileEntry:
 
 
 @dataclass(frozen=True)
+class WatchState:
+    """What the valid users have said of a run so far.
+
+    Attributes:
+        first_cycle: Steps of the first cycle of the learning rate; 0 where the run's length is set.
+        looked_at: Step of the last evaluation.
+        best: Best valid recall; 0 before the first evaluation.
+        best_step: The step that had it.
+        before: Best valid recall when the last cycle but one was over.
+        num_without_gain: Cycles in a row that have not raised it enough.
+        is_over: Whether they were so many that the run has ended.
+    """
+
+    first_cycle: int = 0
+    looked_at: int = 0
+    best: float = 0.0
+    best_step: int = 0
+    before: float = 0.0
+    num_without_gain: int = 0
+    is_over: bool = False
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What a model version is.
 
@@ -58,6 +81,7 @@ class Manifest:
         files: Every other file, by its path in the directory.
         part_trained: Partition → parts of which only some records are trained: the topic has grown.
         dataset_digest: `PreparedDataset.digest` of the dataset behind it.
+        watch: What the valid users have said of the run so far.
     """
 
     format_version: int
@@ -73,11 +97,15 @@ class Manifest:
     files: dict[str, FileEntry]
     part_trained: dict[int, list[PartTrained]] = field(default_factory=dict)
     dataset_digest: str = ""
+    watch: WatchState = field(default_factory=WatchState)
 
     @property
     def event_types(self) -> tuple[str, ...]:
         """Types of the events that the version takes as behaviors; empty where it takes events of every type."""
         return tuple(self.config.get("event_types", ()))
+
+
+_NOT_WATCHED = WatchState()
 
 
 def seal(
@@ -93,6 +121,7 @@ def seal(
     source: str,
     part_trained: Mapping[int, Sequence[PartTrained]] | None = None,
     dataset_digest: str = "",
+    watch: WatchState = _NOT_WATCHED,
 ) -> Manifest:
     """Write the manifest, which makes a version whole: when every file of every worker is written.
 
@@ -117,6 +146,7 @@ def seal(
         files=listed,
         part_trained={partition: list(parts) for partition, parts in (part_trained or {}).items()},
         dataset_digest=dataset_digest,
+        watch=watch,
     )
     values = from_json(to_json(dataclasses.asdict(manifest)))  # partitions as texts, which sort otherwise: 10 < 2
     directory.write_bytes(MANIFEST, to_json({**values, "digest": _digest_of(values)}, indent=2).encode())

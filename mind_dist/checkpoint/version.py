@@ -101,6 +101,11 @@ class ModelVersion:
     directory: Directory
     manifest: Manifest
 
+    @property
+    def uri(self) -> str:
+        """Return where it is."""
+        return self.directory.uri
+
     @classmethod
     def open(cls, uri: str, *, verify: bool = True) -> ModelVersion:
         """Open a version: the manifest first, then, with `verify`, the size and digest of each file it names.

@@ -40,6 +40,7 @@ from mind_dist.config.preparing import (
 )
 from mind_dist.config.serving import Addresses, KafkaConfig, MilvusConfig, PublishConfig, ServingConfig
 from mind_dist.config.training import TrainingConfig, check_together
+from mind_dist.config.watching import WatchConfig
 
 __all__ = [
     "Addresses",
@@ -78,6 +79,7 @@ __all__ = [
     "TrainingConfig",
     "TransformerConfig",
     "TwoTowerConfig",
+    "WatchConfig",
     "check_together",
     "dump",
     "load",

@@ -11,6 +11,8 @@ from mind_dist.config.checks import STRICT, check
 from mind_dist.config.model import ModelConfig
 from mind_dist.config.objective import HardConfig, NegativesConfig, ObjectiveConfig, PenaltiesConfig, SampledConfig
 
+_EPOCHS_UNWATCHED = 3
+
 
 @with_config(STRICT)
 @dataclass(frozen=True)
@@ -48,9 +50,9 @@ class TrainingConfig:
     learning_rate: float = 0.01
     """Learning rate of dense parameters and item rows."""
     lr_decay: bool = True
-    """Decay the learning rate linearly to zero over the run (where its length is known)."""
-    epochs: int = 1
-    """Passes over the prepared dataset (Parquet only)."""
+    """Decay the learning rate linearly to zero over the run, where its length is known, or over each cycle."""
+    epochs: int = 0
+    """Passes over the prepared dataset (Parquet only); 0 for as many as its valid users say, or 3 where it has none."""
     max_steps: int = 0
     """Stop after this many steps; 0 for no bound."""
     checkpoint_every_steps: int = 0
@@ -61,6 +63,11 @@ class TrainingConfig:
     """Seed of everything random."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 runs the model under autocast; parameters stay float32."""
+
+    @property
+    def num_epochs(self) -> int:
+        """Passes over the prepared dataset where nobody watches."""
+        return self.epochs or _EPOCHS_UNWATCHED
 
     @property
     def windows_per_step(self) -> int:
@@ -80,7 +87,7 @@ class TrainingConfig:
         check(0 <= self.id_dropout < 1, "id_dropout", "0 or more and below 1")
         check(self.temperature > 0, "temperature", "above 0")
         check(self.learning_rate > 0, "learning_rate", "above 0")
-        check(self.epochs >= 1, "epochs", "at least 1")
+        check(self.epochs >= 0, "epochs", "0 or more")
         check(self.max_steps >= 0, "max_steps", "0 or more")
         check(self.checkpoint_every_steps >= 0, "checkpoint_every_steps", "0 or more")
         check(self.admission_count >= 1, "admission_count", "at least 1")

@@ -278,11 +278,17 @@ class PreparedDataset:
         """
         return self._read(f"sequences/{split}/bucket-{bucket:05d}.parquet")
 
-    def sequences(self, split: Split) -> Iterator[BehaviorSequence]:
-        """Yield the users of a split with their profiles, bucket by bucket."""
+    def sequences(self, split: Split, every: int = 1) -> Iterator[BehaviorSequence]:
+        """Yield the users of a split with their profiles, bucket by bucket.
+
+        Args:
+            split: Which users.
+            every: Of so many users of a bucket, yield one.
+        """
         profiles = self.profiles()
         for bucket in range(self.manifest.num_buckets):
-            for row in self.read_bucket(split, bucket).to_pylist():
+            table = self.read_bucket(split, bucket)
+            for row in table.take(np.arange(bucket % every, table.num_rows, every)).to_pylist():
                 user_key = row["user_id"]
                 items = np.array(row["item_ids"], dtype=np.int64)
                 times = np.array(row["timestamps_ms"], dtype=np.int64)

@@ -58,13 +58,13 @@ def task_of(dataset: PreparedDataset, split: Literal["valid", "test"] = "test", 
     return task
 
 
-def find_task(dataset: PreparedDataset, split: Literal["valid", "test"], cut: Cut = "share") -> Task:
-    """Return the same, without users where there are none.
+def find_task(dataset: PreparedDataset, split: Literal["valid", "test"], cut: Cut = "share", every: int = 1) -> Task:
+    """Return the same, without users where there are none; of so many users of the split, one.
 
     Raises:
         DatasetError: A file is missing or torn.
     """
-    users, catalog = cut_users(dataset, split, cut), dataset.catalog()
+    users, catalog = cut_users(dataset, split, cut, every), dataset.catalog()
     if not by_time(dataset):
         return Task(users, Moments.of(users, Availability.of_log(catalog)))
     availability = Availability.of_time(catalog, read_activity(dataset))

@@ -59,13 +59,15 @@ def held_out(dataset: PreparedDataset, split: Literal["valid", "test"] = "test",
     return users
 
 
-def cut_users(dataset: PreparedDataset, split: Literal["valid", "test"], cut: Cut = "share") -> list[HeldOut]:
-    """Return the same, or none where no user is left.
+def cut_users(
+    dataset: PreparedDataset, split: Literal["valid", "test"], cut: Cut = "share", every: int = 1
+) -> list[HeldOut]:
+    """Return the same, or none where no user is left; of so many users, one.
 
     Raises:
         DatasetError: A file is missing or torn.
     """
-    users = [_cut(sequence, dataset.manifest, split, cut) for sequence in dataset.sequences(split)]
+    users = [_cut(sequence, dataset.manifest, split, cut) for sequence in dataset.sequences(split, every)]
     return [user for user in users if len(user.history) and len(user.future)]
 
 

@@ -33,7 +33,7 @@ from mind_dist.records import Positions
 from mind_dist.training.collectives import Collectives, SingleRank
 from mind_dist.training.item_table import ItemTable
 from mind_dist.training.negatives import log_inclusion, own_log_inclusion, step_inputs
-from mind_dist.training.sparse_rows import BETAS, EPSILON
+from mind_dist.training.schedule import LearningRate
 from mind_dist.training.step_inputs import StepInputs
 
 
@@ -58,18 +58,6 @@ class StepReport:
     watermark_ms: int
 
 
-def dense_optimizer(model: nn.Module) -> torch.optim.Optimizer:
-    """Return Adam over the dense parameters, with the item rows' constants; `train` sets its learning rate."""
-    return torch.optim.Adam(model.parameters(), betas=BETAS, eps=EPSILON)
-
-
-def linear_decay(learning_rate: float, num_steps: int | None) -> Callable[[int], float]:
-    """Return step → learning rate: falling to zero over the run, or constant when its length is not known."""
-    if num_steps is None:
-        return lambda _step: learning_rate
-    return lambda step: learning_rate * (1 - min(1.0, step / max(1, num_steps)))
-
-
 def train(
     model: MultiInterestModel,
     optimizer: torch.optim.Optimizer,
@@ -80,7 +68,7 @@ def train(
     config: TrainingConfig,
     features: ItemFeatures,
     empty_batch: Batch,
-    learning_rate: Callable[[int], float],
+    learning_rate: LearningRate,
     observe: bool = False,
     first_step: int = 0,
     collectives: Collectives | None = None,

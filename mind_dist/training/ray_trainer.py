@@ -2,7 +2,8 @@
 
 The driver checks what can be checked, hands the work to Ray Train, passes on the wish to stop, and shows progress.
 State is per partition and item shard, so a run goes on with any number of workers from its newest version that is whole
-(`mind_dist.training.run_versions`). The newest versions are kept, never the best: a log's last position counts.
+(`mind_dist.training.run_versions`). The newest versions are kept, since a log's last position counts, and beside them the
+best where valid users watched.
 """
 
 from __future__ import annotations
@@ -19,18 +20,14 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from mind_dist.checkpoint import ModelVersion
-from mind_dist.config import Addresses, dump
-from mind_dist.data.kafka import ensure_topics, num_partitions
-from mind_dist.errors import ConfigError, MindDistError, StoppedBeforeSaving, TrainingError
-from mind_dist.storage import Directory
-from mind_dist.training.moved_histories import check_partitions
+from mind_dist.config import Addresses
+from mind_dist.errors import MindDistError, StoppedBeforeSaving, TrainingError
+from mind_dist.training.ray_checks import checked
 from mind_dist.training.ray_worker import train_worker
-from mind_dist.training.resuming import check_resume, differences
-from mind_dist.training.run import check_share
-from mind_dist.training.run_monitor import Deal, Fallback, RunMonitor, RunState, TrainProgress
-from mind_dist.training.settings import TrainResult, TrainSettings, check_dataset, source_name
+from mind_dist.training.run_monitor import Deal, Fallback, Look, RunMonitor, RunState, TrainProgress
+from mind_dist.training.settings import TrainResult, TrainSettings, source_name
 from mind_dist.training.topic_growth import Stage, TopicGrowth, stages
+from mind_dist.training.watching import FEWEST_USERS, OpenValidUsers
 
 logger = logging.getLogger(__name__)
 
@@ -53,15 +50,22 @@ def train_on_ray(
     addresses: Addresses,
     *,
     on_progress: Callable[[TrainProgress], None] = lambda _progress: None,
+    on_look: Callable[[Look], None] = lambda _look: None,
     should_stop: Callable[[], bool] = lambda: False,
+    open_valid_users: OpenValidUsers | None = None,
 ) -> TrainResult:
-    """Train until the data ends or a stop is asked for, and return the newest version. Ray must be connected.
+    """Train until the data ends, valid users have seen enough, or a stop is asked for. Ray must be connected.
 
     Args:
         settings: The run.
         addresses: Where Kafka is, and the name of the deployment that trains.
         on_progress: Called from this thread, about twice a second at most.
+        on_look: Called after each evaluation by the valid users.
         should_stop: Asked as often; once it is true, the run finishes its step, saves and ends.
+        open_valid_users: Who watches the run; None for nobody, and a run of 3 epochs where `training.epochs` is 0.
+
+    Returns:
+        The best version where valid users watched, else the newest.
 
     Raises:
         ConfigError: A setting does not fit the dataset, the version to begin with, or what the run has saved.
@@ -72,10 +76,10 @@ def train_on_ray(
         TrainingError: Training failed, `max_failures` replacements included, or there was nothing to train on.
     """
     settings = dataclasses.replace(settings, kafka=settings.kafka.of_deployment(addresses.deployment))
-    settings = _checked(settings, addresses.kafka)
+    settings = checked(settings, addresses.kafka)
     for name, value in _RAY_TRAIN_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    fits = _Fits(addresses.kafka, on_progress, should_stop)
+    fits = _Fits(addresses.kafka, on_progress, on_look, should_stop, open_valid_users)
     if settings.source == "kafka":
         _train_on_topic(settings, addresses.kafka, fits)
     else:
@@ -118,14 +122,21 @@ class _Fits:
     """
 
     def __init__(
-        self, bootstrap: str, on_progress: Callable[[TrainProgress], None], should_stop: Callable[[], bool]
+        self,
+        bootstrap: str,
+        on_progress: Callable[[TrainProgress], None],
+        on_look: Callable[[Look], None],
+        should_stop: Callable[[], bool],
+        open_valid_users: OpenValidUsers | None,
     ) -> None:
         self.fallback: Fallback | None = None
         self.stopped = False
         self._deal: Deal | None = None
         self._bootstrap = bootstrap
         self._on_progress = on_progress
+        self._on_look = on_look
         self._should_stop = should_stop
+        self._open_valid_users = open_valid_users
 
     def run(
         self,
@@ -153,22 +164,24 @@ class _Fits:
             "monitor": monitor,
             "stage": stage,
             "drain": drain,
+            "open_valid_users": self._open_valid_users,
         }
         fit = _Fit(_trainer(settings, loop))
         fit.start()
-        stop_sent = False
+        stop_sent, num_told = False, 0
         while fit.is_alive():
             fit.join(_LOOK_EVERY_S)
             self.stopped = self.stopped or self._should_stop()
             if not stop_sent and (self.stopped or until()):
                 ray.get(monitor.stop.remote())
                 stop_sent = True
-            self._tell(ray.get(monitor.state.remote()))
+            num_told = self._tell(ray.get(monitor.state.remote()), settings, num_told)
+        self._tell(ray.get(monitor.state.remote()), settings, num_told)
         fit.raise_failure()
         return self.stopped
 
-    def _tell(self, state: RunState) -> None:
-        """Log what is new and not as it should be, and pass on the progress."""
+    def _tell(self, state: RunState, settings: TrainSettings, num_told: int) -> int:
+        """Log what is new and not as it should be, and pass on progress and evaluations; return how many of these."""
         if state.fallback not in (None, self.fallback):
             self.fallback = state.fallback
             fields = {"version": state.fallback.version_uri, "damaged": "; ".join(state.fallback.damaged)}
@@ -177,8 +190,14 @@ class _Fits:
             self._deal = state.deal
             if warning := state.deal.warning():
                 logger.warning(warning, extra={"fields": dataclasses.asdict(state.deal) | {"advice": _DEAL_EVENLY}})
+            if state.num_watching == 0 and settings.is_watched and self._open_valid_users is not None:
+                fewest = {"fewest": FEWEST_USERS, "epochs": settings.training.num_epochs}
+                logger.warning("too few valid users to watch the run: its length is set", extra={"fields": fewest})
         if state.progress is not None:
             self._on_progress(state.progress)
+        for look in state.looks[num_told:]:
+            self._on_look(look)
+        return len(state.looks)
 
 
 def _trainer(settings: TrainSettings, loop: dict[str, Any]) -> TorchTrainer:
@@ -230,60 +249,19 @@ def _cause(failure: TrainingFailedError) -> MindDistError:
     return TrainingError(f"the workers failed: {last_line}; the last checkpoint is kept: start again to go on from it")
 
 
-def _checked(settings: TrainSettings, bootstrap: str) -> TrainSettings:
-    """Return the settings made whole: absolute URIs, and the model fitted to the dataset's profile features."""
-    dataset = check_dataset(settings)
-    model = dataset.manifest.fit(settings.model)
-    whole = dataclasses.replace(
-        settings,
-        dataset=dataset.directory.uri,
-        storage=Directory.at(settings.storage).uri,
-        init_from=settings.init_from and Directory.at(settings.init_from).uri,
-        model=model,
-    )
-    training = settings.training
-    check_share(training.batch_size if settings.source == "kafka" else training.windows_per_step, settings.workers)
-    whole.versions.forget_ray()
-    saved = whole.versions.newest_whole().version
-    if saved is not None:
-        from_log = whole.source == "kafka"
-        check_resume(saved, model, whole.training, dataset, source_name(whole), from_log=from_log)
-    elif whole.init_from:
-        before = ModelVersion.open(whole.init_from, verify=False).model_config()
-        for setting, of_version, now in differences("model", dump(before), dump(model)):
-            raise ConfigError(
-                setting, f"is {of_version!r} in {whole.init_from}, not {now!r}: begin with the same model"
-            )
-    if whole.source == "kafka":
-        count = num_partitions(bootstrap, whole.kafka.topic, timeout_s=whole.kafka.connect_timeout_s)
-        if saved is not None:
-            check_partitions(saved, whole.kafka.topic, count)
-        ensure_topics(bootstrap, {whole.kafka.dead_letter_topic: 1}, timeout_s=whole.kafka.connect_timeout_s)
-    _warn_of_missing_cpus(whole)
-    return whole
-
-
-def _warn_of_missing_cpus(settings: TrainSettings) -> None:
-    wanted = "GPU" if settings.use_gpu else "CPU"
-    available = ray.cluster_resources().get(wanted, 0)  # type: ignore[no-untyped-call] # Ray's own
-    if available < settings.workers:
-        fields = {"workers": settings.workers, "resource": wanted, "available": available}
-        logger.warning("the cluster is too small now, training waits until it has grown", extra={"fields": fields})
-
-
 def _result(settings: TrainSettings, fits: _Fits) -> TrainResult:
-    """Return what the run has saved last.
+    """Return what the run has come to.
 
     Raises:
         StoppedBeforeSaving: It has saved nothing, since it was asked to stop.
         TrainingError: It has saved nothing.
         VersionError: Nothing that it saved is whole.
     """
-    newest = settings.versions.newest_whole().version
-    if newest is None and fits.stopped:
+    newest, found = settings.versions.newest_whole().version, settings.versions.best_whole().version
+    if (newest is None or found is None) and fits.stopped:
         raise StoppedBeforeSaving(f"run {settings.name!r} was stopped before it had trained anything: nothing is saved")
-    if newest is None:
+    if newest is None or found is None:
         raise TrainingError(f"run {settings.name!r} found nothing to train on: {source_name(settings)} has no examples")
-    manifest = newest.manifest
+    manifest, last_step = found.manifest, newest.manifest.step
     fell_back_to = fits.fallback.version_uri if fits.fallback else ""
-    return TrainResult(newest.directory.uri, manifest.model_version, manifest.step, manifest.metrics, fell_back_to)
+    return TrainResult(found.uri, manifest.model_version, manifest.step, manifest.metrics, last_step, fell_back_to)

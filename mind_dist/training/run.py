@@ -12,22 +12,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
-from mind_dist.checkpoint import Manifest, ModelVersion, VersionWriter, seal
+from mind_dist.checkpoint import FORMAT_VERSION, Manifest, ModelVersion, UnsavedVersion, VersionWriter, WatchState, seal
 from mind_dist.config import ModelConfig, TrainingConfig, dump
 from mind_dist.data.batches import Batch, batches
 from mind_dist.data.parquet import PreparedDataset
 from mind_dist.data.sequences import Examples, ExampleSource
-from mind_dist.errors import ConfigError
 from mind_dist.model.item_bag import COLD_KEY
 from mind_dist.model.multi_interest import MultiInterestModel
 from mind_dist.storage import Directory
 from mind_dist.training.collectives import Collectives, SingleRank, failing_together
+from mind_dist.training.dense_optimizer import dense_optimizer, load_optimizer, optimizer_tensors
 from mind_dist.training.item_table import ItemTable, ReplicatedItemTable
-from mind_dist.training.loop import StepReport, dense_optimizer, linear_decay, train
+from mind_dist.training.loop import StepReport, train
 from mind_dist.training.resuming import check_resume
+from mind_dist.training.schedule import Cycles, LearningRate, constant, linear_decay
+from mind_dist.training.shares import share_of
 from mind_dist.training.warm_start import FirstVectors, first_vectors
+
+_LONGEST_FIRST_CYCLE = 10_000
+"""Steps of the first cycle where an epoch has more: a large log may need no whole one."""
 
 NUM_IGNORED = "num_ignored_events"
 """Metric of a version: events of types that are no behaviors, passed over up to its positions."""
@@ -35,6 +39,12 @@ NUM_IGNORED = "num_ignored_events"
 
 class TrainingRun:
     """One rank's model, item table, examples and progress.
+
+    Attributes:
+        examples: This rank's share.
+        step: Steps done.
+        metrics: What the next version will say of itself.
+        watch: What the valid users have said of the run so far; saved with it.
 
     Args:
         examples: This rank's share.
@@ -65,6 +75,7 @@ class TrainingRun:
         self.examples = examples
         self.step = 0
         self.metrics: dict[str, float] = {}
+        self.watch = WatchState()
         self._dataset = dataset
         self._catalog = dataset.catalog()
         self._model_config = model_config
@@ -104,7 +115,7 @@ class TrainingRun:
             config=self._config,
             features=self._catalog,
             empty_batch=Batch(Examples.none(*widths), self._positions),
-            learning_rate=linear_decay(self._config.learning_rate, self.num_steps() if self._config.lr_decay else None),
+            learning_rate=self._learning_rate(),
             observe=self._observe,
             first_step=self.step,
             collectives=self._ranks,
@@ -119,8 +130,36 @@ class TrainingRun:
                     self.metrics = {"loss": report.loss}
                 yield report
 
+    @property
+    def cycles(self) -> Cycles | None:
+        """Cycles of the learning rate; None where the run's length is set."""
+        bound = self._config.max_steps or None
+        return Cycles(self.watch.first_cycle, bound) if self.watch.first_cycle else None
+
+    def choose_length(self, num_epochs: int) -> None:
+        """Train in cycles, until whoever iterates `steps` has seen enough; call it before the first step. Collective.
+
+        Args:
+            num_epochs: Passes over the dataset that the examples hold, more than will be trained.
+        """
+        left = self.examples.num_examples
+        assert left is not None, "a log has no epochs"
+        steps = max(self._ranks.gather_objects(left / self._step_size)) / num_epochs
+        self.watch = dataclasses.replace(self.watch, first_cycle=min(_LONGEST_FIRST_CYCLE, max(1, math.ceil(steps))))
+
+    def _learning_rate(self) -> LearningRate:
+        peak, cycles = self._config.learning_rate, self.cycles
+        if not self._config.lr_decay:
+            return constant(peak)
+        if cycles is not None:
+            return cycles.learning_rate(peak)
+        end = self.num_steps()
+        return constant(peak) if end is None else linear_decay(peak, end)
+
     def num_steps(self) -> int | None:
-        """Return the step at which the run will end, None where that is not known. Collective."""
+        """Return the step at which the run, or its cycle, will end; None where that is not known. Collective."""
+        if self.cycles is not None:
+            return self.cycles.of(self.step).end
         bound, left = self._config.max_steps or None, self.examples.num_examples
         own = None if left is None else -(-left // self._step_size)
         found: list[int | None] = self._ranks.gather_objects(own)
@@ -147,7 +186,7 @@ class TrainingRun:
                 writer.write_history(partition, history)
         if rank == 0:
             writer.write_dense(self.model.state_dict())
-            writer.write_optimizer(_optimizer_tensors(self.model, self._optimizer))
+            writer.write_optimizer(optimizer_tensors(self.model, self._optimizer))
             writer.write_catalog(self._catalog)
         # Histories are as of these positions. They may lie behind the last step's: a log may end with records that are
         # no examples.
@@ -157,6 +196,24 @@ class TrainingRun:
         parts = self._ranks.gather_objects(own)
         manifests: list[Manifest] = self._ranks.gather_objects(self._seal(directory, parts) if rank == 0 else None)
         return manifests[0]
+
+    def unsaved(self) -> UnsavedVersion:
+        """Return the state as it is as a version that was not written: what `save` would write, with all rows."""
+        about = Manifest(
+            FORMAT_VERSION,
+            f"step {self.step}",
+            created_ms=0,
+            config=self._settings(),
+            id_type=self._dataset.manifest.id_type,
+            step=self.step,
+            watermark_ms=self._watermark_ms,
+            positions={},
+            metrics=self.metrics,
+            source=self._source,
+            files={},
+        )
+        state = {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
+        return UnsavedVersion(about, self._model_config, self._config, state, self.table.shard(0, 1), self._catalog)
 
     def commit(self) -> None:
         """Show the positions of the last save to whoever watches the lag; call it once a version is stored."""
@@ -171,11 +228,12 @@ class TrainingRun:
         parts = (self._model_config, self._config, self._dataset, self._source)
         check_resume(version, *parts, from_log=self._observe)
         self.step = version.manifest.step
+        self.watch = version.manifest.watch
         self.metrics = dict(version.manifest.metrics)
         self._num_ignored = int(self.metrics.get(NUM_IGNORED, 0))
         self._watermark_ms = version.manifest.watermark_ms
         self._load(version)
-        _load_optimizer(self.model, self._optimizer, version.optimizer())
+        load_optimizer(self.model, self._optimizer, version.optimizer())
 
     def start_from(self, version: ModelVersion) -> None:
         """Begin with the parameters of a version, at step 0 and with a fresh optimizer.
@@ -215,22 +273,26 @@ class TrainingRun:
             last_ms = self._dataset.manifest.last_ms
             self.table.set_counts(self._catalog.keys[seen], self._catalog.counts[seen], last_ms)
 
+    def _settings(self) -> dict[str, Any]:
+        """Return what a version says of how it was made."""
+        about = self._dataset.manifest
+        return {
+            "model": dump(self._model_config),
+            "training": dump(self._config),
+            "item_features": [dataclasses.asdict(feature) for feature in about.item_features],
+            "item_columns": list(about.item_columns),
+            "profile_features": [dataclasses.asdict(feature) for feature in about.profile_features],
+            "event_types": list(about.event_types),
+        }
+
     def _seal(self, directory: Directory, parts: list[Any]) -> Manifest:
         files, positions, part_trained, watermarks, ignored = zip(*parts, strict=True)
         num_ignored = self._num_ignored + sum(ignored)
-        about = self._dataset.manifest
         return seal(
             directory,
             _joined(files),
-            config={
-                "model": dump(self._model_config),
-                "training": dump(self._config),
-                "item_features": [dataclasses.asdict(feature) for feature in about.item_features],
-                "item_columns": list(about.item_columns),
-                "profile_features": [dataclasses.asdict(feature) for feature in about.profile_features],
-                "event_types": list(about.event_types),
-            },
-            id_type=about.id_type,
+            config=self._settings(),
+            id_type=self._dataset.manifest.id_type,
             step=self.step,
             watermark_ms=max(watermarks),
             positions=_joined(positions),
@@ -238,44 +300,9 @@ class TrainingRun:
             source=self._source,
             part_trained=_joined(part_trained),
             dataset_digest=self._dataset.digest,
+            watch=self.watch,
         )
-
-
-def share_of(step_size: int, ranks: Collectives) -> int:
-    """Return how many examples of a step are this rank's.
-
-    Raises:
-        ConfigError: There are more ranks than examples.
-    """
-    check_share(step_size, ranks.world_size)
-    return step_size // ranks.world_size + (ranks.rank < step_size % ranks.world_size)
-
-
-def check_share(step_size: int, num_workers: int) -> None:
-    """Raise ConfigError where a step has fewer examples than there are workers to share them."""
-    if step_size < num_workers:
-        examples = f"a step has {step_size} examples (windows, or events) for {num_workers} workers"
-        raise ConfigError("training.batch_size", f"is too small: {examples}: raise it, or take fewer workers")
 
 
 def _joined(parts: tuple[Mapping[Any, Any], ...]) -> dict[Any, Any]:
     return {name: value for part in parts for name, value in part.items()}
-
-
-def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return Adam's state as tensors named `parameter/moment`."""
-    return {
-        f"{name}/{moment}": value
-        for name, parameter in model.named_parameters()
-        for moment, value in optimizer.state[parameter].items()
-    }
-
-
-def _load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Take over what `_optimizer_tensors` returned."""
-    states: dict[int, dict[str, Tensor]] = {}
-    places = {name: place for place, (name, _) in enumerate(model.named_parameters())}
-    for full_name, tensor in tensors.items():
-        name, _, moment = full_name.rpartition("/")
-        states.setdefault(places[name], {})[moment] = tensor
-    optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+RECALL, RECALL_REMOVED = "valid_recall@50", "valid_recall@50_removed"
+"""Metrics of a version that was evaluated: recall of the valid users with the history kept, and with it removed. The best
+version is that with the largest mean of both: users come back to some items, and are to find others."""
+
 _MOST_UNEVEN = 1.1
 """The largest share of a worker, over the mean of all, that is not worth a warning."""
 
@@ -62,6 +66,30 @@ class Deal:
 
 
 @dataclass(frozen=True)
+class Look:
+    """One evaluation of a run by its valid users.
+
+    Attributes:
+        step: Steps done.
+        recall: Recall@50 with the history among the candidates.
+        recall_removed: The same without it.
+        is_best: Whether the mean of both was never larger.
+        took_s: Seconds that it took.
+    """
+
+    step: int
+    recall: float
+    recall_removed: float
+    is_best: bool
+    took_s: float
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What is reported of it, by name."""
+        return {"step": self.step, RECALL: self.recall, RECALL_REMOVED: self.recall_removed}
+
+
+@dataclass(frozen=True)
 class RunState:
     """What rank 0 has told.
 
@@ -69,11 +97,15 @@ class RunState:
         progress: The last progress; None before the first step.
         fallback: The last fallback, if there was one.
         deal: What each worker has to train; None until that is known.
+        num_watching: Valid users that watch the run; None until that is known.
+        looks: What they have said.
     """
 
     progress: TrainProgress | None = None
     fallback: Fallback | None = None
     deal: Deal | None = None
+    num_watching: int | None = None
+    looks: tuple[Look, ...] = ()
 
 
 class RunMonitor:
@@ -92,9 +124,13 @@ class RunMonitor:
         """Take note of a fallback."""
         self._state = replace(self._state, fallback=fallback)
 
-    def deal(self, deal: Deal) -> None:
-        """Take note of what each worker has to train."""
-        self._state = replace(self._state, deal=deal)
+    def begin(self, deal: Deal, num_watching: int) -> None:
+        """Take note of what each worker has to train, and of the number of valid users that watch."""
+        self._state = replace(self._state, deal=deal, num_watching=num_watching)
+
+    def look(self, look: Look) -> None:
+        """Take note of an evaluation."""
+        self._state = replace(self._state, looks=(*self._state.looks, look))
 
     def state(self) -> RunState:
         """Return what has been told."""

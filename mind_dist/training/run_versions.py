@@ -31,12 +31,12 @@ _OF_RAY = "checkpoint_manager_snapshot.json"
 
 
 @dataclass(frozen=True)
-class NewestWhole:
-    """The newest version that is whole.
+class FoundVersion:
+    """A version that is whole.
 
     Attributes:
         version: It; None where the run has saved nothing.
-        damaged: Each newer one, and what is wrong with it.
+        damaged: Each one that would have been taken before it, and what is wrong with it.
     """
 
     version: ModelVersion | None
@@ -53,7 +53,7 @@ class RunVersions:
 
     directory: Directory
 
-    def newest_whole(self) -> NewestWhole:
+    def newest_whole(self) -> FoundVersion:
         """Verify the versions, the newest first, and return the first one that is whole.
 
         Raises:
@@ -66,11 +66,30 @@ class RunVersions:
             except VersionError as error:
                 damaged.append(str(error))
             else:
-                return NewestWhole(version, tuple(damaged))
+                return FoundVersion(version, tuple(damaged))
         if damaged:
             advice = "restore one of them, train under another name, or delete the run's directory to begin anew"
             raise VersionError(self.directory.uri, f"no saved version is whole: {'; '.join(damaged)}; {advice}")
-        return NewestWhole(None)
+        return FoundVersion(None)
+
+    def best_whole(self) -> FoundVersion:
+        """Return the version with the best valid recall, where valid users watched the run; else the newest.
+
+        Raises:
+            VersionError: There are versions, or there have been, and none of them is whole.
+        """
+        newest = self.newest_whole()
+        best_step = newest.version.manifest.watch.best_step if newest.version else 0
+        if not best_step:
+            return newest
+        try:
+            return FoundVersion(ModelVersion.open(self.place(best_step).uri), newest.damaged)
+        except VersionError as error:
+            return FoundVersion(newest.version, (*newest.damaged, str(error)))
+
+    def has(self, step: int) -> bool:
+        """Tell whether there is a sealed version of a step."""
+        return self.place(step).exists(MANIFEST)
 
     def go_on_from(self, version: ModelVersion) -> None:
         """Take a version as the newest: later ones are damaged, and are no versions of the run any more.
@@ -92,12 +111,20 @@ class RunVersions:
         """Make room for the version of a step: delete what a crash or damage has left there."""
         self.place(step).delete()
 
-    def keep(self, step: int, num_to_keep: int) -> None:
-        """Record a version that has been sealed, and delete those before it that are too many."""
-        kept = sorted(self._named() | {_name(step)}, key=_step)[-num_to_keep:]
+    def keep(self, step: int, num_to_keep: int, best_step: int = 0) -> None:
+        """Record a version that has been sealed, and delete those before it that are too many.
+
+        Args:
+            step: Of the version.
+            num_to_keep: Newest versions that are kept.
+            best_step: Of the best version, which is kept beside them; 0 where none is known to be.
+        """
+        *older, newest = sorted(self._named() | {_name(step)}, key=_step)
+        recent = older[len(older) + 1 - num_to_keep :]
+        kept = {*recent, newest, *({_name(best_step)} & set(older))}
         self._record(kept)
         for name in self._on_disk(_SAVED):
-            if _step(name) < _step(kept[0]):
+            if _step(name) < step and name not in kept:
                 self._delete(name)
 
     def forget_ray(self) -> None:
@@ -133,7 +160,9 @@ class RunVersions:
 
 
 def version_at(uri: str) -> str:
-    """Return the URI of a version: the given one, or that of the newest whole version where it names a run's directory.
+    """Return the URI of a version: the given one, or that of a run's best, or newest, where it names a run's directory.
+
+    It is the one with the best valid recall where the run was watched, as runs on datasets with valid users are.
 
     Raises:
         VersionError: It names a run, and none of its versions is whole.
@@ -141,9 +170,9 @@ def version_at(uri: str) -> str:
     directory = Directory.at(uri)
     if directory.exists(MANIFEST):
         return directory.uri
-    found = RunVersions(directory).newest_whole()
+    found = RunVersions(directory).best_whole()
     for problem in found.damaged:
-        logger.warning("a newer version is damaged", extra={"fields": {"problem": problem}})
+        logger.warning("a newer or better version is damaged", extra={"fields": {"problem": problem}})
     return found.version.directory.uri if found.version else directory.uri
 
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mind_dist.config import KafkaConfig, ModelConfig, TrainingConfig, check_together
+from mind_dist.config import KafkaConfig, ModelConfig, TrainingConfig, WatchConfig, check_together
 from mind_dist.data.parquet import PreparedDataset
 from mind_dist.errors import ConfigError, DatasetError
 from mind_dist.recipes import best
@@ -47,6 +47,11 @@ class TrainSettings:
     """The model; that of the recipe `best` where none is named."""
     training: TrainingConfig = field(default_factory=lambda: best().training)
     """How it is trained; as `best` where no recipe is named."""
+    eval_every: int = 0
+    """Steps between two evaluations of the dataset's valid users, whose recall says which version is the best, and, where
+    `training.epochs` is 0, when to stop. 0 for four in each cycle of the learning rate, -1 for none (Parquet only)."""
+    watch: WatchConfig = field(default_factory=WatchConfig)
+    """How valid users are asked."""
     kafka: KafkaConfig = field(default_factory=KafkaConfig)
     """Where events come from."""
 
@@ -56,6 +61,10 @@ class TrainSettings:
                 raise ValueError(f"{setting} must be at least {least}")
         if not _NAME.fullmatch(self.name):
             raise ValueError("name must be letters, digits, '_', '.' and '-', beginning with a letter or digit")
+        if self.eval_every < -1:
+            raise ValueError("eval_every must be at least -1")
+        if self.eval_every > 0 and self.source == "kafka":
+            raise ValueError("eval_every must be 0 or -1 where source is kafka: the newest version of a stream counts")
         if self.growth_wait_s < 0:
             raise ValueError("growth_wait_s must be 0 or more")
         if self.follow and self.source != "kafka":
@@ -70,6 +79,11 @@ class TrainSettings:
         return RunVersions(Directory.at(self.storage) / self.name)
 
     @property
+    def is_watched(self) -> bool:
+        """Whether the dataset's valid users, if it has some, are to watch the run."""
+        return self.source == "parquet" and self.eval_every >= 0
+
+    @property
     def group(self) -> str:
         """Kafka group under which the run shows its positions."""
         return f"{self.kafka.group_prefix}mind-dist-training-{self.name}"
@@ -80,10 +94,12 @@ class TrainResult:
     """What a run ended with.
 
     Attributes:
-        version_uri: Directory of the newest version.
+        version_uri: Directory of the best version where valid users watched, which the run's directory then stands for;
+            else of the newest.
         model_version: Its name.
-        step: Steps done.
+        step: Its step.
         metrics: Its metrics.
+        last_step: Steps done.
         fell_back_to: Directory of the version that the run went on from, where a newer one was damaged; else empty.
     """
 
@@ -91,6 +107,7 @@ class TrainResult:
     model_version: str
     step: int
     metrics: dict[str, float]
+    last_step: int
     fell_back_to: str = ""
 
 

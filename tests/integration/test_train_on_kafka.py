@@ -18,7 +18,7 @@ from mind_dist.data.kafka import KafkaSource, ensure_topics
 from mind_dist.data.source import InMemoryLog
 from mind_dist.storage import Directory
 from mind_dist.training.collectives import SingleRank
-from mind_dist.training.ray_worker import open_run
+from mind_dist.training.open_run import open_run
 from mind_dist.training.run import TrainingRun
 from mind_dist.training.settings import TrainSettings
 from mind_dist.training.topic_growth import Stage, stages

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -15,12 +16,15 @@ from ray.util.state import list_actors
 
 from jobs.train import Train, main
 from mind_dist.checkpoint import ModelVersion
-from mind_dist.config import Addresses
+from mind_dist.config import Addresses, WatchConfig
 from mind_dist.data.parquet import PreparedDataset
 from mind_dist.errors import ConfigError, DatasetError, TrainingError, VersionError
+from mind_dist.evaluation.valid_users import open_valid_users
 from mind_dist.training.ray_trainer import train_on_ray
-from mind_dist.training.run_monitor import TrainProgress
+from mind_dist.training.run_monitor import RECALL, Look, TrainProgress
+from mind_dist.training.run_versions import version_at
 from mind_dist.training.settings import TrainResult, TrainSettings
+from tests.toy_quality import write_quality_dataset
 from tests.toy_training import MODEL, TRAINING, parquet_examples, write_dataset
 
 LONG = dataclasses.replace(TRAINING, epochs=70, checkpoint_every_steps=20)
@@ -135,6 +139,60 @@ def test_settings_of_another_run_are_refused_before_any_worker_starts(
         train(settings, "warm", init_from=str(tmp_path))
     with pytest.raises(DatasetError):
         train(settings, "no-dataset", dataset=str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> TrainSettings:
+    path = tmp_path_factory.mktemp("watched")
+    dataset = write_quality_dataset(path / "dataset", num_valid=40)
+    training = dataclasses.replace(TRAINING, epochs=0, batch_size=64)
+    return TrainSettings(dataset.directory.uri, str(path / "runs"), model=MODEL, training=training)
+
+
+def test_valid_users_choose_the_length_and_the_best_version(watched: TrainSettings) -> None:
+    looks: list[Look] = []
+    settings = dataclasses.replace(watched, name="chosen")
+    result = train_on_ray(settings, Addresses(), on_look=looks.append, open_valid_users=open_valid_users)
+    newest = settings.versions.newest_whole().version
+    assert newest is not None
+    assert newest.manifest.watch.is_over
+    assert result.last_step == newest.manifest.step == looks[-1].step
+    best = [look for look in looks if look.is_best][-1]
+    assert (result.step, result.metrics[RECALL]) == (best.step, best.recall)
+    assert result.version_uri == version_at(f"{settings.storage}/chosen")
+    again = train_on_ray(settings, Addresses(), open_valid_users=open_valid_users)
+    assert again == result, "a run that is over has nothing left to do"
+
+
+def test_a_watched_run_whose_worker_dies_comes_to_the_same(watched: TrainSettings) -> None:
+    training = dataclasses.replace(watched.training, checkpoint_every_steps=25)
+    settings = dataclasses.replace(watched, training=training, watch=WatchConfig(patience=3))
+    results = {}
+    for name in ("undisturbed", "killed"):
+        looks: list[Look] = []
+
+        def look_on(look: Look, looks: list[Look] = looks, name: str = name) -> None:
+            looks.append(look)
+            if name == "killed" and len(looks) == 9:
+                kill_a_worker()
+
+        run = dataclasses.replace(settings, name=name)
+        results[name] = train_on_ray(run, Addresses(), on_look=look_on, open_valid_users=open_valid_users)
+    assert results["killed"].model_version == results["undisturbed"].model_version
+    assert results["killed"].last_step == results["undisturbed"].last_step
+
+
+def test_a_run_without_enough_valid_users_has_a_set_length(
+    settings: TrainSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.getLogger("mind_dist").propagate = True
+    training = dataclasses.replace(TRAINING, epochs=0)
+    run = dataclasses.replace(settings, name="unwatched", training=training, workers=1)
+    result = train_on_ray(run, Addresses(), open_valid_users=open_valid_users)
+    assert result.step == result.last_step
+    end = ModelVersion.open(result.version_uri).manifest.positions
+    assert end == {p: 3 * n for p, n in num_windows(PreparedDataset.open(settings.dataset)).items()}
+    assert "too few valid users to watch the run" in caplog.text
 
 
 def test_the_job_writes_its_result(

@@ -192,7 +192,7 @@ def test_another_format_version_is_refused_before_anything_else_is_read(saved: P
 
 def test_a_manifest_that_lacks_a_field_is_refused(saved: Path) -> None:
     manifest = _manifest_of({})
-    values = {name: value for name, value in vars(manifest).items() if name != "step"}
+    values = {name: value for name, value in dataclasses.asdict(manifest).items() if name != "step"}
     (saved / "manifest.json").write_text(json.dumps({**values, "digest": _digest_of(values)}))
     with pytest.raises(VersionError, match="step"):
         ModelVersion.open(str(saved))

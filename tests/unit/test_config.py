@@ -166,7 +166,7 @@ def test_an_unknown_choice_has_its_dotted_path(values: dict[str, Any], problem: 
         ({"id_dropout": 1}, "id_dropout must be 0 or more and below 1"),
         ({"temperature": 0}, "temperature must be above 0"),
         ({"learning_rate": 0}, "learning_rate must be above 0"),
-        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"epochs": -1}, "epochs must be 0 or more"),
         ({"admission_count": 0}, "admission_count must be at least 1"),
     ],
 )

@@ -148,7 +148,7 @@ def test_recent_popularity_equals_its_loop(log: list[tuple[int, int]], times: li
     always = Availability(np.array(ITEMS), np.zeros(6, np.int64), np.full(6, 1 << 62))
     at = Moments(np.array(times, np.int64), always)
     nothing, directory = np.empty(0, np.int64), Directory.at("unused")
-    empty = PreparedDataset(directory, DatasetManifest("int64", 1, {}, {}, 5, 0, 0))
+    empty = PreparedDataset(directory, DatasetManifest("int64", 1, {}, {}, 5, 0, 0), "")
     recommender = RecentPopularity(
         TrainLog(catalog(), nothing, nothing, np.zeros(1, np.int64), empty), activity, window_ms
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mind_dist.checkpoint import ModelVersion
+from mind_dist.checkpoint import ModelVersion, WatchState
 from mind_dist.data.parquet import PreparedDataset
 from mind_dist.errors import VersionError
 from mind_dist.storage import Directory
@@ -56,6 +56,19 @@ def run_of(path: Path, *steps: int, num_to_keep: int = 9) -> RunVersions:
         tiny_version(Path(versions.place(step).path), seed=step)
         versions.keep(step, num_to_keep)
     return versions
+
+
+def watched(path: Path, best_steps: dict[int, int], num_to_keep: int = 2) -> RunVersions:
+    """Return a run that has saved at these steps, each time knowing of a best one."""
+    versions = RunVersions(Directory.at(path))
+    for step, best_step in best_steps.items():
+        tiny_version(Path(versions.place(step).path), seed=step, watch=WatchState(best=0.1, best_step=best_step))
+        versions.keep(step, num_to_keep, best_step)
+    return versions
+
+
+def kept(path: Path) -> list[int]:
+    return sorted(int(each.name.removeprefix("checkpoint_")) for each in path.glob("checkpoint_*"))
 
 
 def newest_step(versions: RunVersions) -> int | None:
@@ -220,3 +233,23 @@ def test_a_runs_directory_stands_for_its_newest_whole_version(tmp_path: Path) ->
         version_at(str(tmp_path / "run"))
     with pytest.raises(VersionError, match=r"no manifest\.json"):
         ModelVersion.open(version_at(str(tmp_path / "nothing")))
+
+
+def test_the_best_version_is_kept_beside_the_newest_and_is_what_the_run_stands_for(tmp_path: Path) -> None:
+    versions = watched(tmp_path, {10: 10, 20: 20, 30: 20, 40: 20, 50: 20})
+    assert kept(tmp_path) == [20, 40, 50]
+    assert version_at(str(tmp_path)) == versions.place(20).uri
+    assert newest_step(versions) == 50, "a run goes on from there"
+    watched(tmp_path, {60: 60})
+    assert kept(tmp_path) == [50, 60]
+    assert version_at(str(tmp_path)) == versions.place(60).uri
+
+
+def test_a_run_whose_best_version_is_damaged_stands_for_its_newest(tmp_path: Path) -> None:
+    versions = watched(tmp_path, {10: 10, 20: 10, 30: 10})
+    flip(Path(versions.place(10).path))
+    assert version_at(str(tmp_path)) == versions.place(30).uri
+    (problem,) = versions.best_whole().damaged
+    assert versions.place(10).uri in problem
+    assert versions.has(10)
+    assert not versions.has(15)

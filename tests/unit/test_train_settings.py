@@ -19,7 +19,7 @@ from mind_dist.recipes import best
 from mind_dist.records import BehaviorSequence
 from mind_dist.storage import Directory
 from mind_dist.training.positions import TrainedPositions
-from mind_dist.training.run_monitor import Deal, Fallback, RunMonitor, RunState, TrainProgress
+from mind_dist.training.run_monitor import Deal, Fallback, Look, RunMonitor, RunState, TrainProgress
 from mind_dist.training.settings import TrainSettings, check_dataset, source_name
 from tests.toy_training import write_dataset
 
@@ -78,8 +78,10 @@ def test_the_monitor_keeps_the_last_progress_and_passes_on_a_stop() -> None:
     assert monitor.state() == RunState(progress)
     fallback = Fallback("runs/mind/checkpoint_00000020", ("checkpoint_00000040: no manifest.json",))
     monitor.fall_back(fallback)
-    monitor.deal(Deal((2, 2)))
-    assert monitor.state() == RunState(progress, fallback, Deal((2, 2)))
+    look = Look(3, 0.3, 0.4, is_best=True, took_s=0.1)
+    monitor.begin(Deal((2, 2)), 50)
+    monitor.look(look)
+    assert monitor.state() == RunState(progress, fallback, Deal((2, 2)), 50, (look,))
     monitor.stop()
     assert monitor.tell(dataclasses.replace(progress, step=4))
 
@@ -143,10 +145,10 @@ def test_every_position_of_a_long_history_is_trained_whatever_the_length_of_wind
         max_behaviors=training.max_behaviors,
         num_targets=training.num_targets,
         window_stride=training.stride,
-        epochs=training.epochs,
+        epochs=training.num_epochs,
     )
-    per_epoch = examples.num_examples // training.epochs
-    for _ in range(training.epochs):
+    per_epoch = examples.num_examples // training.num_epochs
+    for _ in range(training.num_epochs):
         trained = TrainedPositions.every(examples.take(0, per_epoch))
         assert set(trained.targets[:, :, 0][trained.mask[:, :, 0]].tolist()) == set(range(2, 101)), (
             "the next item of each"

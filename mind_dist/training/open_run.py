@@ -1,0 +1,150 @@
+"""Settings → what one worker holds: its share of the examples, and its part of the run where a version stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from mind_dist.checkpoint import ModelVersion
+from mind_dist.data.codec import PoisonGate
+from mind_dist.data.event_sequences import EventExamples
+from mind_dist.data.kafka import KafkaDeadLetters, KafkaSource
+from mind_dist.data.kafka import num_partitions as num_partitions_of
+from mind_dist.data.parquet import PreparedDataset
+from mind_dist.data.placement import Placement
+from mind_dist.data.sequences import ExampleSource, ParquetExamples
+from mind_dist.errors import ConfigError
+from mind_dist.training.collectives import Collectives
+from mind_dist.training.moved_histories import saved_histories, saved_positions
+from mind_dist.training.run import TrainingRun
+from mind_dist.training.settings import TrainSettings, source_name
+from mind_dist.training.topic_growth import Stage
+from mind_dist.training.watching import MOST_CYCLES
+
+_EPOCHS_IN_CYCLES: int = 1 << MOST_CYCLES
+"""Passes over the dataset that are there to be trained where the valid users choose the length: more than will be."""
+
+
+def open_run(
+    settings: TrainSettings,
+    bootstrap: str,
+    saved: ModelVersion | None,
+    ranks: Collectives,
+    device: torch.device,
+    *,
+    stage: Stage | None = None,
+    watched: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> TrainingRun:
+    """Return this rank's part of the run, where a saved version stands, or at its beginning.
+
+    Args:
+        settings: The run.
+        bootstrap: Addresses of brokers.
+        saved: Where to go on.
+        ranks: The other ranks.
+        device: Where to compute.
+        stage: Which records of a topic to train; None for all that there are.
+        watched: Whether valid users can say how long to train, where `training.epochs` does not.
+        should_stop: Asked while waiting for events.
+
+    Raises:
+        ConfigError: The saved version's length was chosen by valid users, and there are none any more.
+    """
+    dataset = PreparedDataset.open(settings.dataset)
+    from_kafka, in_cycles = settings.source == "kafka", _in_cycles(settings, saved, watched=watched)
+    if from_kafka:
+        examples = _open_log(settings, bootstrap, dataset, saved, ranks, stage=stage, should_stop=should_stop)
+    else:
+        num_epochs = _EPOCHS_IN_CYCLES if in_cycles else settings.training.num_epochs
+        examples = _open_dataset(settings, dataset, saved, ranks, num_epochs)
+    run = TrainingRun(
+        examples,
+        dataset,
+        settings.model,
+        settings.training,
+        source=source_name(settings),
+        observe=from_kafka,
+        collectives=ranks,
+        device=device,
+    )
+    if saved:
+        run.resume(saved)
+    elif settings.init_from:
+        run.start_from(ModelVersion.open(settings.init_from))
+    if in_cycles and not saved:
+        run.choose_length(_EPOCHS_IN_CYCLES)
+    return run
+
+
+def _in_cycles(settings: TrainSettings, saved: ModelVersion | None, *, watched: bool) -> bool:
+    """Tell whether a run's length is chosen by valid users: as it was when it was begun."""
+    if saved is None:
+        return watched and settings.source == "parquet" and not settings.training.epochs
+    in_cycles = bool(saved.manifest.watch.first_cycle)
+    if in_cycles and not watched:
+        problem = f"valid users say how long {settings.name!r} is trained, and now none are asked"
+        raise ConfigError("eval_every", f"{problem}: give a new run another --name")
+    return in_cycles
+
+
+def _open_dataset(
+    settings: TrainSettings,
+    dataset: PreparedDataset,
+    saved: ModelVersion | None,
+    ranks: Collectives,
+    num_epochs: int,
+) -> ExampleSource:
+    config = settings.training
+    return ParquetExamples(
+        dataset,
+        _share(dataset.manifest.num_buckets, ranks),
+        max_behaviors=config.max_behaviors,
+        num_targets=config.num_targets,
+        window_stride=config.stride,
+        epochs=num_epochs,
+        seed=config.seed,
+        positions=saved.manifest.positions if saved else None,
+    )
+
+
+def _open_log(
+    settings: TrainSettings,
+    bootstrap: str,
+    dataset: PreparedDataset,
+    saved: ModelVersion | None,
+    ranks: Collectives,
+    *,
+    stage: Stage | None,
+    should_stop: Callable[[], bool],
+) -> ExampleSource:
+    kafka, max_behaviors = settings.kafka, settings.training.max_behaviors
+    count_now = partial(num_partitions_of, bootstrap, kafka.topic, timeout_s=kafka.connect_timeout_s)
+    stage = stage or Stage(count_now())
+    count = stage.num_partitions
+    partitions = _share(count, ranks)
+    return EventExamples(
+        lambda partition: KafkaSource(bootstrap, kafka, settings.group, partitions=[partition]),
+        partitions,
+        dataset.manifest.id_type,
+        KafkaDeadLetters(bootstrap, kafka),
+        PoisonGate(kafka.max_poison_fraction, kafka.poison_window),
+        max_behaviors=max_behaviors,
+        max_clock_skew_ms=kafka.max_clock_skew_ms,
+        event_types=dataset.manifest.event_types,
+        profiles=dataset.profiles(),
+        num_profile_features=len(dataset.manifest.profile_features),
+        positions=saved_positions(saved, count) if saved else None,
+        histories=saved_histories(saved, kafka.topic, partitions, count, max_behaviors) if saved else None,
+        follow=settings.follow,
+        topic=kafka.topic,
+        placement=Placement(count, count_now, saved.manifest.part_trained if saved else {}, until_ms=stage.until_ms),
+        should_stop=should_stop,
+    )
+
+
+def _share(count: int, ranks: Collectives) -> list[int]:
+    """Return the partitions that are dealt to this rank."""
+    return list(range(ranks.rank, count, ranks.world_size))

@@ -1,0 +1,61 @@
+"""A rank's line to the driver."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+import ray
+
+from mind_dist.training.loop import StepReport
+from mind_dist.training.run_monitor import Look, TrainProgress
+
+_TELL_EVERY_S = 0.5
+"""Time between two words to the driver."""
+
+
+class Teller:
+    """A rank's line to the driver, which tells each of them when to stop: never waits for it.
+
+    Args:
+        monitor: Handle of the RunMonitor.
+        rank: This rank; the first one tells how far the run is.
+
+    Attributes:
+        num_steps: Where the run will end, None where that is not known.
+    """
+
+    def __init__(self, monitor: Any, rank: int) -> None:
+        self.num_steps: int | None = None
+        self._monitor = monitor
+        self._rank = rank
+        self._progress: TrainProgress | None = None
+        self._num_examples = 0
+        self._told_s = time.monotonic()
+        self._answer: Any = None
+        self._stopping = False
+
+    def add(self, report: StepReport) -> None:
+        """Take note of a step."""
+        if report.num_examples and self._rank == 0:
+            self._num_examples += report.num_examples
+            self._progress = TrainProgress(report.step, self.num_steps, report.loss, 0.0)
+
+    def look(self, look: Look) -> None:
+        """Tell the driver what came of an evaluation, at once."""
+        if self._rank == 0:
+            self._monitor.look.remote(look)
+
+    def should_stop(self) -> bool:
+        """Tell the driver how far the run is, if it is time; return whether it has asked to stop."""
+        if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
+            self._stopping = self._stopping or ray.get(self._answer)
+            self._answer = None
+        elapsed_s = time.monotonic() - self._told_s
+        if self._answer is None and elapsed_s >= _TELL_EVERY_S:
+            rate = self._num_examples / elapsed_s
+            progress = self._progress and dataclasses.replace(self._progress, examples_per_s=rate)
+            self._answer = self._monitor.tell.remote(progress)
+            self._told_s, self._num_examples = time.monotonic(), 0
+        return self._stopping
