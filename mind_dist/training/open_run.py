@@ -23,7 +23,7 @@ from mind_dist.training.settings import TrainSettings, source_name
 from mind_dist.training.topic_growth import Stage
 from mind_dist.training.watching import MOST_CYCLES
 
-_EPOCHS_IN_CYCLES: int = 1 << MOST_CYCLES
+EPOCHS_IN_CYCLES: int = 1 << MOST_CYCLES
 """Passes over the dataset that are there to be trained where the valid users choose the length: more than will be."""
 
 
@@ -58,7 +58,7 @@ def open_run(
     if from_kafka:
         examples = _open_log(settings, bootstrap, dataset, saved, ranks, stage=stage, should_stop=should_stop)
     else:
-        num_epochs = _EPOCHS_IN_CYCLES if in_cycles else settings.training.num_epochs
+        num_epochs = EPOCHS_IN_CYCLES if in_cycles else settings.training.num_epochs
         examples = _open_dataset(settings, dataset, saved, ranks, num_epochs)
     run = TrainingRun(
         examples,
@@ -75,7 +75,7 @@ def open_run(
     elif settings.init_from:
         run.start_from(ModelVersion.open(settings.init_from))
     if in_cycles and not saved:
-        run.choose_length(_EPOCHS_IN_CYCLES)
+        run.choose_length(EPOCHS_IN_CYCLES)
     return run
 
 
