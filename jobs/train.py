@@ -13,17 +13,18 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jobs.cli import check_output, connect_ray, interactive, run, stop_requested, write_output
-from mind_dist.config import Addresses
+from mind_dist.config import Addresses, dump
 from mind_dist.errors import StoppedBeforeSaving, without_secrets
 from mind_dist.evaluation.valid_users import open_valid_users
 from mind_dist.recipes import RECIPES, Recipe
@@ -31,10 +32,13 @@ from mind_dist.strict_json import to_json
 from mind_dist.training.ray_trainer import train_on_ray
 from mind_dist.training.run_monitor import Look, TrainProgress
 from mind_dist.training.settings import TrainSettings
+from mind_dist.training.tracking import MlflowTracker, TensorBoardTracker, Tracker, tracking
 
 _LOG_EVERY_S = 5.0
 
 logger = logging.getLogger("mind_dist.train")
+
+_Told = TypeVar("_Told", TrainProgress, Look)
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,12 @@ class Train(TrainSettings):
 
     output: str = ""
     """JSON file to write the result to, too, by path or URI; empty for none."""
+    tensorboard: str = ""
+    """Directory for TensorBoard's event files: loss, speed and valid recalls; empty for none. Needs
+    `pip install 'mind_dist[tensorboard]'`."""
+    mlflow: str = ""
+    """MLflow's experiment to write the same to, on the server that MLFLOW_TRACKING_URI names; empty for none. Needs
+    `pip install 'mind_dist[mlflow]'`."""
 
 
 def main(job: Train) -> None:
@@ -56,14 +66,16 @@ def main(job: Train) -> None:
     """
     check_output("storage", job.storage)
     check_output("output", job.output)
+    check_output("tensorboard", job.tensorboard)
+    trackers = open_trackers(job)
     connect_ray()
     try:
-        with shown_progress() as show:
+        with tracking(trackers) as track, shown_progress() as show:
             result = train_on_ray(
                 job,
                 Addresses.from_environment(),
-                on_progress=show,
-                on_look=show.look,
+                on_progress=_each(show, track.progress),
+                on_look=_each(show.look, track.look),
                 should_stop=stop_requested(),
                 open_valid_users=open_valid_users,
             )
@@ -74,6 +86,29 @@ def main(job: Train) -> None:
     if job.output:
         write_output(job.output, values)
     print(without_secrets(values))
+
+
+def open_trackers(job: Train) -> list[Tracker]:
+    """Return where the job's figures go, beside the screen.
+
+    Raises:
+        ConfigError: A package is missing, or a server refuses.
+    """
+    trackers: list[Tracker] = []
+    if job.tensorboard:
+        trackers.append(TensorBoardTracker(job.tensorboard))
+    if job.mlflow:
+        settings = {"dataset": job.dataset, "model": dump(job.model), "training": dump(job.training)}
+        trackers.append(MlflowTracker(job.mlflow, job.versions.directory.uri, job.name, settings))
+    return trackers
+
+
+def _each(*calls: Callable[[_Told], None]) -> Callable[[_Told], None]:
+    def call(told: _Told) -> None:
+        for each in calls:
+            each(told)
+
+    return call
 
 
 @contextmanager
