@@ -151,5 +151,7 @@ def test_a_run_does_not_go_on_with_behaviors_of_other_types(settings: TrainSetti
     train(own, "types")
     manifest = tmp_path / "dataset" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"event_types": []', '"event_types": ["buy"]'))
-    with pytest.raises(ConfigError, match=r"the dataset's event types: .* was saved with \(\), and now it is \('buy',\)"):
+    with pytest.raises(
+        ConfigError, match=r"the dataset's event types: .* was saved with \(\), and now it is \('buy',\)"
+    ):
         train(own, "types")
