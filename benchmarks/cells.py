@@ -31,6 +31,7 @@ from benchmarks.leave_one_out import leave_one_out
 from benchmarks.measuring import Measurement, ModelInterests, PerUser, measure
 from benchmarks.tasks import History, Part, Protocol, Stage, Task, user_split
 from benchmarks.trained import changed, of_length, of_protocol, settings_of
+from mind_dist.data.codec import EventFeatures
 from mind_dist.data.parquet import PreparedDataset
 from mind_dist.data.sequences import ParquetExamples
 from mind_dist.encoder import InterestEncoder
@@ -125,6 +126,7 @@ def train_cell(dataset: PreparedDataset, recipe: Recipe, directory: Path) -> Int
         window_stride=training.stride,
         epochs=training.num_epochs,
         seed=training.seed,
+        features=EventFeatures.of(recipe.model),
     )
     run = TrainingRun(examples, dataset, recipe.model, training, source=dataset.directory.uri)
     for _ in run.steps():

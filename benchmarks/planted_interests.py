@@ -14,27 +14,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.cells import train_cell
+from benchmarks.planted_dataset import PlantedUser, write_planted
 from mind_dist.config import MindConfig, ModelConfig
-from mind_dist.data.codec import partition_of
-from mind_dist.data.parquet import ITEM_SCHEMA, DatasetManifest, PreparedDataset, sequences_table, write_manifest
+from mind_dist.data.codec import NO_FEATURES
+from mind_dist.data.parquet import PreparedDataset
 from mind_dist.encoder import InterestEncoder
 from mind_dist.evaluation import held_out, measure, of_model
 from mind_dist.recipes import Recipe, best
 from mind_dist.records import BehaviorSequence, Keys
-from mind_dist.storage import Directory
 from mind_dist.strict_json import to_json
 
 SHARES = (0.6, 0.3, 0.1)
 """Shares of a user's interests in what the user does."""
-
-_BUCKETS = 4
 
 
 @dataclass(frozen=True)
@@ -65,35 +62,9 @@ def write_world(world: World, directory: Path) -> dict[int, Keys]:
         chosen = topics[user][generator.choice(len(SHARES), world.length, p=SHARES)]
         items = 1 + chosen * world.items_per_topic + generator.integers(world.items_per_topic, size=world.length)
         users.append(BehaviorSequence(user, items, np.arange(world.length)))
-    num_train = world.num_users * 9 // 10
-    splits = {"train": users[:num_train], "valid": [], "test": users[num_train:]}
-    target = Directory.at(directory)
-    for split, inside in splits.items():
-        _write_split(target, split, inside)
-    num_items = world.num_topics * world.items_per_topic
-    seen = np.concatenate([user.item_keys for user in splits["train"]])
-    target.write_table("items.parquet", _catalog(np.bincount(seen, minlength=num_items + 1)[1:]))
-    num_users = {split: len(inside) for split, inside in splits.items()}
-    num_events = {split: count * world.length for split, count in num_users.items()}
-    one_target = {"by": "user", "input_fraction": 1 - 1 / world.length}
-    write_manifest(
-        target, DatasetManifest("int64", _BUCKETS, num_users, num_events, num_items, 0, world.length, split=one_target)
-    )
+    planted = [PlantedUser(user) for user in users]
+    write_planted(directory, planted, world.num_topics * world.items_per_topic, NO_FEATURES)
     return topics
-
-
-def _write_split(target: Directory, split: str, users: list[BehaviorSequence]) -> None:
-    bucket_of = partition_of(np.array([user.user_key for user in users], dtype=np.int64), _BUCKETS)
-    for bucket in range(_BUCKETS):
-        inside = [user for user, at in zip(users, bucket_of, strict=True) if at == bucket]
-        target.write_table(f"sequences/{split}/bucket-{bucket:05d}.parquet", sequences_table(inside))
-
-
-def _catalog(counts: Keys) -> pa.Table:
-    keys = np.arange(1, len(counts) + 1)
-    no_features = pa.array([[] for _ in keys], pa.list_(pa.int64()))
-    columns = [pa.array(keys), pa.array([str(key) for key in keys]), pa.array(counts), no_features]
-    return pa.Table.from_arrays(columns, schema=ITEM_SCHEMA)
 
 
 def recipe(num_interests: int, world: World, *, dim: int, max_steps: int) -> Recipe:

@@ -36,6 +36,8 @@ _SHOWN = (
     "diversity@50",
     "category_coverage@50",
     "recall@50_removed",
+    "recall@50_in_context",
+    "recall@50_in_none",
     "recall@50_with_cold",
     "cold_share@50",
     "best_single_recall@50",

@@ -25,6 +25,8 @@ timestamp_column = "at"
 time_unit = "auto"              # or "s", "ms", "us", "ns", "iso"; "order" for positions that are no times
 event_type_column = "action"    # without the next two lines every row is a behavior
 event_types = ["view", "cart", "purchase"]
+#behavior = ["event_type"]      # what kind of behavior an event is, for models that read it; other columns, too
+#context = ["page"]             # in what moment it happened, for models that are asked in a context
 
 [items]                         # what is known of items, one row each; leave the section out if there is nothing
 paths = ["raw/catalog.csv"]

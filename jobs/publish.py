@@ -123,7 +123,7 @@ def _users(job: PublishJob, encoder: InterestEncoder) -> Iterable[BehaviorSequen
         return ()
     dataset = PreparedDataset.open(job.dataset)
     check_id_type(encoder.model_version, encoder.manifest.id_type, dataset.directory.uri, dataset.manifest.id_type)
-    return dataset_users(dataset, job.backfill)
+    return dataset_users(dataset, job.backfill, encoder.config.behavior_features)
 
 
 def _summary(report: PublishReport) -> str:

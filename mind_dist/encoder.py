@@ -18,13 +18,14 @@ from torch import Tensor
 
 from mind_dist.checkpoint import Manifest, ModelVersion, TableRows, VersionParts
 from mind_dist.config import ModelConfig
+from mind_dist.data.codec import no_context
 from mind_dist.data.parquet import ItemCatalog
 from mind_dist.errors import VersionError
 from mind_dist.model.interests import Behaviors, Interests
 from mind_dist.model.item_bag import COLD_KEY, score_vectors
 from mind_dist.model.item_tower import ItemParts, ItemTower, item_chunks
 from mind_dist.model.multi_interest import MultiInterestModel
-from mind_dist.records import BehaviorSequence, Keys, no_keys
+from mind_dist.records import BehaviorSequence, KeyRows, Keys, no_keys
 
 Vectors = NDArray[np.float32]
 
@@ -128,27 +129,33 @@ class InterestEncoder:
     def encode(self, sequences: Sequence[BehaviorSequence]) -> list[UserInterests]:
         """Return the interests of some users, each from its newest `max_behaviors` behaviors of known items.
 
-        A sequence without profile keys is one whose profile is missing whole.
+        A sequence without profile keys is one whose profile is missing whole, one without context keys asks in no
+        context, and a value that training has not seen is missing.
 
         Raises:
-            ValueError: A sequence has profile keys, but not as many as the model has profile features.
+            ValueError: A sequence has profile, behavior or context keys, but not as many as the model has such features.
         """
         return [user for chunk in _chunks(sequences) for user in self._encode_chunk(chunk)]
 
     def _encode_chunk(self, sequences: Sequence[BehaviorSequence]) -> Iterator[UserInterests]:
         with torch.inference_mode():
-            interests = self._model(self._behaviors(sequences), self._profiles(sequences), self._context())
+            interests = self._model(self._behaviors(sequences), self._profiles(sequences), self._contexts(sequences))
         return _split(interests, len(sequences))
 
     def _behaviors(self, sequences: Sequence[BehaviorSequence]) -> Behaviors:
         shape = (CHUNK_USERS, self.max_behaviors)
         keys, rows = np.zeros(shape, dtype=np.int64), np.full(shape, len(self.item_keys))
+        kinds = np.zeros((*shape, len(self.config.behavior_features)), dtype=np.int64)
         for user, sequence in enumerate(sequences):
             known = self._items.rows(sequence.item_keys)
             newest = np.flatnonzero(known < len(self.item_keys))[-self.max_behaviors :]
             keys[user, : len(newest)] = sequence.item_keys[newest]
             rows[user, : len(newest)] = known[newest]
+            if kinds.shape[2] and sequence.behavior_keys.size:
+                kinds[user, : len(newest)] = _checked_kinds(sequence, kinds.shape[2])[newest]
         vectors = self._items.vectors[torch.from_numpy(rows), : self.config.dim]
+        if kinds.shape[2]:
+            vectors = vectors + self._table.vectors[torch.from_numpy(self._rows(kinds)), : self.config.dim].sum(dim=2)
         return Behaviors(vectors, torch.from_numpy(keys), torch.from_numpy(rows < len(self.item_keys)))
 
     def _profiles(self, sequences: Sequence[BehaviorSequence]) -> Tensor | None:
@@ -158,12 +165,40 @@ class InterestEncoder:
         for user, sequence in enumerate(sequences):
             if len(sequence.profile_keys):
                 keys[user, :] = _checked_profile(sequence, self.config.num_profile_features)
-        rows = np.where(keys == 0, len(self._table.keys), self._table.rows(keys))
-        return self._table.vectors[torch.from_numpy(rows), : self.config.dim]
+        return self._table.vectors[torch.from_numpy(self._rows(keys)), : self.config.dim]
 
-    def _context(self) -> Tensor | None:
-        """Return zeros where the model takes a context: a history alone comes without a query."""
-        return torch.zeros(CHUNK_USERS, self.config.context_dim) if self.config.context_dim else None
+    def _contexts(self, sequences: Sequence[BehaviorSequence]) -> Tensor | None:
+        """Return the vectors of each context side by side; of what is not known, what was learned for that."""
+        nothing = no_context(self.config.context_features)
+        if not len(nothing):
+            return None
+        keys = np.tile(nothing, (CHUNK_USERS, 1))
+        for user, sequence in enumerate(sequences):
+            if len(sequence.context_keys):
+                keys[user, :] = _checked_context(sequence, len(nothing))
+        rows = self._table.rows(keys)
+        rows = np.where(rows == len(self._table.keys), self._table.rows(nothing), rows)
+        return self._table.vectors[torch.from_numpy(rows), : self.config.dim].flatten(start_dim=1)
+
+    def _rows(self, keys: Keys) -> Keys:
+        """Return each key's row of the table; that of the zeros for a key of 0, and where it is not there."""
+        return np.where(keys == 0, len(self._table.keys), self._table.rows(keys))
+
+
+def _checked_kinds(sequence: BehaviorSequence, num_features: int) -> KeyRows:
+    if sequence.behavior_keys.shape != (len(sequence), num_features):
+        found = f"user {sequence.user_key} has behavior keys of shape {list(sequence.behavior_keys.shape)}"
+        raise ValueError(
+            f"{found}, not {[len(sequence), num_features]}: the model has {num_features} behavior features"
+        )
+    return sequence.behavior_keys
+
+
+def _checked_context(sequence: BehaviorSequence, num_features: int) -> Keys:
+    if len(sequence.context_keys) != num_features:
+        found = f"user {sequence.user_key} has {len(sequence.context_keys)} context keys"
+        raise ValueError(f"{found}, the model has {num_features} context features")
+    return sequence.context_keys
 
 
 def _checked_profile(sequence: BehaviorSequence, num_features: int) -> Keys:

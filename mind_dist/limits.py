@@ -33,6 +33,9 @@ MAX_TEXTS = 4_096
 MAX_PROFILE = 64
 """Most profile features of a user."""
 
+MAX_EVENT_FEATURES = 16
+"""Most features of behaviors, and most of a context; a user's row has an array for each of the former."""
+
 MAX_NAME = 255
 """Longest name of a column."""
 

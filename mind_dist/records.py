@@ -6,7 +6,8 @@ Keys are int64 (`mind_dist.data.codec`); every time is in milliseconds since the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Self
 
@@ -27,9 +28,21 @@ FOREVER_MS = (1 << 63) - 1
 """A time that never comes."""
 
 
+Chosen = NDArray[np.bool_] | slice
+"""Which of some behaviors."""
+
+KeyRows = NDArray[np.int64]
+"""A 2-D array of int64 keys: one row a behavior, one column a feature."""
+
+
 def no_keys() -> Keys:
     """Return an empty array of keys."""
     return np.empty(0, dtype=np.int64)
+
+
+def no_rows() -> KeyRows:
+    """Return rows of no features."""
+    return np.empty((0, 0), dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +66,23 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A user touched an item."""
+    """A user touched an item.
+
+    Attributes:
+        user_key: The user.
+        item_key: The item.
+        timestamp_ms: When.
+        event_type: What the user did.
+        behavior_keys: One key per feature of behaviors that is read, 0 where missing.
+        context_keys: One key per feature of the context that is read.
+    """
 
     user_key: int
     item_key: int
     timestamp_ms: int
     event_type: str = "click"
+    behavior_keys: tuple[int, ...] = ()
+    context_keys: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,19 +101,36 @@ class BehaviorSequence:
         item_keys: Items in the order of (time, arrival): of equal times, the one that the log has first comes first.
         timestamps_ms: Their times, never decreasing.
         profile_keys: One feature key per profile feature, 0 where missing; empty without profiles.
+        behavior_keys: One key per behavior and feature of behaviors, 0 where missing, [n, F]; no rows for no features.
+        moment_keys: One key per behavior and feature of the context in which it happened, [n, C]; no rows where they
+            are not read.
+        context_keys: The context in which interests are asked for, [C]; empty for none.
     """
 
     user_key: int
     item_keys: Keys = field(default_factory=no_keys)
     timestamps_ms: Keys = field(default_factory=no_keys)
     profile_keys: Keys = field(default_factory=no_keys)
+    behavior_keys: KeyRows = field(default_factory=no_rows)
+    moment_keys: KeyRows = field(default_factory=no_rows)
+    context_keys: Keys = field(default_factory=no_keys)
 
     def __len__(self) -> int:
         return len(self.item_keys)
 
     def slice(self, start: int, stop: int) -> Self:
         """Return the behaviors from `start` up to, not including, `stop`."""
-        return type(self)(self.user_key, self.item_keys[start:stop], self.timestamps_ms[start:stop], self.profile_keys)
+        return self.take(slice(start, stop))
+
+    def take(self, chosen: Chosen) -> Self:
+        """Return some of the behaviors."""
+        return dataclasses.replace(
+            self,
+            item_keys=self.item_keys[chosen],
+            timestamps_ms=self.timestamps_ms[chosen],
+            behavior_keys=_chosen(self.behavior_keys, chosen),
+            moment_keys=_chosen(self.moment_keys, chosen),
+        )
 
     def last(self, count: int) -> Self:
         """Return the newest `count` behaviors."""
@@ -126,9 +167,31 @@ class BehaviorSequence:
         is_late = behind == 0 and len(self) >= max_behaviors
         if is_late or bool((self.item_keys[first:behind] == event.item_key).any()):
             return self
-        items = np.insert(self.item_keys, behind, event.item_key)
-        times = np.insert(self.timestamps_ms, behind, event.timestamp_ms)
-        return type(self)(self.user_key, items, times, self.profile_keys).newest(max_behaviors)
+        merged = dataclasses.replace(
+            self,
+            item_keys=np.insert(self.item_keys, behind, event.item_key),
+            timestamps_ms=np.insert(self.timestamps_ms, behind, event.timestamp_ms),
+            behavior_keys=_inserted(self.behavior_keys, len(self), behind, event.behavior_keys),
+        )
+        return merged.newest(max_behaviors)
+
+    def events(self) -> Iterator[Event]:
+        """Yield the behaviors as events that `merge` takes."""
+        rows = self.behavior_keys.tolist() or [()] * len(self)
+        for item, time, row in zip(self.item_keys.tolist(), self.timestamps_ms.tolist(), rows, strict=True):
+            yield Event(self.user_key, item, time, behavior_keys=tuple(row))
+
+
+def _chosen(rows: KeyRows, chosen: Chosen) -> KeyRows:
+    return rows[chosen] if rows.shape[1] else rows
+
+
+def _inserted(rows: KeyRows, length: int, place: int, added: tuple[int, ...]) -> KeyRows:
+    """Return rows with another one; those of a history that had no such features are missing."""
+    if not added:
+        return rows
+    known = rows if rows.shape == (length, len(added)) else np.zeros((length, len(added)), dtype=np.int64)
+    return np.insert(known, place, added, axis=0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,42 +2,52 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mind_dist.config import LogConfig, PrepareConfig
-from mind_dist.data.codec import partition_of
+from mind_dist.config import LogConfig, PrepareConfig, SplitConfig
+from mind_dist.data.codec import EventFeatures, behavior_key, partition_of
+from mind_dist.data.parquet import DatasetManifest, PreparedDataset
 from mind_dist.data.raw_log import list_fragments
-from mind_dist.data.staging import filter_buckets, group_buckets, stage_events
+from mind_dist.data.staging import filter_buckets, group_buckets, split_buckets, stage_events
 from mind_dist.data.times import Times
 from mind_dist.records import BehaviorSequence
+from mind_dist.storage import Directory
 
 NUM_PARTITIONS = 3
 
 Line = tuple[int, int, int, str]
 """User, item, time, event type."""
-Behaviors = dict[int, list[tuple[int, int]]]
-"""User → item and time of each behavior, in order."""
+Behaviors = dict[int, list[tuple[int, ...]]]
+"""User → item, time and key of the event type of each behavior, in order."""
+
+FEATURES = EventFeatures(behavior=("event_type",))
+"""What is read of each event beside item and time."""
 
 
 def expected(log: list[Line], length: int, event_types: tuple[str, ...] = ()) -> Behaviors:
     """Return each user's newest distinct behaviors in the order of (time, place), cut between different times."""
-    found: Behaviors = {}
+    firsts: dict[tuple[int, int, int], str] = {}
     for user, item, time, kind in log:
-        if (not event_types or kind in event_types) and (item, time) not in found.setdefault(user, []):
-            found[user].append((item, time))
+        if not event_types or kind in event_types:
+            firsts.setdefault((user, item, time), kind)
+    found: Behaviors = {}
+    for (user, item, time), kind in sorted(firsts.items(), key=lambda event: event[0][2]):
+        found.setdefault(user, []).append((item, time, behavior_key("event_type", kind)))
     for user, behaviors in found.items():
-        behaviors.sort(key=lambda behavior: behavior[1])
-        first_ms = behaviors[max(0, len(behaviors) - length)][1] if behaviors else 0
+        first_ms = behaviors[max(0, len(behaviors) - length)][1]
         found[user] = [behavior for behavior in behaviors if behavior[1] >= first_ms]
-    return {user: behaviors for user, behaviors in found.items() if behaviors}
+    return found
 
 
-def pairs(sequence: BehaviorSequence) -> list[tuple[int, int]]:
-    return list(zip(sequence.item_keys.tolist(), sequence.timestamps_ms.tolist(), strict=True))
+def told(sequence: BehaviorSequence) -> list[tuple[int, ...]]:
+    """Return item, time and the keys of what else is read of each behavior."""
+    rows = zip(sequence.item_keys, sequence.timestamps_ms, sequence.behavior_keys, strict=True)
+    return [(int(item), int(time), *keys.tolist()) for item, time, keys in rows]
 
 
 def written(path: Path, log: list[Line], event_types: tuple[str, ...] = ()) -> LogConfig:
@@ -49,7 +59,9 @@ def written(path: Path, log: list[Line], event_types: tuple[str, ...] = ()) -> L
         table = pa.table([pa.array(c, t) for c, t in zip(columns, schema.types, strict=True)], schema=schema)
         pq.write_table(table, path / f"{name}.parquet", row_group_size=7)
     files = tuple(str(path / f"{name}.parquet") for name in "ab")
-    return LogConfig(files, time_unit="order", event_type_column="kind", event_types=event_types)
+    return LogConfig(
+        files, time_unit="order", event_type_column="kind", event_types=event_types, behavior=FEATURES.behavior
+    )
 
 
 def prepared(path: Path, log: LogConfig, seed: int = 0) -> dict[int, BehaviorSequence]:
@@ -62,13 +74,20 @@ def prepared(path: Path, log: LogConfig, seed: int = 0) -> dict[int, BehaviorSeq
     buckets = pa.table({"part": range(NUM_PARTITIONS)})
     list(group_buckets(buckets, config, [files[place] for place in generator.permutation(len(files))]))
     list(filter_buckets(buckets, config, np.arange(1000)))
-    users = pq.read_table(path / "out/staging/sequences").to_pylist()
-    return {
-        each["user_id"]: BehaviorSequence(
-            each["user_id"], np.array(each["item_ids"], np.int64), np.array(each["timestamps_ms"], np.int64)
-        )
-        for each in users
-    }
+    nowhere: list[list[int]] = [[]] * NUM_PARTITIONS  # split by time, users have no places
+    list(split_buckets(buckets.append_column("places", pa.array(nowhere)), by_time(config)))
+    counts: dict[str, int] = {}
+    dataset = PreparedDataset(
+        Directory.at(config.output),
+        DatasetManifest("int64", NUM_PARTITIONS, counts, counts, 0, 0, 0, behavior_features=FEATURES.behavior),
+        digest="",
+    )
+    return {sequence.user_key: sequence for sequence in dataset.sequences("train")}
+
+
+def by_time(config: PrepareConfig) -> PrepareConfig:
+    """Return settings by which everybody is trained on with everything."""
+    return replace(config, split=SplitConfig(by="time", train_before_ms=1000, valid_before_ms=1000))
 
 
 def home(user: int) -> int:

@@ -38,7 +38,7 @@ def toy_manifest(*event_types: str) -> Manifest:
 
 @dataclass
 class ToyEncoder:
-    """Interests that are a fingerprint of the known history and the profile, in place of a trained model."""
+    """Interests that are a fingerprint of the known history, its features and the profile, in place of a trained model."""
 
     max_behaviors: int = 5
     config: ModelConfig = field(default_factory=lambda: ModelConfig(dim=DIM, num_interests=2, num_profile_features=2))
@@ -51,9 +51,11 @@ class ToyEncoder:
         return [self._encode(sequence) for sequence in sequences]
 
     def _encode(self, sequence: BehaviorSequence) -> UserInterests:
-        known = sequence.item_keys[self.knows(sequence.item_keys)]
+        is_known = self.knows(sequence.item_keys)
+        known = sequence.item_keys[is_known]
         count = min(2, len(known))
-        seed = hashlib.sha256(known.tobytes() + sequence.profile_keys.tobytes()).digest()
+        kinds = sequence.behavior_keys[is_known] if sequence.behavior_keys.size else sequence.behavior_keys
+        seed = hashlib.sha256(known.tobytes() + sequence.profile_keys.tobytes() + kinds.tobytes()).digest()
         numbers = np.frombuffer(seed, dtype=np.uint8)[: count * DIM].astype(np.float32)
         return UserInterests(numbers.reshape(count, DIM), np.full(count, 1 / max(1, count), dtype=np.float32))
 
@@ -258,6 +260,6 @@ def contents(store: InMemoryVectorStore, version: str = VERSION) -> dict[int, tu
 
 
 def bits(row: UserRow) -> tuple[object, ...]:
-    arrays = (row.interests, row.weights, row.behaviors, row.timestamps_ms, row.profile)
+    arrays = (row.interests, row.weights, row.behaviors, row.timestamps_ms, row.profile, row.behavior_keys)
     parts = [(array.dtype.str, array.shape, array.tobytes()) for array in arrays]
     return (*parts, row.partition, row.next_offset, row.model_version)

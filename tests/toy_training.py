@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,17 @@ import pyarrow as pa
 
 from mind_dist.checkpoint import ModelVersion
 from mind_dist.config import ModelConfig, SampledConfig, TrainingConfig
-from mind_dist.data.codec import PoisonGate, encode_event, encode_key, feature_key, partition_of
+from mind_dist.data.codec import (
+    NO_FEATURES,
+    EventFeatures,
+    PoisonGate,
+    encode_event,
+    encode_key,
+    feature_key,
+    partition_of,
+)
 from mind_dist.data.event_sequences import EventExamples
+from mind_dist.data.event_values import distinct_values, values_column, write_values
 from mind_dist.data.parquet import (
     FEATURE_VALUES,
     ITEM_SCHEMA,
@@ -55,15 +65,32 @@ def toy_users(num_users: int = 24) -> list[BehaviorSequence]:
 
 
 PRICE = FeatureInfo("price", "continuous")
+READ = EventFeatures(behavior=("event_type",), context=("place", "hour"))
+"""What is kept of each event where it is asked for."""
 
 
-def write_dataset(path: Path | str, *, priced: bool = False) -> str:
-    """Write the toy users as the train split; items have a feature, and a price where asked for, users a profile."""
+READING = dataclasses.replace(MODEL, behavior_features=READ.behavior, context_features=READ.context)
+"""A model that reads it."""
+
+
+def values_at(time_ms: int) -> dict[str, str | int | None]:
+    """Return what a toy event says of itself: its type, and where and when it was; some do not say where."""
+    place = None if time_ms % 5 == 0 else "home" if time_ms % 2 else "work"
+    return {"event_type": "buy" if time_ms % 3 == 0 else "view", "place": place, "hour": time_ms % 4}
+
+
+def write_dataset(path: Path | str, *, priced: bool = False, told: bool = False) -> str:
+    """Write the toy users as the train split; items have a feature, users a profile.
+
+    Where asked for, items have a price, and events (`told`) say what they are and when they happened.
+    """
     directory, users = Directory.at(path), toy_users()
+    kept = READ if told else NO_FEATURES
     bucket_of = partition_of(np.array([user.user_key for user in users]), NUM_BUCKETS)
     for bucket in range(NUM_BUCKETS):
         inside = [user for user, at in zip(users, bucket_of, strict=True) if at == bucket]
-        directory.write_table(f"sequences/train/bucket-{bucket:05d}.parquet", sequences_table(inside))
+        directory.write_table(f"sequences/train/bucket-{bucket:05d}.parquet", _told(inside, kept))
+    write_values(directory, _values(_told(users, kept), kept))
     keys, counts = np.unique(np.concatenate([user.item_keys for user in users]), return_counts=True)
     features = [[feature_key("half", int(key) > NUM_ITEMS // 2)] for key in keys]
     columns = [pa.array(keys), pa.array([str(key) for key in keys]), pa.array(counts), pa.array(features)]
@@ -83,9 +110,27 @@ def write_dataset(path: Path | str, *, priced: bool = False) -> str:
         last_ms=10_000,
         item_features=(FeatureInfo("half"), *([PRICE] if priced else [])),
         profile_features=(FeatureInfo("odd"),),
+        behavior_features=kept.behavior,
+        context_features=kept.context,
     )
     write_manifest(directory, manifest)
     return directory.uri
+
+
+def _told(users: list[BehaviorSequence], features: EventFeatures) -> pa.Table:
+    """Return sequences with what the events say."""
+    table = sequences_table(users)
+    for name in (*features.behavior, *features.context):
+        found = [[values_at(time)[name] for time in times] for times in table["timestamps_ms"].to_pylist()]
+        texts = pa.array(found).cast(pa.list_(pa.string()))
+        table = table.append_column(values_column(name), texts)
+    return table
+
+
+def _values(sequences: pa.Table, features: EventFeatures) -> pa.Table:
+    names, values = distinct_values(sequences, (*features.behavior, *features.context))
+    lists = [pa.array([each], pa.list_(pa.string())) for each in (names, values)]
+    return pa.table(lists, names=["value_names", "values"])
 
 
 def _priced(items: pa.Table) -> pa.Table:
@@ -94,7 +139,7 @@ def _priced(items: pa.Table) -> pa.Table:
     return items.append_column(FEATURE_VALUES, pa.FixedSizeListArray.from_arrays(pa.array(prices, pa.float32()), 1))
 
 
-def toy_log(*, poison_every: int = 0) -> InMemoryLog:
+def toy_log(*, poison_every: int = 0, told: bool = False) -> InMemoryLog:
     """Return the toy users' behaviors in time order as events; some users are forgotten half way."""
     behaviors = [
         (int(time), user.user_key, int(item))
@@ -104,7 +149,7 @@ def toy_log(*, poison_every: int = 0) -> InMemoryLog:
     log = InMemoryLog(num_partitions=NUM_BUCKETS)
     for number, (time, user, item) in enumerate(sorted(behaviors)):
         partition = int(partition_of(np.array([user]), NUM_BUCKETS)[0])
-        log.append(encode_key(user), encode_event(user, item, time), partition)
+        log.append(encode_key(user), _event(user, item, time) if told else encode_event(user, item, time), partition)
         if poison_every and number % poison_every == 0:
             log.append(encode_key(user), b"{", partition)
         if number % 29 == 28:
@@ -112,8 +157,18 @@ def toy_log(*, poison_every: int = 0) -> InMemoryLog:
     return log
 
 
+def _event(user: int, item: int, time_ms: int) -> bytes:
+    said = values_at(time_ms)
+    context = {name: value for name, value in said.items() if name != "event_type" and value is not None}
+    return encode_event(user, item, time_ms, str(said["event_type"]), context)
+
+
 def parquet_examples(
-    dataset: PreparedDataset, config: TrainingConfig, version: ModelVersion | None = None, partitions: Any = None
+    dataset: PreparedDataset,
+    config: TrainingConfig,
+    version: ModelVersion | None = None,
+    partitions: Any = None,
+    features: EventFeatures = NO_FEATURES,
 ) -> ParquetExamples:
     """Open the dataset where a version stands."""
     return ParquetExamples(
@@ -125,6 +180,7 @@ def parquet_examples(
         epochs=config.num_epochs,
         seed=config.seed,
         positions=version.manifest.positions if version else None,
+        features=features,
     )
 
 

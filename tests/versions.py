@@ -1,6 +1,6 @@
 """Tiny real model versions: a random MIND, a catalog with a genre and a title per item, trained on nothing."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,8 @@ import torch
 
 from mind_dist.checkpoint import TableRows, VersionWriter, WatchState, seal
 from mind_dist.config import ModelConfig, TrainingConfig, dump
-from mind_dist.data.codec import IdType, id_key
+from mind_dist.data.codec import NO_FEATURES, EventFeatures, IdType, id_key
+from mind_dist.data.event_values import VALUE_SCHEMA, value_keys
 from mind_dist.data.parquet import AVAILABILITY_LIMITS, ITEM_SCHEMA, ItemCatalog
 from mind_dist.model.multi_interest import MultiInterestModel
 from mind_dist.storage import Directory
@@ -47,27 +48,44 @@ def tiny_version(
     max_behaviors: int = 8,
     available: Mapping[int, tuple[int, int]] | None = None,
     watch: WatchState | None = None,
+    features: EventFeatures = NO_FEATURES,
+    values: Sequence[tuple[str, str]] = (),
 ) -> str:
     """Write a version with random parameters and return its URI; the seed makes its name.
 
+    It reads these features of events, and knows these values of them, by name.
+
     With `available` the catalog has when items are: those named from and until so many milliseconds, others always.
     """
-    config = ModelConfig(dim=8, num_interests=3, hidden_dims=(16,))
+    config = ModelConfig(
+        dim=8,
+        num_interests=3,
+        hidden_dims=(16,),
+        behavior_features=features.behavior,
+        context_features=features.context,
+    )
     catalog = tiny_catalog(num_items, id_type, available)
+    known = pa.Table.from_pylist([{"name": name, "value": value} for name, value in values], schema=VALUE_SCHEMA)
+    others = np.unique(value_keys(known, features))
     torch.manual_seed(seed)
-    vectors = torch.randn(num_items, config.dim).numpy()
-    counts = np.ones(num_items, dtype=np.int64)
+    keys = np.concatenate([catalog.keys, others])
+    vectors = torch.randn(len(keys), config.dim).numpy()
+    counts = np.repeat([1, 0], [num_items, len(others)])
     writer = VersionWriter(Directory.at(directory))
-    writer.write_dense(MultiInterestModel(config).state_dict())
+    model = MultiInterestModel(config)
+    if features != NO_FEATURES:  # the head's last layer begins with zeros, and would not see a context
+        for parameter in model.head.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    writer.write_dense(model.state_dict())
     writer.write_optimizer({})
-    writer.write_item_shard(0, 1, TableRows(catalog.keys, vectors, vectors, vectors, counts, counts, counts))
+    writer.write_item_shard(0, 1, TableRows(keys, vectors, vectors, vectors, counts, counts, counts))
     writer.write_catalog(catalog)
     sections = {"model": dump(config), "training": dump(TrainingConfig(max_behaviors=max_behaviors))}
-    features = {"item_features": ["genre"], "item_columns": ["title"], "profile_features": []}
+    columns = {"item_features": ["genre"], "item_columns": ["title"], "profile_features": []}
     seal(
         writer.directory,
         writer.files,
-        config={**sections, **features},
+        config={**sections, **columns},
         id_type=id_type,
         step=seed,
         watermark_ms=0,

@@ -18,7 +18,7 @@ from mind_dist.records import PartTrained
 from mind_dist.storage import Directory
 from mind_dist.strict_json import from_json, to_json
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 MANIFEST = "manifest.json"
 DENSE = "dense.safetensors"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
@@ -76,6 +76,9 @@ class VersionWriter:
         profiles = pa.array([sequence.profile_keys for sequence in sequences], pa.list_(pa.int64()))
         key_hashes = pa.array([history.key_hash for history in ordered], pa.int64())
         table = sequences_table(sequences).append_column("profile_keys", profiles)
+        if any(sequence.behavior_keys.size for sequence in sequences):
+            kinds = pa.array([sequence.behavior_keys.ravel() for sequence in sequences], pa.list_(pa.int64()))
+            table = table.append_column("behavior_keys", kinds)
         self._write(history_name(partition), _encode_table(table.append_column("key_hash", key_hashes)))
 
     def write_catalog(self, catalog: ItemCatalog) -> None:
@@ -171,7 +174,10 @@ class ModelVersion:
         table = self._read_table(name)
         users = table["user_id"].to_pylist()
         lists = (_to_lists(table[column]) for column in ("item_ids", "timestamps_ms", "profile_keys"))
-        sequences = (BehaviorSequence(*parts) for parts in zip(users, *lists, strict=True))
+        sequences = [BehaviorSequence(*parts) for parts in zip(users, *lists, strict=True)]
+        if "behavior_keys" in table.column_names:
+            kinds = zip(sequences, _to_lists(table["behavior_keys"]), strict=True)
+            sequences = [replace(each, behavior_keys=keys.reshape(len(each), -1)) for each, keys in kinds]
         return [UserHistory(*pair) for pair in zip(sequences, self._key_hashes(table, users), strict=True)]
 
     def _key_hashes(self, table: pa.Table, users: list[int]) -> list[int]:

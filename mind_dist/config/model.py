@@ -11,6 +11,9 @@ from mind_dist.config.checks import STRICT, check
 from mind_dist.config.encoders import EncoderConfig, NoEncoderConfig
 from mind_dist.config.extraction import ExtractionConfig, MindConfig
 from mind_dist.config.item_tower import ItemTowerConfig
+from mind_dist.limits import MAX_EVENT_FEATURES
+
+_NAMES = f"of different names, at most {MAX_EVENT_FEATURES}"
 
 ModelKind = Literal["two_tower", "mind", "comirec_dr", "comirec_sa", "causal"]
 """How interests are extracted: see `mind_dist.model.multi_interest`."""
@@ -40,8 +43,12 @@ class ModelConfig:
     """Share of the values dropped, in training, before and in the layers."""
     num_profile_features: int = 0
     """Profile features P joined to each capsule; set from the dataset by the train job."""
-    context_dim: int = 0
-    """Width C of a query or context vector joined to each capsule; 0 for none."""
+    behavior_features: tuple[str, ...] = ()
+    """Features of events (`log.behavior` of the dataset) of which a learned vector is added to each behavior, so that a
+    purchase is not a view: `event_type`, or names of their `context`."""
+    context_features: tuple[str, ...] = ()
+    """Names of the context (`log.context` of the dataset) in which interests are asked for. A learned vector of each is
+    joined to each capsule, and another one where a context is not given."""
     normalize: bool = True
     """Scale interest and item vectors to length 1; scores are then cosines."""
     item_tower: ItemTowerConfig = ItemTowerConfig()  # noqa: RUF009 - frozen
@@ -53,6 +60,11 @@ class ModelConfig:
         return self.extraction.kind
 
     @property
+    def context_dim(self) -> int:
+        """Width of the context vector that is joined to each capsule."""
+        return self.dim * len(self.context_features)
+
+    @property
     def row_dim(self) -> int:
         """Width of a table row: D, or 2 · D with separate item vectors."""
         return self.dim * (2 if self.separate_item_vectors else 1)
@@ -62,8 +74,10 @@ class ModelConfig:
             check(getattr(self, name) >= 1, name, "at least 1")
         check(all(width >= 1 for width in self.hidden_dims), "hidden_dims", "at least 1 each")
         check(0 <= self.dropout < 1, "dropout", "0 or more and below 1")
-        for name in ("num_profile_features", "context_dim"):
-            check(getattr(self, name) >= 0, name, "0 or more")
+        check(self.num_profile_features >= 0, "num_profile_features", "0 or more")
+        for name in ("behavior_features", "context_features"):
+            found = getattr(self, name)
+            check(len(set(found)) == len(found) <= MAX_EVENT_FEATURES and all(found), name, _NAMES)
         layered = self.hidden_dims or self.num_profile_features or self.context_dim or self.encoder.kind != "none"
         layered = layered or self.kind == "causal"
         check(bool(layered) or not self.dropout, "dropout", "0 without layers: no hidden_dims, no encoder")

@@ -8,12 +8,14 @@ from typing import Literal
 from pydantic import with_config
 
 from mind_dist.config.checks import STRICT, check
-from mind_dist.limits import MAX_COLUMNS, MAX_PROFILE, USER_FIELDS, allowed_name, column_problem
+from mind_dist.limits import MAX_COLUMNS, MAX_EVENT_FEATURES, MAX_PROFILE, USER_FIELDS, allowed_name, column_problem
 
 TimeUnit = Literal["auto", "s", "ms", "us", "ns", "iso", "order"]
 """Numbers since the epoch in a unit; ISO 8601 texts (UTC where they name no zone); or positions in an order, which are no
 times. `auto` reads from the log which of them it is, but never takes values for positions."""
 
+
+_NAMES = f"of different names, at most {MAX_EVENT_FEATURES}"
 
 _NUM_OWN_COLUMNS = 3
 """Columns that an index may have of each item beside those named: its outside id, and its bounds of availability."""
@@ -57,10 +59,26 @@ class LogConfig(FilesConfig):
     """Column of the event types; empty where there is none."""
     event_types: tuple[str, ...] = ()
     """Event types to keep; empty keeps all."""
+    behavior: tuple[str, ...] = ()
+    """Columns that say what kind of behavior an event is, kept for models that read them (`model.behavior_features`):
+    `event_type`, and others of texts, integers or booleans. Events of Kafka have them, but for the type, in `context`."""
+    context: tuple[str, ...] = ()
+    """Columns that say in what moment an event happened, kept for models that are asked in a context
+    (`model.context_features`): the page, the device, the hour. Events and requests have them in `context`."""
+
+    @property
+    def value_names(self) -> tuple[str, ...]:
+        """Columns whose values are kept for each behavior."""
+        return tuple(dict.fromkeys((*self.behavior, *self.context)))
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check(not self.event_types or bool(self.event_type_column), "event_type_column", "set to filter event types")
+        typed = "event_type" in self.value_names
+        check(not typed or bool(self.event_type_column), "event_type_column", "set where event_type is kept")
+        for name in ("behavior", "context"):
+            found = getattr(self, name)
+            check(len(set(found)) == len(found) <= MAX_EVENT_FEATURES and all(found), name, _NAMES)
 
 
 @with_config(STRICT)

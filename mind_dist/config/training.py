@@ -47,6 +47,9 @@ class TrainingConfig:
     only)."""
     id_dropout: float = 0.0
     """Share of the items that are made of their side features alone in a step, as an item is that was never seen."""
+    context_dropout: float = 0.2
+    """Share of the positions that are trained without their context, so that interests can be asked for in none; the
+    others are trained on those of their targets that happened in the same context as the first."""
     learning_rate: float = 0.01
     """Learning rate of dense parameters and item rows."""
     lr_decay: bool = True
@@ -85,6 +88,7 @@ class TrainingConfig:
         check(self.num_targets >= 1, "num_targets", "at least 1")
         check(self.window_stride >= 0, "window_stride", "0 or more")
         check(0 <= self.id_dropout < 1, "id_dropout", "0 or more and below 1")
+        check(0 <= self.context_dropout <= 1, "context_dropout", "between 0 and 1")
         check(self.temperature > 0, "temperature", "above 0")
         check(self.learning_rate > 0, "learning_rate", "above 0")
         check(self.epochs >= 0, "epochs", "0 or more")

@@ -9,10 +9,12 @@ import pyarrow as pa
 from pyarrow import compute as pc
 
 from mind_dist.config import LogConfig
-from mind_dist.data.codec import IdType, fingerprint, is_json_string
+from mind_dist.data.codec import DEFAULT_TYPE, IdType, fingerprint, is_json_string
+from mind_dist.data.event_values import values_column
 from mind_dist.data.numbers import parse_integers
 from mind_dist.data.raw_log import RawBatch, plain
 from mind_dist.data.times import FIRST_MS, Times, parse_times
+from mind_dist.errors import DatasetError
 from mind_dist.limits import FIRST_KEY, LAST_KEY
 from mind_dist.records import Keys
 
@@ -35,7 +37,10 @@ def clean(batch: RawBatch, log: LogConfig, id_type: IdType, times: Times, file: 
     """Return the usable rows and the rejected ones (`REJECTED_SCHEMA`).
 
     Usable rows have `user` and `item` as outside ids (int64 or string), `timestamp_ms`, and `row`, their place in the
-    batch. Rows of other event types are in neither.
+    batch; and the texts of each feature of events, null where missing. Rows of other event types are in neither.
+
+    Raises:
+        DatasetError: A feature of events is neither of texts nor of integers or booleans.
     """
     raw = _of_types(_numbered(batch.table), log)
     parsed = {
@@ -46,7 +51,10 @@ def clean(batch: RawBatch, log: LogConfig, id_type: IdType, times: Times, file: 
     reasons = _reasons(raw, parsed, times)
     usable = pc.is_null(reasons)
     columns = [parsed["user"], parsed["item"], parsed["timestamp"], raw["row"]]
-    events = pa.table(columns, names=["user", "item", "timestamp_ms", "row"]).filter(usable)
+    events = pa.table(columns, names=["user", "item", "timestamp_ms", "row"])
+    for name in log.value_names:
+        events = events.append_column(values_column(name), _values(raw, name))
+    events = events.filter(usable)
     return events, _rejected(raw, reasons, batch.malformed, file)
 
 
@@ -93,6 +101,19 @@ def _of_types(raw: pa.Table, log: LogConfig) -> dict[str, pa.Array]:
         types = raw["event_type"].cast(pa.string())
         raw = raw.filter(pc.is_in(types, value_set=pa.array(log.event_types, pa.string())))
     return {name: raw[name].combine_chunks() for name in raw.column_names}
+
+
+def _values(raw: dict[str, pa.Array], name: str) -> pa.Array:
+    """Return the texts of a feature of events, as a context has them; an unknown type is what a replay makes of it."""
+    column = raw["event_type" if name == "event_type" else values_column(name)]
+    kind = column.type
+    if not (
+        pa.types.is_string(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind)
+    ):
+        raise DatasetError(f"column {name}", f"is of type {kind}: features of events are texts, integers or booleans")
+    texts = column.cast(pa.string())
+    texts = texts.fill_null(DEFAULT_TYPE) if name == "event_type" else texts
+    return pc.if_else(pc.equal(texts, ""), None, texts)
 
 
 def _reasons(raw: dict[str, pa.Array], parsed: dict[str, pa.Array], times: Times) -> pa.Array:

@@ -1,15 +1,17 @@
 """Outside ids and bytes ↔ inside keys and events: the one boundary where ids change form.
 
 An int64 id is its own key; a string id is its xxh3-64 fingerprint. Nothing further inside asks which it was.
-An event is JSON, `{"user_id":…, "item_id":…, "timestamp_ms":…, "event_type":"click"}`, under its user id as the key
-(an int64 in decimal digits, a string as UTF-8); a null value under a key means: forget this user.
+An event is JSON, `{"user_id":…, "item_id":…, "timestamp_ms":…, "event_type":"click", "context":{…}}`, under its user id as the
+key (an int64 in decimal digits, a string as UTF-8); a null value under a key means: forget this user. The context is
+optional: what is known of the moment, by name, as texts, integers or booleans; other values count as missing.
 """
 
 from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -17,9 +19,13 @@ import orjson
 import xxhash
 from numpy.typing import NDArray
 
+from mind_dist.config import ModelConfig
 from mind_dist.errors import PoisonEvent, PoisonLimitExceeded
 from mind_dist.limits import FIRST_KEY, LAST_KEY
 from mind_dist.records import Event, Keys, Record, Tombstone
+
+DEFAULT_TYPE = "click"
+"""Event type where none is known."""
 
 IdType = Literal["int64", "string"]
 """What user and item ids are outside; one choice per deployment."""
@@ -41,6 +47,68 @@ def feature_key(feature: str, value: object) -> int:
     return fingerprint(f"{feature}\x1f{value}")
 
 
+Value = str | int | bool
+"""A value of an event's or a request's context."""
+
+
+@dataclass(frozen=True)
+class EventFeatures:
+    """The fields of an event that a model reads beside user, item and time: `event_type`, and names of the context.
+
+    Attributes:
+        behavior: What kind of behavior it is.
+        context: In what moment it happened.
+    """
+
+    behavior: tuple[str, ...] = ()
+    context: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, model: ModelConfig) -> EventFeatures:
+        """Return what a model reads."""
+        return cls(model.behavior_features, model.context_features)
+
+
+NO_FEATURES = EventFeatures()
+
+
+def behavior_key(name: str, value: str | None) -> int:
+    """Return the key of a value of a behavior's feature, 0 where it is missing."""
+    return feature_key(f"behavior.{name}", value) if value else 0
+
+
+def context_key(name: str, value: str | None) -> int:
+    """Return the key of a value of the context; a missing one has a key, too, since its vector is learned."""
+    return feature_key(f"context.{name}", value or "")
+
+
+def no_context(names: Sequence[str]) -> Keys:
+    """Return the keys of a context of which nothing is known, [C]."""
+    return np.array([context_key(name, None) for name in names], dtype=np.int64)
+
+
+def value_text(value: object) -> str | None:
+    """Return a value of a context as the text that a log has for it; None for what is no text, integer or boolean.
+
+    >>> value_text("mobile"), value_text(7), value_text(True), value_text(1.5), value_text("")
+    ('mobile', '7', 'true', None, None)
+    """
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return str(value)
+    return value if isinstance(value, str) and value and is_unicode(value) else None
+
+
+def is_unicode(text: str) -> bool:
+    """Tell whether a text can be written as UTF-8; JSON can hold one that cannot, as the escape of half a character."""
+    try:
+        check_text(text)
+    except PoisonEvent:
+        return False
+    return True
+
+
 def mix(keys: Keys) -> NDArray[np.uint64]:
     """Scatter keys evenly over 64 bits (the splitmix64 finaliser); the same on every machine and run."""
     with np.errstate(over="ignore"):
@@ -55,10 +123,16 @@ def partition_of(keys: Keys, num_partitions: int) -> Keys:
     return (mix(keys) % np.uint64(num_partitions)).astype(np.int64)
 
 
-def encode_event(user_id: int | str, item_id: int | str, timestamp_ms: int, event_type: str = "click") -> bytes:
+def encode_event(
+    user_id: int | str,
+    item_id: int | str,
+    timestamp_ms: int,
+    event_type: str = DEFAULT_TYPE,
+    context: Mapping[str, Value] | None = None,
+) -> bytes:
     """Return the value of a record that tells an event."""
     fields = {"user_id": user_id, "item_id": item_id, "timestamp_ms": timestamp_ms, "event_type": event_type}
-    return orjson.dumps(fields)
+    return orjson.dumps(fields | ({"context": context} if context else {}))
 
 
 def encode_key(user_id: int | str) -> bytes:
@@ -113,13 +187,16 @@ def user_id_key(value: object, id_type: IdType) -> int:
     return key
 
 
-def decode(record: Record, id_type: IdType, *, max_clock_skew_ms: int) -> Event | Tombstone:
+def decode(
+    record: Record, id_type: IdType, *, max_clock_skew_ms: int, features: EventFeatures = NO_FEATURES
+) -> Event | Tombstone:
     """Return what a record says; unknown fields are ignored.
 
     Args:
         record: The record.
         id_type: What ids are outside.
         max_clock_skew_ms: How far an event's time may lie ahead of the time at which the log took the record.
+        features: What is read of it beside user, item, time and type.
 
     Raises:
         PoisonEvent: The key is not the user id, the value is no JSON object, a field is missing or mistyped, or the
@@ -135,7 +212,7 @@ def decode(record: Record, id_type: IdType, *, max_clock_skew_ms: int) -> Event 
         raise PoisonEvent(f"value: not JSON: {error}") from error
     if not isinstance(fields, dict):
         raise PoisonEvent(f"value: must be a JSON object, not {type(fields).__name__}")
-    event = _event(fields, id_type)
+    event = _event(fields, id_type, features)
     _check_key(record.key, fields["user_id"])
     try:
         check_time(event.timestamp_ms, record.appended_ms, max_clock_skew_ms)
@@ -155,7 +232,7 @@ def check_time(timestamp_ms: int, arrived_ms: int, max_clock_skew_ms: int) -> No
         raise PoisonEvent(f"{timestamp_ms} is {limit} ahead of {arrived_ms}, its arrival, in ms since the epoch")
 
 
-def _event(fields: dict[str, Any], id_type: IdType) -> Event:
+def _event(fields: dict[str, Any], id_type: IdType, features: EventFeatures) -> Event:
     name = "user_id"
     try:
         user_key = user_id_key(fields[name], id_type)
@@ -170,7 +247,15 @@ def _event(fields: dict[str, Any], id_type: IdType) -> Event:
         raise PoisonEvent("timestamp_ms: must not be negative")
     if not isinstance(event_type, str):
         raise PoisonEvent(f"event_type: must be a string, not {type(event_type).__name__}")
-    return Event(user_key, item_key, timestamp_ms, event_type)
+    context = fields.get("context")
+    if not isinstance(context, dict | None):
+        raise PoisonEvent(f"context: must be an object, not {type(context).__name__}")
+    if features == NO_FEATURES:
+        return Event(user_key, item_key, timestamp_ms, event_type)
+    values = {**(context or {}), "event_type": event_type}
+    behavior = tuple(behavior_key(name, value_text(values.get(name))) for name in features.behavior)
+    moment = tuple(context_key(name, value_text(values.get(name))) for name in features.context)
+    return Event(user_key, item_key, timestamp_ms, event_type, behavior, moment)
 
 
 def _check_key(key: bytes, user_id: int | str) -> None:

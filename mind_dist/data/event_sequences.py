@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mind_dist.data.codec import IdType, PoisonGate, decode, is_kept
+from mind_dist.data.codec import NO_FEATURES, EventFeatures, IdType, PoisonGate, decode, is_kept
 from mind_dist.data.partition_reader import PartitionReader
 from mind_dist.data.partitioner import key_hash
 from mind_dist.data.placement import Placement
@@ -43,6 +43,7 @@ class EventExamples:
         max_behaviors: Longest history L.
         max_clock_skew_ms: An event further ahead of the time at which the log took it is poison.
         event_types: Types of the events that are behaviors; empty where events of every type are.
+        features: What is read of each event.
         profiles: Profile keys by user; unknown users have none.
         num_profile_features: Profile features P.
         positions: Where to go on; a partition not named begins at its oldest record.
@@ -68,6 +69,7 @@ class EventExamples:
         max_behaviors: int,
         max_clock_skew_ms: int,
         event_types: Collection[str] = (),
+        features: EventFeatures = NO_FEATURES,
         profiles: Mapping[int, Keys] | None = None,
         num_profile_features: int = 0,
         positions: Positions | None = None,
@@ -84,6 +86,7 @@ class EventExamples:
         self._max_behaviors = max_behaviors
         self._max_clock_skew_ms = max_clock_skew_ms
         self._event_types = frozenset(event_types)
+        self._features = features
         self.num_ignored = 0
         self._profiles = profiles or {}
         self._no_profile = np.zeros(num_profile_features, dtype=np.int64)
@@ -169,7 +172,8 @@ class EventExamples:
             return None
         users = self._users[record.partition]
         try:
-            decoded = decode(record, self._id_type, max_clock_skew_ms=self._max_clock_skew_ms)
+            skew_ms = self._max_clock_skew_ms
+            decoded = decode(record, self._id_type, max_clock_skew_ms=skew_ms, features=self._features)
         except PoisonEvent as error:
             if not self._placement.is_for_later(record, known=False):
                 self._dead_letters.send(record, str(error))
@@ -210,4 +214,17 @@ class EventExamples:
             profile[row] = before.profile_keys
         targets = np.array([event.item_key for _, event in taken], dtype=np.int64)[:, None]
         times = np.array([event.timestamp_ms for _, event in taken], dtype=np.int64)
-        return Examples(history, mask, targets, np.ones_like(targets, dtype=np.bool_), profile, times)
+        is_target = np.ones_like(targets, dtype=np.bool_)
+        return Examples(history, mask, targets, is_target, profile, times, *self._event_keys(taken))
+
+    def _event_keys(self, taken: Sequence[_Example]) -> tuple[Keys, Keys, Keys]:
+        """Return features of the behaviors, and contexts: only that of the target counts, and is told."""
+        names = self._features
+        behavior = np.zeros((len(taken), self._max_behaviors, len(names.behavior)), dtype=np.int64)
+        for row, (before, _) in enumerate(taken):
+            if before.behavior_keys.size:
+                behavior[row, : len(before)] = before.behavior_keys
+        moments = [event.context_keys for _, event in taken]
+        shape = (len(taken), 1, len(names.context))
+        of_target = np.array(moments, dtype=np.int64).reshape(shape)
+        return behavior, of_target.repeat(self._max_behaviors, axis=1), of_target

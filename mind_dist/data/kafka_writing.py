@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -11,7 +11,7 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
 from mind_dist.config import KafkaConfig
-from mind_dist.data.codec import encode_event, encode_key
+from mind_dist.data.codec import DEFAULT_TYPE, Value, encode_event, encode_key
 from mind_dist.data.kafka_broker import connect, translated
 from mind_dist.errors import ServiceUnavailable
 from mind_dist.records import Record
@@ -34,9 +34,16 @@ class EventProducer:
         """
         self._outbox = _Outbox(bootstrap, config.topic, config)
 
-    def send(self, user_id: int | str, item_id: int | str, timestamp_ms: int, event_type: str = "click") -> None:
+    def send(
+        self,
+        user_id: int | str,
+        item_id: int | str,
+        timestamp_ms: int,
+        event_type: str = DEFAULT_TYPE,
+        context: Mapping[str, Value] | None = None,
+    ) -> None:
         """Hand over an event; it is stored when `flush` returns."""
-        self._outbox.send(encode_key(user_id), encode_event(user_id, item_id, timestamp_ms, event_type))
+        self._outbox.send(encode_key(user_id), encode_event(user_id, item_id, timestamp_ms, event_type, context))
 
     def forget(self, user_id: int | str) -> None:
         """Hand over a tombstone."""

@@ -4,6 +4,7 @@
     sequences/{train,valid,test}/bucket-00000.parquet …   one row a user, in time order
     items.parquet                        the item catalog
     users.parquet                        profiles (optional); with string ids every user, for the outside id
+    event_values.parquet                 values of the features of events in train (where there are any)
     activity/bucket-00000.parquet …      when each item had how many events (split by time only)
     rejected/part-*.parquet              unusable rows of the raw log with reasons (where there were any)
 
@@ -25,7 +26,8 @@ from numpy.typing import NDArray
 from pyarrow import compute as pc
 
 from mind_dist.config import ModelConfig, parse
-from mind_dist.data.codec import IdType
+from mind_dist.data.codec import NO_FEATURES, EventFeatures, IdType
+from mind_dist.data.event_values import VALUE_SCHEMA, VALUES, event_keys, value_keys
 from mind_dist.data.provenance import Coverage, FilterStep
 from mind_dist.errors import ConfigError, DatasetError
 from mind_dist.records import BehaviorSequence, Keys
@@ -39,7 +41,7 @@ Split = Literal["train", "valid", "test"]
 SEQUENCE_SCHEMA = pa.schema(
     [("user_id", pa.int64()), ("item_ids", pa.list_(pa.int64())), ("timestamps_ms", pa.list_(pa.int64()))]
 )
-"""A user's behaviors; ids are keys."""
+"""A user's behaviors; ids are keys. For each feature of events a list of texts follows (`values_column`)."""
 
 ITEM_SCHEMA = pa.schema(
     [
@@ -118,6 +120,8 @@ class DatasetManifest:
         item_coverage: How many kept items have a value in each column of the metadata.
         user_coverage: The same of users and their profiles.
         event_types: Types of the events that count as behaviors; empty where events of every type do.
+        behavior_features: Features of events that say what kind of behavior each is.
+        context_features: Features of events that say in what moment each happened.
         num_duplicates: Events left out because one of the same user, item and time came before in the log.
         num_cold_items: Items that are in the catalog beside them, known from the metadata alone.
         num_bad_availability: Items with a value for when they are available that is no time; it counts as no bound.
@@ -143,6 +147,8 @@ class DatasetManifest:
     item_coverage: tuple[Coverage, ...] = ()
     user_coverage: tuple[Coverage, ...] = ()
     event_types: tuple[str, ...] = ()
+    behavior_features: tuple[str, ...] = ()
+    context_features: tuple[str, ...] = ()
     num_duplicates: int = 0
     num_cold_items: int = 0
     num_bad_availability: int = 0
@@ -278,21 +284,44 @@ class PreparedDataset:
         """
         return self._read(f"sequences/{split}/bucket-{bucket:05d}.parquet")
 
-    def sequences(self, split: Split, every: int = 1) -> Iterator[BehaviorSequence]:
+    @property
+    def features(self) -> EventFeatures:
+        """The features of events that the dataset has."""
+        return EventFeatures(self.manifest.behavior_features, self.manifest.context_features)
+
+    def sequences(
+        self, split: Split, every: int = 1, features: EventFeatures | None = None
+    ) -> Iterator[BehaviorSequence]:
         """Yield the users of a split with their profiles, bucket by bucket.
 
         Args:
             split: Which users.
             every: Of so many users of a bucket, yield one.
+            features: What is read of each event; None for all that the dataset has.
         """
-        profiles = self.profiles()
+        profiles, features = self.profiles(), self.features if features is None else features
         for bucket in range(self.manifest.num_buckets):
             table = self.read_bucket(split, bucket)
-            for row in table.take(np.arange(bucket % every, table.num_rows, every)).to_pylist():
-                user_key = row["user_id"]
-                items = np.array(row["item_ids"], dtype=np.int64)
-                times = np.array(row["timestamps_ms"], dtype=np.int64)
-                yield BehaviorSequence(user_key, items, times, profiles.get(user_key, self.no_profile))
+            table = table.take(np.arange(bucket % every, table.num_rows, every)) if every > 1 else table
+            behavior, moments = event_keys(table, features)
+            start = 0
+            for user_key, *lists in zip(*(table[name].to_pylist() for name in SEQUENCE_SCHEMA.names), strict=True):
+                items, times = (np.array(values, dtype=np.int64) for values in lists)
+                stop = start + len(items)
+                yield BehaviorSequence(
+                    user_key,
+                    items,
+                    times,
+                    profiles.get(user_key, self.no_profile),
+                    behavior[start:stop],
+                    moments[start:stop],
+                )
+                start = stop
+
+    def value_keys(self, features: EventFeatures) -> Keys:
+        """Return the key of every value that these features have in train, and of every context that is not given."""
+        has_values = self.features != NO_FEATURES and self.directory.exists(VALUES)
+        return value_keys(self._read(VALUES) if has_values else VALUE_SCHEMA.empty_table(), features)
 
     @cached_property
     def no_profile(self) -> Keys:

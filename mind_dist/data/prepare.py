@@ -34,6 +34,7 @@ from ray.exceptions import RayTaskError
 
 from mind_dist.config import MetadataConfig, PrepareConfig, SplitConfig
 from mind_dist.data.catalog import catalog_items, read_availability
+from mind_dist.data.event_values import VALUES, write_values
 from mind_dist.data.features import Features, bags, feature_values, no_features, profiles, read_features
 from mind_dist.data.item_counts import ItemCounts
 from mind_dist.data.parquet import FEATURE_VALUES, IS_COLD, ITEM_SCHEMA, USER_SCHEMA, DatasetManifest, write_manifest
@@ -45,7 +46,7 @@ from mind_dist.errors import ConfigError, DatasetError, MindDistError
 from mind_dist.records import Keys
 from mind_dist.storage import Directory
 
-_PARTS = ("staging", "rejected", "sequences", "activity", "items.parquet", "users.parquet")
+_PARTS = ("staging", "rejected", "sequences", "activity", "items.parquet", "users.parquet", VALUES)
 """What a dataset consists of, or did while it was written, besides its manifest."""
 
 _ROWS_PER_TASK = 1 << 21
@@ -126,6 +127,7 @@ def _prepare(
     if not len(pc.list_flatten(users["users"])):
         raise nothing_left(config, steps)
     splits, train_counts = _split(config, users, advance)
+    write_values(target, splits)
     catalog = catalog_items(config, items)
     item_features, num_bad = _write_items(config, target, catalog, train_counts)
     user_features = _write_users(config, target, users)
@@ -147,6 +149,8 @@ def _prepare(
         time_unit="order" if times.are_positions else "ms",
         steps=steps,
         event_types=config.log.event_types,
+        behavior_features=config.log.behavior,
+        context_features=config.log.context,
         num_duplicates=total(batches["num_events"]) - total(grouped["num_distinct"]),
         item_coverage=item_features.coverage,
         user_coverage=user_features.coverage,

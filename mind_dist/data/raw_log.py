@@ -15,6 +15,7 @@ from pyarrow import compute as pc
 from pyarrow import fs
 
 from mind_dist.config import FilesConfig, LogConfig
+from mind_dist.data.event_values import values_column
 from mind_dist.errors import DatasetError
 from mind_dist.storage import Directory
 
@@ -97,7 +98,8 @@ def _row_groups(uri: str, config: FilesConfig) -> Sequence[int]:
 def log_columns(log: LogConfig) -> Columns:
     """Return the columns of the raw log by what they are."""
     columns = {"user": log.user_column, "item": log.item_column, "timestamp": log.timestamp_column}
-    return columns | ({"event_type": log.event_type_column} if log.event_type_column else {})
+    columns |= {"event_type": log.event_type_column} if log.event_type_column else {}
+    return columns | {values_column(name): name for name in log.value_names if name != "event_type"}
 
 
 def read_fragment(

@@ -1,13 +1,13 @@
 """Prepared dataset or raw log → its events in time order, at a chosen pace: what `jobs/replay` puts into Kafka.
 
-A replay is a table with the columns `user_id` and `item_id` (outside ids), `timestamp_ms` and `event_type`. It is held in
-memory: some 28 bytes an event with integer ids.
+A replay is a table with the columns `user_id` and `item_id` (outside ids), `timestamp_ms` and `event_type`, and behind these
+one for each name of the context. It is held in memory: some 28 bytes an event with integer ids and no context.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -17,8 +17,9 @@ from pyarrow import compute as pc
 
 from mind_dist.config import LogConfig
 from mind_dist.data.cleaning import clean
-from mind_dist.data.codec import IdType
-from mind_dist.data.parquet import PreparedDataset, Split
+from mind_dist.data.codec import DEFAULT_TYPE, IdType
+from mind_dist.data.event_values import values_column
+from mind_dist.data.parquet import SEQUENCE_SCHEMA, PreparedDataset, Split
 from mind_dist.data.raw_log import list_fragments, log_columns, plain, read_fragment
 from mind_dist.data.times import times_of
 from mind_dist.records import BehaviorSequence, Keys
@@ -30,51 +31,69 @@ _ROWS_AT_A_TIME = 10_000
 
 _COLUMNS = ["user_id", "item_id", "timestamp_ms", "event_type"]
 
-_DEFAULT_TYPE = "click"
-"""Event type where none is known."""
 _NEWEST_FIRST: tuple[Split, ...] = ("test", "valid", "train")
 
 
 def dataset_events(dataset: PreparedDataset, part: Part) -> pa.Table:
     """Return the events of a prepared dataset in time order, under their outside ids.
 
-    A dataset does not keep the type of each event, so all have the first of the types that it was made of: one that
+    Where a dataset does not keep the type of each event, all have the first of the types that it was made of: one that
     its model versions take as a behavior.
 
     Raises:
         DatasetError: A file is missing or torn.
     """
-    users = list(_tails(dataset) if part == "tail" else _whole(dataset))
-    user_keys = np.repeat(np.array([user.user_key for user in users], np.int64), [len(user) for user in users])
-    event_type = (*dataset.manifest.event_types, _DEFAULT_TYPE)[0]
-    columns = [
-        _outside_ids(dataset, "users.parquet", "user_id", user_keys),
-        _outside_ids(dataset, "items.parquet", "item_id", _joined([user.item_keys for user in users])),
-        pa.array(_joined([user.timestamps_ms for user in users])),
-        pa.array([event_type]).dictionary_encode().take(pa.array(np.zeros(len(user_keys), dtype=np.int64))),
-    ]
-    return _in_time_order(pa.table(columns, names=_COLUMNS))
+    events = pa.concat_tables(_tails(dataset) if part == "tail" else _whole(dataset))
+    columns = {
+        "user_id": _outside_ids(dataset, "users.parquet", "user_id", events["user_id"].to_numpy()),
+        "item_id": _outside_ids(dataset, "items.parquet", "item_id", events["item_ids"].to_numpy()),
+        "timestamp_ms": events["timestamps_ms"],
+        "event_type": _types(dataset, events),
+    }
+    names = [name for name in _value_names(dataset) if name != "event_type"]
+    return _in_time_order(pa.table(columns | {name: events[values_column(name)] for name in names}))
 
 
-def _tails(dataset: PreparedDataset) -> Iterator[BehaviorSequence]:
+def _types(dataset: PreparedDataset, events: pa.Table) -> pa.ChunkedArray:
+    if "event_type" in _value_names(dataset):
+        return events[values_column("event_type")].fill_null("").dictionary_encode()
+    one = pa.array([(*dataset.manifest.event_types, DEFAULT_TYPE)[0]]).dictionary_encode()
+    return pa.chunked_array([one.take(pa.array(np.zeros(events.num_rows, dtype=np.int64)))])
+
+
+def _value_names(dataset: PreparedDataset) -> Sequence[str]:
+    return list(dict.fromkeys((*dataset.features.behavior, *dataset.features.context)))
+
+
+def _tails(dataset: PreparedDataset) -> Iterator[pa.Table]:
+    """Yield the behaviors that evaluation holds out."""
     splits: tuple[Split, ...] = ("valid", "test")
     for split in splits:
-        for user in dataset.sequences(split):
-            yield user.slice(dataset.manifest.num_inputs(user, split), len(user))
+        for bucket in range(dataset.manifest.num_buckets):
+            table = dataset.read_bucket(split, bucket)
+            users = zip(*(table[name].to_pylist() for name in SEQUENCE_SCHEMA.names), strict=True)
+            sequences = (BehaviorSequence(key, np.array(items), np.array(times)) for key, items, times in users)
+            yield _behaviors(table, [dataset.manifest.num_inputs(sequence, split) for sequence in sequences])
 
 
-def _whole(dataset: PreparedDataset) -> Iterator[BehaviorSequence]:
-    """Yield each user once: split by time or leave-one-out, one stands in several splits, and in the newest with all events."""
-    seen: set[int] = set()
-    for split in _NEWEST_FIRST:
-        for user in dataset.sequences(split):
-            if user.user_key not in seen:
-                seen.add(user.user_key)
-                yield user
+def _whole(dataset: PreparedDataset) -> Iterator[pa.Table]:
+    """Yield the behaviors of each user once: one that stands in several splits has all events in the newest of them."""
+    for bucket in range(dataset.manifest.num_buckets):
+        seen: set[int] = set()
+        for split in _NEWEST_FIRST:
+            table = dataset.read_bucket(split, bucket)
+            users, lengths = table["user_id"].to_pylist(), pc.list_value_length(table["item_ids"]).to_pylist()
+            yield _behaviors(table, [n if user in seen else 0 for user, n in zip(users, lengths, strict=True)])
+            seen.update(users)
 
 
-def _joined(parts: list[Keys]) -> Keys:
-    return np.concatenate([np.empty(0, np.int64), *parts])
+def _behaviors(table: pa.Table, starts: list[int]) -> pa.Table:
+    """Return the behaviors of a bucket, a row each: those of each user from a place on."""
+    lengths = np.asarray(pc.list_value_length(table["item_ids"]), dtype=np.int64)
+    within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    kept = pa.array(within >= np.repeat(np.array(starts, dtype=np.int64), lengths))
+    columns = {name: pc.list_flatten(table[name]) for name in table.column_names if name != "user_id"}
+    return pa.table({"user_id": np.repeat(table["user_id"].to_numpy(), lengths), **columns}).filter(kept)
 
 
 def _outside_ids(dataset: PreparedDataset, file: str, column: str, keys: Keys) -> pa.Array:
@@ -96,14 +115,18 @@ def log_events(log: LogConfig, id_type: IdType) -> tuple[pa.Table, int]:
         DatasetError: A path is missing, or a file is torn or lacks a column.
     """
     fragments, kept, num_rejected = list_fragments(log), [], 0
+    names = [name for name in log.value_names if name != "event_type"]
     times = times_of(log, fragments, int(time.time() * 1000))
     for fragment in fragments:
         for batch in read_fragment(log, fragment, log_columns(log)):
             events, rejected = clean(batch, log, id_type, times, fragment.uri)
             types = _event_types(batch.table, events["row"])
-            kept.append(events.select(["user", "item", "timestamp_ms"]).append_column("event_type", types))
+            told = events.select(["user", "item", "timestamp_ms"]).append_column("event_type", types)
+            for name in names:
+                told = told.append_column(name, events[values_column(name)])
+            kept.append(told)
             num_rejected += rejected.num_rows
-    events = pa.concat_tables(kept).rename_columns(_COLUMNS).unify_dictionaries()
+    events = pa.concat_tables(kept).rename_columns([*_COLUMNS, *names]).unify_dictionaries()
     return _in_time_order(events), num_rejected
 
 
@@ -113,7 +136,7 @@ def _event_types(raw: pa.Table, rows: pa.ChunkedArray) -> pa.DictionaryArray:
         types = pa.nulls(len(rows), pa.string())
     else:
         types = plain(raw["event_type"].combine_chunks()).cast(pa.string()).take(rows.combine_chunks())
-    return types.fill_null(_DEFAULT_TYPE).dictionary_encode()
+    return types.fill_null(DEFAULT_TYPE).dictionary_encode()
 
 
 def _in_time_order(events: pa.Table) -> pa.Table:
@@ -121,10 +144,13 @@ def _in_time_order(events: pa.Table) -> pa.Table:
     return events.take(pa.array(np.argsort(events["timestamp_ms"].to_numpy(), kind="stable")))
 
 
-def rows(events: pa.Table) -> Iterator[tuple[Any, Any, int, str]]:
-    """Yield user id, item id, time and type of each event."""
+def rows(events: pa.Table) -> Iterator[tuple[Any, Any, int, str, dict[str, str]]]:
+    """Yield user id, item id, time, type and context of each event."""
+    names = events.column_names[len(_COLUMNS) :]
     for batch in events.to_batches(max_chunksize=_ROWS_AT_A_TIME):
-        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            values = zip(names, row[len(_COLUMNS) :], strict=True)
+            yield (*row[: len(_COLUMNS)], {name: value for name, value in values if value is not None})
 
 
 def due_s(events: pa.Table, *, rate: float, speed_up: float) -> NDArray[np.float64]:

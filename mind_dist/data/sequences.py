@@ -8,7 +8,7 @@ whoever reads it (`mind_dist.data.event_sequences` is the side for event logs).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 import numpy as np
@@ -16,10 +16,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import compute as pc
 
+from mind_dist.data.codec import NO_FEATURES, EventFeatures
+from mind_dist.data.event_values import event_keys
 from mind_dist.data.parquet import PreparedDataset
-from mind_dist.records import Keys, PartTrained, Positions, UserHistory
+from mind_dist.records import KeyRows, Keys, PartTrained, Positions, UserHistory
 
 Mask = NDArray[np.bool_]
+
+
+def _nothing() -> Keys:
+    return np.empty((0, 0, 0), dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +39,9 @@ class Examples:
         target_mask: True where real, [n, T].
         profile: Profile feature keys, [n, P]; 0 where missing.
         timestamps_ms: Time of the first target, [n].
+        behavior_keys: Features of the behaviors, 0 where missing or padded, [n, L, F]; [0, 0, 0] where none are read.
+        history_moments: Contexts in which the behaviors happened, any where padded, [n, L, C]; the same.
+        target_moments: Contexts in which the targets happened, any where padded, [n, T, C]; the same.
     """
 
     history: Keys
@@ -41,17 +50,31 @@ class Examples:
     target_mask: Mask
     profile: Keys
     timestamps_ms: Keys
+    behavior_keys: Keys = field(default_factory=_nothing)
+    history_moments: Keys = field(default_factory=_nothing)
+    target_moments: Keys = field(default_factory=_nothing)
 
     def __len__(self) -> int:
         return len(self.timestamps_ms)
 
     @classmethod
-    def none(cls, max_behaviors: int, num_targets: int, num_profile_features: int) -> Examples:
+    def none(
+        cls, max_behaviors: int, num_targets: int, num_profile_features: int, features: EventFeatures = NO_FEATURES
+    ) -> Examples:
         """Return no examples of given widths."""
         history, targets, profile = (
             np.zeros((0, width), dtype=np.int64) for width in (max_behaviors, num_targets, num_profile_features)
         )
-        return cls(history, history > 0, targets, targets > 0, profile, np.zeros(0, dtype=np.int64))
+        behavior, *moments = (
+            np.zeros((0, width, len(names)), dtype=np.int64)
+            for width, names in (
+                (max_behaviors, features.behavior),
+                (max_behaviors, features.context),
+                (num_targets, features.context),
+            )
+        )
+        times = np.zeros(0, dtype=np.int64)
+        return cls(history, history > 0, targets, targets > 0, profile, times, behavior, *moments)
 
     @classmethod
     def concatenate(cls, chunks: Sequence[Examples]) -> Examples:
@@ -140,6 +163,7 @@ class ParquetExamples:
         epochs: Passes over each bucket.
         seed: Seed of permutations and windows.
         positions: Where to go on; a bucket not named starts at its beginning.
+        features: What is read of each event.
 
     Raises:
         DatasetError: A bucket is missing or torn.
@@ -156,9 +180,10 @@ class ParquetExamples:
         epochs: int = 1,
         seed: int = 0,
         positions: Positions | None = None,
+        features: EventFeatures = NO_FEATURES,
     ) -> None:
         profiles = dataset.profiles()
-        self._buckets = {p: _Bucket.read(dataset, p, profiles, window_stride) for p in sorted(partitions)}
+        self._buckets = {p: _Bucket.read(dataset, p, profiles, window_stride, features) for p in sorted(partitions)}
         self._shape = (max_behaviors, num_targets)
         self._stride = window_stride
         self._epochs = epochs
@@ -252,6 +277,8 @@ class _Bucket:
         offsets: Where each user's behaviors start, [U + 1].
         windows: Index of the first target of every example, [n].
         profile: Profile keys of each user, [U, P].
+        behavior_keys: Features of the behaviors, [E, F].
+        moment_keys: Contexts in which they happened, [E, C].
     """
 
     items: Keys
@@ -259,9 +286,18 @@ class _Bucket:
     offsets: Keys
     windows: Keys
     profile: Keys
+    behavior_keys: KeyRows
+    moment_keys: KeyRows
 
     @classmethod
-    def read(cls, dataset: PreparedDataset, bucket: int, profiles: Mapping[int, Keys], stride: int) -> _Bucket:
+    def read(
+        cls,
+        dataset: PreparedDataset,
+        bucket: int,
+        profiles: Mapping[int, Keys],
+        stride: int,
+        features: EventFeatures,
+    ) -> _Bucket:
         table = dataset.read_bucket("train", bucket)
         lengths = pc.list_value_length(table["item_ids"]).to_numpy()
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
@@ -272,7 +308,8 @@ class _Bucket:
         found = [profiles.get(user, dataset.no_profile) for user in users]
         profile = np.array(found, dtype=np.int64).reshape(len(users), len(dataset.no_profile))
         windows = np.flatnonzero(~starts_user[:-1] & (from_last % stride == 0))
-        return cls(_flat(table["item_ids"]), _flat(table["timestamps_ms"]), offsets, windows, profile)
+        keys = event_keys(table, features)
+        return cls(_flat(table["item_ids"]), _flat(table["timestamps_ms"]), offsets, windows, profile, *keys)
 
     def draw(self, max_behaviors: int, generator: np.random.Generator) -> Keys:
         """Return a window of the same user for each, anywhere where it is full, or the fullest there is."""
@@ -300,15 +337,24 @@ class _Bucket:
         """Return the examples whose first targets are at `windows`."""
         users = np.searchsorted(self.offsets, windows, side="right") - 1
         first = np.maximum(self.offsets[users], windows - max_behaviors)
-        history, history_mask = self._gather(first, windows, max_behaviors)
-        targets, target_mask = self._gather(windows, self.offsets[users + 1], num_targets)
-        return Examples(history, history_mask, targets, target_mask, self.profile[users], self.timestamps_ms[windows])
+        seen, is_seen = self._places(first, windows, max_behaviors)
+        following, follows = self._places(windows, self.offsets[users + 1], num_targets)
+        return Examples(
+            np.where(is_seen, self.items[seen], 0),
+            is_seen,
+            np.where(follows, self.items[following], 0),
+            follows,
+            self.profile[users],
+            self.timestamps_ms[windows],
+            np.where(is_seen[:, :, None], self.behavior_keys[seen], 0),
+            self.moment_keys[seen],
+            self.moment_keys[following],
+        )
 
-    def _gather(self, first: Keys, stop: Keys, width: int) -> tuple[Keys, Mask]:
-        """Return up to `width` items of each range, padded with 0, and which of them are real."""
+    def _places(self, first: Keys, stop: Keys, width: int) -> tuple[Keys, Mask]:
+        """Return the first `width` places of each range, any where it ends before, and which of them are real."""
         at = first[:, None] + np.arange(width)
-        real = at < stop[:, None]
-        return np.where(real, self.items.take(at, mode="clip"), 0), real
+        return np.minimum(at, max(0, len(self.items) - 1)), at < stop[:, None]
 
 
 def _flat(column: pa.ChunkedArray) -> Keys:

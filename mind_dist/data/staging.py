@@ -19,7 +19,8 @@ from mind_dist.config import PrepareConfig, SplitConfig
 from mind_dist.data.activity import ACTIVITY, activity_of
 from mind_dist.data.cleaning import by_reason, clean, keys_of
 from mind_dist.data.codec import partition_of
-from mind_dist.data.parquet import SEQUENCE_SCHEMA, Split
+from mind_dist.data.event_values import distinct_values, values_column
+from mind_dist.data.parquet import Split
 from mind_dist.data.raw_log import Fragment, log_columns, read_fragment
 from mind_dist.data.times import Times
 from mind_dist.records import Keys
@@ -81,9 +82,6 @@ outside ids, the times of the oldest and newest event.
 
 Outside ids are there for the type string only: an int64 is its own."""
 
-_USER_SCHEMA = pa.schema([*SEQUENCE_SCHEMA, ("first_seen", pa.int64()), ("original_id", pa.string())])
-"""A user with all events, where the log names it first, and its outside id if that is a string."""
-
 SPLIT_SCHEMA = pa.schema(
     [
         ("part", pa.int64()),
@@ -91,9 +89,12 @@ SPLIT_SCHEMA = pa.schema(
         ("num_events", _KEY_LIST),
         ("items", _KEY_LIST),
         ("counts", _KEY_LIST),
+        ("value_names", pa.list_(pa.string())),
+        ("values", pa.list_(pa.string())),
     ]
 )
-"""A bucket's users and events per split, and the distinct items of train with their counts."""
+"""A bucket's users and events per split, the distinct items of train with their counts, and the distinct values of each
+feature of events in train, with its name."""
 
 
 def stage_events(parts: pa.Table, config: PrepareConfig, times: Times) -> Iterator[pa.Table]:
@@ -120,6 +121,8 @@ def _stage_batch(events: pa.Table, config: PrepareConfig, name: str, order: int)
     users, items = keys_of(events["user"]), keys_of(events["item"])
     columns = [users, items, events["timestamp_ms"], events["row"].to_numpy() + order]
     staged = pa.table(columns, names=["user", "item", "timestamp_ms", "order"])
+    for column in _value_columns(config):
+        staged = staged.append_column(column, events[column])
     if config.id_type == "string":
         staged = staged.append_column("user_id", events["user"])
     _write_by_bucket(Directory.at(config.output), name, staged, config.num_buckets)
@@ -137,10 +140,14 @@ def _write_by_bucket(target: Directory, name: str, events: pa.Table, num_buckets
     ordered = events.take(pa.array(np.argsort(buckets, kind="stable")))
     sizes = np.bincount(buckets, minlength=num_buckets)
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, events.schema, use_dictionary=["user_id"]) as writer:
+    with pq.ParquetWriter(sink, events.schema, use_dictionary=_texts_of(events)) as writer:
         for start, size in zip(np.cumsum(sizes) - sizes, sizes, strict=True):
             writer.write_table(ordered.slice(start, size), row_group_size=max(1, size))
     target.write_bytes(name, sink.getvalue().to_pybytes(), durable=False)
+
+
+def _texts_of(events: pa.Table) -> list[str]:
+    return [name for name in events.column_names if pa.types.is_string(events.schema.field(name).type)]
 
 
 def group_buckets(buckets: pa.Table, config: PrepareConfig, files: Sequence[str]) -> Iterator[pa.Table]:
@@ -153,7 +160,7 @@ def group_buckets(buckets: pa.Table, config: PrepareConfig, files: Sequence[str]
     for bucket in buckets["part"].to_pylist():
         events = pa.concat_tables([_read_bucket(target, file, bucket) for file in files])
         events = events.sort_by([("user", "ascending"), ("timestamp_ms", "ascending"), ("order", "ascending")])
-        users, *found = _group_bucket(events, config.max_user_events)
+        users, *found = _group_bucket(events, config.max_user_events, _value_columns(config))
         target.write_table(_users_file(bucket), users, scratch=True)
         yield _row(GROUPED_SCHEMA, bucket, users.num_rows, *found)
 
@@ -168,7 +175,9 @@ def _read_bucket(target: Directory, file: str, bucket: int) -> pa.Table:
         return pq.ParquetFile(stream).read_row_group(bucket)
 
 
-def _group_bucket(events: pa.Table, max_events: int) -> tuple[pa.Table, int, int, int, Keys, Keys]:
+def _group_bucket(
+    events: pa.Table, max_events: int, value_columns: Sequence[str]
+) -> tuple[pa.Table, int, int, int, Keys, Keys]:
     """Group events in the order of user, then time, then the log; drop duplicates, and keep each user's newest.
 
     Returns:
@@ -183,12 +192,16 @@ def _group_bucket(events: pa.Table, max_events: int) -> tuple[pa.Table, int, int
     num_kept = np.minimum(lengths, max_events) if max_events else lengths
     kept[kept] = _newest(lengths, num_kept)
     items, counts = np.unique(events["item"].to_numpy()[~kept], return_counts=True)
-    remaining = events.select(["item", "timestamp_ms"]).filter(pa.array(kept))
-    table = _sequences(users, num_kept, remaining["item"], remaining["timestamp_ms"])
+    remaining = events.select(["item", "timestamp_ms", *value_columns]).filter(pa.array(kept))
+    table = _sequences(users, num_kept, remaining.rename_columns(["item_ids", "timestamps_ms", *value_columns]))
     table = table.append_column("first_seen", pa.array(first_seen, pa.int64()))
     table = table.append_column("original_id", ids if ids is not None else pa.nulls(len(users), pa.string()))
     num_cut = int((lengths > num_kept).sum())
-    return table.cast(_USER_SCHEMA), int(lengths.sum()), int(num_kept.sum()), num_cut, items, -counts
+    return table, int(lengths.sum()), int(num_kept.sum()), num_cut, items, -counts
+
+
+def _value_columns(config: PrepareConfig) -> list[str]:
+    return [values_column(name) for name in config.log.value_names]
 
 
 def _duplicates(events: pa.Table) -> NDArray[np.bool_]:
@@ -224,14 +237,14 @@ def filter_buckets(buckets: pa.Table, config: PrepareConfig, items: Keys) -> Ite
 
 def _filter_bucket(target: Directory, bucket: int, users: pa.Table, items: Keys, min_events: int) -> pa.Table:
     lengths = np.asarray(pc.list_value_length(users["item_ids"]), dtype=np.int64)
-    flat_items, flat_times = (pc.list_flatten(users[name]) for name in ("item_ids", "timestamps_ms"))
-    kept = _contains(items, flat_items.to_numpy())
+    behaviors = _behaviors(users)
+    kept = _contains(items, behaviors["item_ids"].to_numpy())
     num_kept = _sums(kept, np.cumsum(lengths) - lengths)
     frequent = num_kept >= min_events
-    rows = pa.array(kept & np.repeat(frequent, lengths))
-    times, remaining = flat_times.filter(rows), users.filter(pa.array(frequent))
+    behaviors = behaviors.filter(pa.array(kept & np.repeat(frequent, lengths)))
+    times, remaining = behaviors["timestamps_ms"], users.filter(pa.array(frequent))
     keys, first_seen = remaining["user_id"].to_numpy(), remaining["first_seen"].to_numpy()
-    sequences = _sequences(keys, num_kept[frequent], flat_items.filter(rows), times)
+    sequences = _sequences(keys, num_kept[frequent], behaviors)
     target.write_table(f"staging/sequences/bucket-{bucket:05d}.parquet", sequences, scratch=True)
     ids = remaining["original_id"].drop_null().to_pylist()
     numbers = (int((num_kept > 0).sum()), int(kept.sum()), len(times))
@@ -255,10 +268,18 @@ def _minima(values: Keys, starts: Keys) -> Keys:
     return np.asarray(np.minimum.reduceat(values, starts)) if len(starts) else starts
 
 
-def _sequences(users: Keys, lengths: Keys, items: pa.ChunkedArray, times: pa.ChunkedArray) -> pa.Table:
+def _behaviors(sequences: pa.Table) -> pa.Table:
+    """Return the behaviors of all users, one after the other: a column for each column of lists."""
+    lists = [name for name in sequences.column_names if pa.types.is_list(sequences.schema.field(name).type)]
+    return pa.table({name: pc.list_flatten(sequences[name]) for name in lists})
+
+
+def _sequences(users: Keys, lengths: Keys, behaviors: pa.Table) -> pa.Table:
+    """Return users with their lists, of so many behaviors each, one after the other."""
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
-    lists = [pa.ListArray.from_arrays(offsets, values.combine_chunks()) for values in (items, times)]
-    return pa.table([pa.array(users), *lists], schema=SEQUENCE_SCHEMA)
+    names = behaviors.column_names
+    lists = {name: pa.ListArray.from_arrays(offsets, behaviors[name].combine_chunks()) for name in names}
+    return pa.table({"user_id": pa.array(users, pa.int64()), **lists})
 
 
 def split_buckets(buckets: pa.Table, config: PrepareConfig) -> Iterator[pa.Table]:
@@ -277,7 +298,16 @@ def split_buckets(buckets: pa.Table, config: PrepareConfig) -> Iterator[pa.Table
             target.write_table(f"{ACTIVITY}/{name}", activity_of(sequences))
         num_events = [len(pc.list_flatten(table["item_ids"])) for table in tables]
         items, counts = np.unique(pc.list_flatten(tables[0]["item_ids"]).to_numpy(), return_counts=True)
-        yield _row(SPLIT_SCHEMA, row["part"], [table.num_rows for table in tables], num_events, items, counts)
+        num_users = [table.num_rows for table in tables]
+        yield _row(
+            SPLIT_SCHEMA,
+            row["part"],
+            num_users,
+            num_events,
+            items,
+            counts,
+            *distinct_values(tables[0], config.log.value_names),
+        )
 
 
 def _splits(sequences: pa.Table, places: Sequence[int], split: SplitConfig) -> list[pa.Table]:
@@ -322,5 +352,4 @@ def _prefixes(sequences: pa.Table, lengths: Keys, chosen: NDArray[np.bool_]) -> 
     within = np.arange(whole.sum()) - np.repeat(np.cumsum(whole) - whole, whole)
     rows = pa.array(within < np.repeat(np.where(chosen, lengths, 0), whole))
     users = sequences["user_id"].to_numpy()[chosen]
-    items, times = (pc.list_flatten(sequences[name]).filter(rows) for name in ("item_ids", "timestamps_ms"))
-    return _sequences(users, lengths[chosen], items, times)
+    return _sequences(users, lengths[chosen], _behaviors(sequences).filter(rows))

@@ -24,7 +24,7 @@ from mind_dist.evaluation.measuring import CUTOFFS, Measured, measure, measured
 from mind_dist.evaluation.protocol import EvaluationReport, Report, evaluate_version
 from mind_dist.evaluation.recommenders import ExactRecommender, Recommender, of_model, popularity
 from mind_dist.evaluation.task import Task, task_of
-from mind_dist.evaluation.users import Cut, HeldOut, held_out
+from mind_dist.evaluation.users import Cut, HeldOut, held_out, in_context
 
 __all__ = [
     "CUTOFFS",
@@ -41,6 +41,7 @@ __all__ = [
     "chance",
     "evaluate_version",
     "held_out",
+    "in_context",
     "interest_use",
     "measure",
     "measured",

@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from mind_dist.data.codec import EventFeatures
 from mind_dist.data.parquet import ItemCatalog, PreparedDataset
 from mind_dist.encoder import InterestEncoder
 from mind_dist.errors import VersionError
@@ -26,7 +27,7 @@ from mind_dist.evaluation.measuring import CUTOFFS, MAIN_CUTOFF, Measured, measu
 from mind_dist.evaluation.opponents import Fitted, TunedFloor, fitted, opponents
 from mind_dist.evaluation.recommenders import Recommender, of_model, popularity
 from mind_dist.evaluation.task import Task, by_time, task_of
-from mind_dist.evaluation.users import Cut, HeldOut
+from mind_dist.evaluation.users import Cut, HeldOut, in_context
 from mind_dist.evaluation.verdict import Verdict, verdict_of
 
 _RECENT = FLOORS["recent_popularity"].title
@@ -107,7 +108,7 @@ def evaluate_version(
     if encoder.manifest.id_type != dataset.manifest.id_type:
         problem = f"has {encoder.manifest.id_type} ids, the dataset {dataset.manifest.id_type}"
         raise VersionError(encoder.model_version, problem)
-    task, catalog = task_of(dataset, split, cut), dataset.catalog()
+    task, catalog = task_of(dataset, split, cut, EventFeatures.of(encoder.config)), dataset.catalog()
     categories = Categories.of(catalog, category) if category else first_that_tell_apart(catalog, dataset.manifest)
 
     def of(recommender: Recommender) -> Measured:
@@ -119,6 +120,8 @@ def evaluate_version(
     report = {"model": model.means | use.summary()} | {name: each.means for name, each in others.items()}
     if _RECENT in tuning:
         report[_RECENT]["window_h"] = tuning[_RECENT].settings["hours"]
+    if encoder.config.context_features:
+        report["model"] |= _in_context(encoder, task)
     if by_time(dataset):
         report["chance"] = _by_chance(task, catalog)
     elif catalog.is_cold.any():
@@ -170,6 +173,17 @@ def _with_cold_items(encoder: InterestEncoder, users: Sequence[HeldOut], catalog
     recalls = [metrics.recall(keys, user.targets) for keys, user in zip(ranked, users, strict=True)]
     shares = [float(np.isin(keys, cold).mean()) if len(keys) else 0.0 for keys in ranked]
     return {f"recall@{limit}_with_cold": float(np.mean(recalls)), f"cold_share@{limit}": float(np.mean(shares))}
+
+
+def _in_context(encoder: InterestEncoder, task: Task) -> dict[str, float]:
+    """Return the recall of what followed in the context of the first event that did: asked in it, and in none."""
+    limit, asked, found = max(CUTOFFS), in_context(task.users), {}
+    for name, users in (("in_context", asked), ("in_none", task.users)):
+        histories = [user.history for user in users]
+        ranked = of_model(encoder).recommend(histories, limit, exclude_seen=False, at=task.at)
+        recalls = [metrics.recall(keys, user.targets) for keys, user in zip(ranked, asked, strict=True)]
+        found[f"recall@{limit}_{name}"] = float(np.mean(recalls))
+    return found
 
 
 def _by_chance(task: Task, catalog: ItemCatalog) -> dict[str, float]:

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from mind_dist.data.activity import read_activity
+from mind_dist.data.codec import EventFeatures
 from mind_dist.data.parquet import PreparedDataset
 from mind_dist.errors import DatasetError
 from mind_dist.evaluation.availability import Availability, Moments
@@ -43,13 +44,24 @@ def by_time(dataset: PreparedDataset) -> bool:
     return dataset.manifest.split.get("by") == "time"
 
 
-def task_of(dataset: PreparedDataset, split: Literal["valid", "test"] = "test", cut: Cut = "share") -> Task:
+def task_of(
+    dataset: PreparedDataset,
+    split: Literal["valid", "test"] = "test",
+    cut: Cut = "share",
+    features: EventFeatures | None = None,
+) -> Task:
     """Return the users of a split and what they can find: all of it, but by time what was available.
+
+    Args:
+        dataset: The dataset.
+        split: Whose users.
+        cut: Where they are cut, where the dataset is split by user.
+        features: What is read of each event; None for all that the dataset has.
 
     Raises:
         DatasetError: A file is missing or torn, or the split has no user to evaluate.
     """
-    task = find_task(dataset, split, cut)
+    task = find_task(dataset, split, cut, features=features)
     if not task.users:
         problem = f"the {split} split has no user with both a history and targets"
         if task.num_unavailable_users:
@@ -58,13 +70,19 @@ def task_of(dataset: PreparedDataset, split: Literal["valid", "test"] = "test", 
     return task
 
 
-def find_task(dataset: PreparedDataset, split: Literal["valid", "test"], cut: Cut = "share", every: int = 1) -> Task:
+def find_task(
+    dataset: PreparedDataset,
+    split: Literal["valid", "test"],
+    cut: Cut = "share",
+    every: int = 1,
+    features: EventFeatures | None = None,
+) -> Task:
     """Return the same, without users where there are none; of so many users of the split, one.
 
     Raises:
         DatasetError: A file is missing or torn.
     """
-    users, catalog = cut_users(dataset, split, cut, every), dataset.catalog()
+    users, catalog = cut_users(dataset, split, cut, every, features), dataset.catalog()
     if not by_time(dataset):
         return Task(users, Moments.of(users, Availability.of_log(catalog)))
     availability = Availability.of_time(catalog, read_activity(dataset))
@@ -79,6 +97,4 @@ def find_task(dataset: PreparedDataset, split: Literal["valid", "test"], cut: Cu
 def _reachable(user: HeldOut, availability: Availability) -> HeldOut:
     """Return a user with only the targets that were available at the user's moment."""
     kept = availability.of(user.targets).at(user.moment_ms)
-    times_ms = user.future.timestamps_ms[kept]
-    future = dataclasses.replace(user.future, item_keys=user.targets[kept], timestamps_ms=times_ms)
-    return dataclasses.replace(user, future=future)
+    return dataclasses.replace(user, future=user.future.take(kept))

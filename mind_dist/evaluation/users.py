@@ -8,11 +8,13 @@ at the last, each user is asked for the last behavior alone, however the dataset
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
+from mind_dist.data.codec import EventFeatures
 from mind_dist.data.parquet import DatasetManifest, PreparedDataset
 from mind_dist.errors import DatasetError
 from mind_dist.records import BehaviorSequence, Keys
@@ -59,15 +61,38 @@ def held_out(dataset: PreparedDataset, split: Literal["valid", "test"] = "test",
     return users
 
 
+def in_context(users: Sequence[HeldOut]) -> list[HeldOut]:
+    """Return the users, asked in the context of what followed first, and for what followed in that context."""
+    found = []
+    for user in users:
+        context = user.future.moment_keys[0]
+        same = (user.future.moment_keys == context).all(axis=1)
+        history = replace(user.history, context_keys=context)
+        found.append(HeldOut(history, user.future.take(same)))
+    return found
+
+
 def cut_users(
-    dataset: PreparedDataset, split: Literal["valid", "test"], cut: Cut = "share", every: int = 1
+    dataset: PreparedDataset,
+    split: Literal["valid", "test"],
+    cut: Cut = "share",
+    every: int = 1,
+    features: EventFeatures | None = None,
 ) -> list[HeldOut]:
     """Return the same, or none where no user is left; of so many users, one.
+
+    Args:
+        dataset: Where they are.
+        split: Whose users.
+        cut: Where they are cut.
+        every: Of so many users, one.
+        features: What is read of each event; None for all that the dataset has.
 
     Raises:
         DatasetError: A file is missing or torn.
     """
-    users = [_cut(sequence, dataset.manifest, split, cut) for sequence in dataset.sequences(split, every)]
+    sequences = dataset.sequences(split, every, features)
+    users = [_cut(sequence, dataset.manifest, split, cut) for sequence in sequences]
     return [user for user in users if len(user.history) and len(user.future)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mind_dist.checkpoint import VersionParts
+from mind_dist.data.codec import NO_FEATURES, EventFeatures
 from mind_dist.data.parquet import PreparedDataset
 from mind_dist.encoder import InterestEncoder
 from mind_dist.evaluation import metrics
@@ -50,12 +51,13 @@ class ValidUsers:
         return found[0], found[1], len(users)
 
 
-def open_valid_users(dataset: PreparedDataset, max_users: int) -> ValidUsers:
+def open_valid_users(dataset: PreparedDataset, max_users: int, features: EventFeatures = NO_FEATURES) -> ValidUsers:
     """Return valid users that have both a history and targets, evenly taken from all.
 
     Args:
         dataset: Where they are.
         max_users: The most there may be; fewer where there are so many items that a look would take long.
+        features: What the model reads of each event.
 
     Raises:
         DatasetError: A file is missing or torn.
@@ -64,4 +66,4 @@ def open_valid_users(dataset: PreparedDataset, max_users: int) -> ValidUsers:
     if not there_are:  # nor is there a file that could be read
         return ValidUsers(Task([], Moments.of([], Availability.of_log(dataset.catalog()))))
     most = max(1, min(max_users, _MOST_SCORES // max(1, dataset.manifest.num_items)))
-    return ValidUsers(find_task(dataset, "valid", every=-(-there_are // most)))
+    return ValidUsers(find_task(dataset, "valid", every=-(-there_are // most), features=features))

@@ -74,6 +74,9 @@ def _problem(info: VersionInfo, row: UserRow) -> str:  # noqa: PLR0911 - one for
         return "interests and weights must be finite"
     if not len(row.behaviors) == len(row.timestamps_ms) <= info.max_behaviors:
         return f"{len(row.behaviors)} behaviors with {len(row.timestamps_ms)} times, at most {info.max_behaviors}"
+    shape = (len(row.behaviors), len(info.behavior_features))
+    if row.behavior_keys.shape != shape and (row.behavior_keys.size or shape[0] * shape[1]):
+        return f"behavior keys of shape {row.behavior_keys.shape} must be {list(shape)}"
     if len(row.profile) > MAX_PROFILE:
         return f"{len(row.profile)} profile keys, at most {MAX_PROFILE}"
     return ""

@@ -20,6 +20,7 @@ from mind_dist.config import prefixed
 from mind_dist.index.filters import PLACEHOLDERS, Condition
 from mind_dist.index.vector_store import Column, ItemRows, Scalar, UserRow, VersionInfo
 from mind_dist.limits import FIRST_KEY, MAX_PROFILE, MAX_TEXT_BYTES, MAX_TEXTS
+from mind_dist.records import KeyRows, no_rows
 from mind_dist.strict_json import from_json, to_json
 
 R = TypeVar("R")
@@ -103,10 +104,17 @@ def users_schema(info: VersionInfo) -> CollectionSchema:
     _add_array(schema, "behaviors", DataType.INT64, info.max_behaviors)
     _add_array(schema, "timestamps_ms", DataType.INT64, info.max_behaviors)
     _add_array(schema, "profile", DataType.INT64, MAX_PROFILE)
+    for name in _behavior_fields(info):
+        _add_array(schema, name, DataType.INT64, info.max_behaviors)
     for name in ("partition", "next_offset", "updated_ms"):
         schema.add_field(name, DataType.INT64)
     schema.add_field("model_version", DataType.VARCHAR, max_length=_MAX_NAME)
     return schema
+
+
+def _behavior_fields(info: VersionInfo) -> list[str]:
+    """Return the fields that have a key of each behavior, one for each feature of behaviors."""
+    return [f"behavior_keys_{place}" for place in range(len(info.behavior_features))]
 
 
 def _schema(info: VersionInfo) -> CollectionSchema:
@@ -164,6 +172,7 @@ def user_fields(info: VersionInfo, row: UserRow) -> dict[str, Any]:
     """Return a user as Milvus takes it: the interests one after the other, then zeros."""
     interests = np.zeros(info.num_interests * info.dim, dtype=np.float32)
     interests[: row.interests.size] = row.interests.reshape(-1)
+    columns = row.behavior_keys.T.tolist() or [[]] * len(info.behavior_features)
     return {
         "user_id": int(row.user_key),
         "interests": interests,
@@ -176,6 +185,7 @@ def user_fields(info: VersionInfo, row: UserRow) -> dict[str, Any]:
         "next_offset": int(row.next_offset),
         "updated_ms": int(row.updated_ms),
         "model_version": info.model_version,
+        **dict(zip(_behavior_fields(info), columns, strict=True)),
     }
 
 
@@ -199,7 +209,13 @@ def read_user(info: VersionInfo, fields: Mapping[str, Any]) -> UserRow:
         next_offset=fields["next_offset"],
         updated_ms=fields["updated_ms"],
         model_version=fields["model_version"],
+        behavior_keys=_behavior_keys(info, fields),
     )
+
+
+def _behavior_keys(info: VersionInfo, fields: Mapping[str, Any]) -> KeyRows:
+    columns = [fields[name] for name in _behavior_fields(info)]
+    return np.array(columns, dtype=np.int64).T if columns else no_rows()
 
 
 def expression(conditions: Sequence[Condition]) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mind_dist.records import Keys, no_keys
+from mind_dist.records import KeyRows, Keys, no_keys, no_rows
 
 Vectors = NDArray[np.float32]
 """Float32 vectors, one a row."""
@@ -74,6 +74,7 @@ class VersionInfo:
         marks_missing: Missing values can be told from others. In versions published before there were ranges they
             cannot: these know no ranges, and no `null` but for `texts`.
         event_types: Types of the events in its users' histories; empty where events of every type are.
+        behavior_features: Features of behaviors that a user's row keeps.
     """
 
     model_version: str
@@ -91,6 +92,7 @@ class VersionInfo:
     num_items: int = 0
     marks_missing: bool = True
     event_types: tuple[str, ...] = ()
+    behavior_features: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -100,8 +102,8 @@ class VersionInfo:
     def from_json(cls, values: Mapping[str, Any]) -> VersionInfo:
         """Build it back from `to_json`, also from that of a version that did not mark missing values yet."""
         columns = tuple(Column(**column) for column in values["columns"])
-        event_types = tuple(values.get("event_types", ()))
-        return cls(**{"marks_missing": False, **values, "columns": columns, "event_types": event_types})
+        texts = {name: tuple(values.get(name, ())) for name in ("event_types", "behavior_features")}
+        return cls(**{"marks_missing": False, **values, "columns": columns, **texts})
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,7 @@ class UserRow:
         next_offset: Events of that partition below it are in this row.
         updated_ms: When the row was computed.
         model_version: The version whose items the interests fit.
+        behavior_keys: One key per behavior and feature of behaviors, 0 where missing, [n, F].
     """
 
     user_key: int
@@ -146,6 +149,7 @@ class UserRow:
     next_offset: int = 0
     updated_ms: int = 0
     model_version: str = ""
+    behavior_keys: KeyRows = field(default_factory=no_rows)
 
 
 @dataclass(frozen=True, slots=True)

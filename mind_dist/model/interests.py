@@ -49,7 +49,7 @@ class InterestModel(Protocol):
         self,
         behaviors: Behaviors,
         profile: Float[Tensor, "B P D"] | None = None,
-        context: Float[Tensor, "B C"] | None = None,
+        context: Float[Tensor, "N C"] | None = None,
         ends: Int64[Tensor, "B E"] | None = None,
     ) -> Interests:
         """Extract interests.
@@ -57,7 +57,8 @@ class InterestModel(Protocol):
         Args:
             behaviors: The histories.
             profile: One vector per profile feature, concatenated and joined to every interest (P_u of MIND).
-            context: A query or context vector, joined to every interest the same way.
+            context: A query or context vector for each of the N rows that come out, joined to every interest the same
+                way.
             ends: Extract, instead of the interests of B whole histories, those of B · E beginnings of them: row
                 b · E + e is history b up to, and with, behavior `ends[b, e]`; -1 for an empty one.
         """

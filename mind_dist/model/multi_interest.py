@@ -56,7 +56,7 @@ class MultiInterestModel(nn.Module):
         self,
         behaviors: Behaviors,
         profile: Float[Tensor, "B P D"] | None = None,
-        context: Float[Tensor, "B C"] | None = None,
+        context: Float[Tensor, "N C"] | None = None,
         ends: Int64[Tensor, "B E"] | None = None,
     ) -> Interests:
         """Extract interests; see `InterestModel`.
@@ -64,7 +64,6 @@ class MultiInterestModel(nn.Module):
         Raises:
             ValueError: The config asks for a profile or a context that is not there or is of another width.
         """
-        joined = join(profile, context, self.config)
         behaviors = _at_least_one_place(behaviors)
         known = behaviors._replace(vectors=behaviors.vectors.masked_fill(~behaviors.mask[:, :, None], 0.0))
         states = self.encoder(known.vectors)
@@ -72,7 +71,8 @@ class MultiInterestModel(nn.Module):
             mask = self._interest_mask(behaviors.mask.sum(dim=1))
         else:
             mask = self._interest_mask(ends.flatten() + 1)
-            joined = None if joined is None else joined.repeat_interleave(ends.shape[1], dim=0)
+            profile = None if profile is None else profile.repeat_interleave(ends.shape[1], dim=0)
+        joined = join(profile, context, self.config)
         found: Extracted = self.extraction(known, states, ends, mask)
         vectors = self.head(found.capsules, side_by_side(found.state, joined))
         if self.config.normalize:

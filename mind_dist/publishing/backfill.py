@@ -7,7 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+import numpy as np
+
 from mind_dist.config import ModelConfig
+from mind_dist.data.codec import EventFeatures
 from mind_dist.data.parquet import PreparedDataset, Split
 from mind_dist.encoder import UserInterests
 from mind_dist.index.vector_store import UserRow, VectorStore
@@ -43,32 +46,40 @@ class History:
             next_offset=self.next_offset,
             updated_ms=time.time_ns() // 1_000_000,
             model_version=model_version,
+            behavior_keys=self.sequence.behavior_keys,
         )
 
 
 def histories_of(store: VectorStore, model_version: str, config: ModelConfig, max_behaviors: int) -> Iterator[History]:
     """Yield every user of a version as a new one takes it: the newest behaviors, a profile of the features it knows.
 
-    A profile of another number of features cannot be read, and counts as missing.
+    A profile of another number of features cannot be read, and counts as missing; so do features of behaviors.
     """
+    num_features = len(config.behavior_features)
     for row in store.scan_users(model_version):
         profile = row.profile if len(row.profile) == config.num_profile_features else no_keys()
-        sequence = BehaviorSequence(row.user_key, row.behaviors, row.timestamps_ms, profile)
+        kinds = row.behavior_keys
+        if kinds.shape[1] != num_features:
+            kinds = np.zeros((len(row.behaviors), num_features), dtype=np.int64)
+        sequence = BehaviorSequence(row.user_key, row.behaviors, row.timestamps_ms, profile, kinds)
         yield History(sequence.newest(max_behaviors), row.partition, row.next_offset)
 
 
-def dataset_users(dataset: PreparedDataset, shown: Literal["inputs", "all"] = "all") -> Iterator[BehaviorSequence]:
+def dataset_users(
+    dataset: PreparedDataset, shown: Literal["inputs", "all"] = "all", behavior_features: tuple[str, ...] = ()
+) -> Iterator[BehaviorSequence]:
     """Yield each user of a prepared dataset once, with the longest history it has.
 
     Args:
         dataset: The dataset; split by time or leave-one-out, it has a user in several splits, the later ones with more.
         shown: `all` behaviors, or of valid and test users the `inputs` alone: what is left for evaluation to find,
             or for a replay to bring, is not given away.
+        behavior_features: Features of behaviors that the version reads.
     """
     seen: set[int] = set()
     splits: tuple[Split, ...] = ("test", "valid", "train")
     for split in splits:
-        for sequence in dataset.sequences(split):
+        for sequence in dataset.sequences(split, features=EventFeatures(behavior_features)):
             if sequence.user_key not in seen:
                 seen.add(sequence.user_key)
                 count = dataset.manifest.num_inputs(sequence, split) if shown == "inputs" else len(sequence)

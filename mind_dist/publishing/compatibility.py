@@ -40,6 +40,9 @@ def _breaking(info: VersionInfo, active: VersionInfo) -> Iterator[str]:
     if set(info.event_types) != set(active.event_types):
         was = f"were {_types(active)}, and so are the histories that its users are copied with"
         yield f"event types are {_types(info)}, {was}"
+    if info.behavior_features != active.behavior_features:
+        found, was = (", ".join(each.behavior_features) or "none" for each in (info, active))
+        yield f"behavior features are {found}, were {was}, and so are those of the histories that its users are copied with"
     kinds = {column.name: column.kind for column in info.columns}
     for column in active.columns:
         kind = kinds.get(column.name)

@@ -199,6 +199,7 @@ def _describe(
         columns=columns,
         published_ms=published_ms,
         num_items=len(encoder.item_keys),
+        behavior_features=encoder.config.behavior_features,
         event_types=manifest.event_types,
     )
 

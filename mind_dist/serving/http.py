@@ -23,6 +23,7 @@ from mind_dist.data.times import FIRST_MS
 from mind_dist.errors import InvalidRequest, MindDistError, PoisonEvent, UnknownUser
 from mind_dist.index.filters import MAX_FILTER_VALUES
 from mind_dist.retrieval import Merging
+from mind_dist.serving.context_body import LONGEST_TEXT, Context
 from mind_dist.serving.filter_body import FORMS, Wish, plain_filter
 from mind_dist.serving.health import Problem
 from mind_dist.serving.recommender import Id, Recommender, RetrieveRequest, RetrieveResponse, UserView
@@ -32,8 +33,6 @@ _MAX_BEHAVIORS = 10_000
 T = TypeVar("T")
 
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
-_LONGEST_TEXT = 16_384
-"""Characters of an id or type: a record of the log has at most 1 MB."""
 
 
 def _now_ms() -> int:
@@ -95,6 +94,12 @@ class RetrieveBody(BaseModel):
         description="The moment at which they must be available, in milliseconds since the epoch; now where missing.",
         examples=[None],
     )
+    context: Context | None = Field(
+        None,
+        description="What is known of the moment, by the names that the model version was trained with (page, device): "
+        "the interests of just that. A value that training has not seen counts as not given.",
+        examples=[None],
+    )
 
 
 _RETRIEVE_EXAMPLES: dict[str, Any] = {
@@ -132,6 +137,11 @@ class EventBody(BaseModel):
         "click",
         description="What the user did. Vectors follow events of the types that the model version was trained on.",
         examples=["click"],
+    )
+    context: Context = Field(
+        default_factory=dict,
+        description="What is known of the moment and of the behavior, by name: page, device, hour.",
+        examples=[{}],
     )
 
 
@@ -288,8 +298,8 @@ def _milliseconds(moment: int) -> int:
 
 def _short(value: T) -> T:
     """Return an id or a type that fits into a record."""
-    if isinstance(value, str) and len(value) > _LONGEST_TEXT:
-        raise PoisonEvent(f"must have at most {_LONGEST_TEXT:,} characters, not {len(value):,}")
+    if isinstance(value, str) and len(value) > LONGEST_TEXT:
+        raise PoisonEvent(f"must have at most {LONGEST_TEXT:,} characters, not {len(value):,}")
     return value
 
 

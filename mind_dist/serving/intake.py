@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from mind_dist.config import KafkaConfig
-from mind_dist.data.codec import IdType, PoisonGate, decode, is_kept
+from mind_dist.data.codec import NO_FEATURES, EventFeatures, IdType, PoisonGate, decode, is_kept
 from mind_dist.data.source import DeadLetters
 from mind_dist.errors import PoisonEvent
 from mind_dist.records import Event, Record, Tombstone
@@ -43,12 +43,19 @@ class Intake:
         event_types: Types of the events that are behaviors; empty where events of every type are.
         dead_letters: Where records go that cannot be decoded.
         config: How far ahead events may lie, and how much poison is too much.
+        features: What is read of each event.
     """
 
     def __init__(
-        self, id_type: IdType, event_types: Collection[str], dead_letters: DeadLetters, config: KafkaConfig
+        self,
+        id_type: IdType,
+        event_types: Collection[str],
+        dead_letters: DeadLetters,
+        config: KafkaConfig,
+        features: EventFeatures = NO_FEATURES,
     ) -> None:
         self._id_type = id_type
+        self._features = features
         self._event_types = frozenset(event_types)
         self._dead_letters = dead_letters
         self._max_clock_skew_ms = config.max_clock_skew_ms
@@ -67,7 +74,8 @@ class Intake:
         num_ignored = 0
         for record in records:
             try:
-                change = decode(record, self._id_type, max_clock_skew_ms=self._max_clock_skew_ms)
+                skew_ms = self._max_clock_skew_ms
+                change = decode(record, self._id_type, max_clock_skew_ms=skew_ms, features=self._features)
             except PoisonEvent as error:
                 poison[record] = str(error)
                 continue

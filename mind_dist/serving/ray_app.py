@@ -252,7 +252,7 @@ class RecommenderReplica(_Replica):
     def _send(self, events: Sequence[EventBody]) -> None:
         producer = self._connected_producer()
         for event in events:
-            producer.send(event.user_id, event.item_id, event.timestamp_ms, event.event_type)
+            producer.send(event.user_id, event.item_id, event.timestamp_ms, event.event_type, event.context)
         producer.flush()
 
     def _connected_producer(self) -> EventProducer:

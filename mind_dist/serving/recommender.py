@@ -16,12 +16,12 @@ import numpy as np
 import pyarrow as pa
 
 from mind_dist.config import ServingConfig
-from mind_dist.data.codec import id_key
+from mind_dist.data.codec import Value, context_key, id_key, value_text
 from mind_dist.encoder import InterestEncoder, UserInterests
 from mind_dist.errors import InvalidRequest, NotReady, PoisonEvent, UnknownUser, VectorStoreError
 from mind_dist.index.vector_store import Filter, UserRow, VectorStore
 from mind_dist.observability import Metrics
-from mind_dist.records import BehaviorSequence, Candidate, Keys
+from mind_dist.records import BehaviorSequence, Candidate, Keys, no_keys
 from mind_dist.retrieval import Merging, check_merging, retrieve
 
 Id = int | str
@@ -47,6 +47,8 @@ class RetrieveRequest:
         filter: Column → what candidates must hold there: a value, any of several, or operators (ranges and others).
         available_only: Leave out items that are not available, where the catalog says when they are.
         at_ms: The moment at which they must be, in milliseconds since the epoch; None for now, by this server's clock.
+        context: What is known of the moment, by name, for a version that is asked in a context: the user's behaviors
+            are encoded anew with it. None for no context; a value that training has not seen counts as not given.
     """
 
     user_id: Id | None = None
@@ -58,6 +60,7 @@ class RetrieveRequest:
     filter: Filter = field(default_factory=dict)
     available_only: bool = True
     at_ms: int | None = None
+    context: Mapping[str, Value] | None = None
 
 
 @dataclass(frozen=True)
@@ -189,14 +192,15 @@ class Recommender:
         return response
 
     def _answer(self, encoder: InterestEncoder, request: RetrieveRequest) -> RetrieveResponse:
+        context_keys = _context_keys(encoder, request.context or {})
         if request.user_id is not None:
             row = self._row(encoder, request.user_id)
             if not len(row.interests):
                 version = encoder.model_version
                 raise UnknownUser(f"user {request.user_id} is there, but version {version} knows none of their items")
-            user, seen, num_unknown = UserInterests(row.interests, row.weights), row.behaviors, 0
+            user, seen, num_unknown = _interests(encoder, row, context_keys), row.behaviors, 0
         else:
-            user, seen, num_unknown = _encode(encoder, request.behaviors or ())
+            user, seen, num_unknown = _encode(encoder, request.behaviors or (), context_keys)
         candidates = retrieve(
             self._store,
             encoder.model_version,
@@ -255,7 +259,32 @@ class Recommender:
         raise NotReady(f"version {active} is active, but not loaded here yet")
 
 
-def _encode(encoder: InterestEncoder, behaviors: Sequence[Id]) -> tuple[UserInterests, Keys, int]:
+def _context_keys(encoder: InterestEncoder, context: Mapping[str, Value]) -> Keys:
+    """Return the keys of a context; none where nothing is told.
+
+    Raises:
+        InvalidRequest: The version knows no context of that name.
+    """
+    names = encoder.config.context_features
+    if unknown := [name for name in context if name not in names]:
+        known = f"it knows {', '.join(names)}" if names else "it was trained without any"
+        raise InvalidRequest(f"context.{unknown[0]}: version {encoder.model_version} knows no such context; {known}")
+    if not context:
+        return no_keys()
+    return np.array([context_key(name, value_text(context.get(name))) for name in names], dtype=np.int64)
+
+
+def _interests(encoder: InterestEncoder, row: UserRow, context_keys: Keys) -> UserInterests:
+    """Return a user's interests: those of the row, or encoded anew in a context."""
+    if not len(context_keys):
+        return UserInterests(row.interests, row.weights)
+    history = BehaviorSequence(
+        row.user_key, row.behaviors, row.timestamps_ms, row.profile, row.behavior_keys, context_keys=context_keys
+    )
+    return encoder.encode([history])[0]
+
+
+def _encode(encoder: InterestEncoder, behaviors: Sequence[Id], context_keys: Keys) -> tuple[UserInterests, Keys, int]:
     """Return the interests of a bare history, its known items, and the number of unknown ones."""
     try:
         keys = np.array([id_key(item_id, encoder.manifest.id_type) for item_id in behaviors], dtype=np.int64)
@@ -265,8 +294,8 @@ def _encode(encoder: InterestEncoder, behaviors: Sequence[Id]) -> tuple[UserInte
     if not len(known):
         raise UnknownUser(f"version {encoder.model_version} knows none of the {len(keys)} behaviors")
     missing_profile = np.zeros(encoder.config.num_profile_features, dtype=np.int64)
-    history = BehaviorSequence(0, known, np.arange(len(known)), missing_profile).last(encoder.max_behaviors)
-    return encoder.encode([history])[0], known, len(keys) - len(known)
+    history = BehaviorSequence(0, known, np.arange(len(known)), missing_profile, context_keys=context_keys)
+    return encoder.encode([history.last(encoder.max_behaviors)])[0], known, len(keys) - len(known)
 
 
 def _named(encoder: InterestEncoder, candidates: Sequence[Candidate]) -> list[ScoredItem]:

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from mind_dist.checkpoint import Manifest
 from mind_dist.config import ModelConfig, ServingConfig
+from mind_dist.data.codec import EventFeatures
 from mind_dist.data.source import DeadLetters, EventSource
 from mind_dist.encoder import UserInterests
 from mind_dist.errors import MindDistError, StaleAssignment
@@ -135,7 +136,8 @@ class UserVectorUpdater:
         self._source = source
         self._dead_letters = dead_letters
         manifest = encoder.manifest
-        self._intake = Intake(manifest.id_type, manifest.event_types, dead_letters, config.kafka)
+        features = EventFeatures(encoder.config.behavior_features)  # a context is that of a request, and not kept
+        self._intake = Intake(manifest.id_type, manifest.event_types, dead_letters, config.kafka, features)
         self._lease_s = config.kafka.max_poll_interval_s / 2
         self._silence_s = config.kafka.session_timeout_s / 2
         self._metrics = metrics
@@ -281,6 +283,7 @@ class UserVectorUpdater:
                 update.next_offset,
                 updated_ms,
                 self._model_version,
+                update.history.behavior_keys,
             )
             for update, interests in zip(updates, encoded, strict=True)
         ]

@@ -144,5 +144,5 @@ class UserRows:
 def _size(row: UserRow | None) -> int:
     if row is None:
         return _ROW_OVERHEAD_BYTES
-    arrays = (row.interests, row.weights, row.behaviors, row.timestamps_ms, row.profile)
+    arrays = (row.interests, row.weights, row.behaviors, row.timestamps_ms, row.profile, row.behavior_keys)
     return _ROW_OVERHEAD_BYTES + sum(array.nbytes for array in arrays)

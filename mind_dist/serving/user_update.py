@@ -48,7 +48,7 @@ class UserUpdate:
         """Start from a row, or from nothing with a missing profile."""
         if row is None:
             return cls(BehaviorSequence(user_key, profile_keys=no_profile))
-        history = BehaviorSequence(user_key, row.behaviors, row.timestamps_ms, row.profile)
+        history = BehaviorSequence(user_key, row.behaviors, row.timestamps_ms, row.profile, row.behavior_keys)
         return cls(history, row.partition, row.next_offset, row_exists=True, known=True)
 
     @property

@@ -113,7 +113,16 @@ def train(
                 table.observe(batch.examples.targets[batch.examples.target_mask], batch.watermark_ms)
             generator = np.random.default_rng([config.seed, step, ranks.rank])
             every = config.every_position and not observe
-            inputs = step_inputs(batch, table, generator, features, config=config, every=every, ranks=ranks)
+            inputs = step_inputs(
+                batch,
+                table,
+                generator,
+                features,
+                config=config,
+                every=every,
+                ranks=ranks,
+                context_features=model_config.context_features,
+            )
             torch.manual_seed(int(generator.integers(1 << 63)))  # dropout's; keyed, so that a resume drops the same
             rows = table.lookup(inputs.row_keys)
             # 3. Forward and backward: this rank's share of the mean over all targets.
@@ -155,8 +164,9 @@ def _loss(
     objective = objective_of(config.objective, temperature=config.temperature, hard_beta=hard_beta)
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
         items = model.item_tower(rows, inputs.parts.to(device))
-        behaviors, profiles = inputs.behaviors(items[:, :dim]), inputs.profiles(rows[:, :dim])
-        interests: Interests = model(behaviors, profiles, ends=inputs.ends.to(device))
+        behaviors = inputs.behaviors(items[:, :dim], rows[:, :dim])
+        profiles, contexts = inputs.profiles(rows[:, :dim]), inputs.contexts(rows[:, :dim])
+        interests: Interests = model(behaviors, profiles, contexts, inputs.ends.to(device))
         interests = interests.take(inputs.trained.to(device))
         candidates = _candidates(inputs, table, items[:, -dim:], normalize=model_config.normalize, config=config)
         loss = objective(interests, candidates)

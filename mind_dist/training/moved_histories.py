@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from mind_dist.checkpoint import ModelVersion
 from mind_dist.data.partitioner import home_partition
 from mind_dist.errors import ConfigError
-from mind_dist.records import Event, Positions, UserHistory
+from mind_dist.records import Positions, UserHistory
 
 
 def check_partitions(version: ModelVersion, topic: str, num_partitions: int) -> None:
@@ -88,10 +88,6 @@ def _put(users: dict[int, UserHistory], history: UserHistory, max_behaviors: int
     """
     known = users.get(history.sequence.user_key)
     if known is not None:
-        sequence = history.sequence
-        events = [
-            Event(sequence.user_key, item, time)
-            for item, time in zip(sequence.item_keys.tolist(), sequence.timestamps_ms.tolist(), strict=True)
-        ]
-        history = UserHistory(known.sequence.merge(events, max_behaviors), history.key_hash)
+        merged = known.sequence.merge(history.sequence.events(), max_behaviors)
+        history = UserHistory(merged, history.key_hash)
     users[history.sequence.user_key] = history

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -9,6 +11,7 @@ from torch import Tensor
 
 from mind_dist.config import NegativesConfig, SampledConfig, TrainingConfig
 from mind_dist.data.batches import Batch
+from mind_dist.data.codec import no_context
 from mind_dist.model.item_tower import ItemFeatures
 from mind_dist.model.objectives.inclusion import log_inclusion_probability
 from mind_dist.records import Keys
@@ -28,6 +31,7 @@ def step_inputs(
     config: TrainingConfig,
     every: bool,
     ranks: Collectives,
+    context_features: Sequence[str] = (),
 ) -> StepInputs:
     """Choose what a step trains, and what it is told from. Collective.
 
@@ -39,6 +43,7 @@ def step_inputs(
         config: How negatives are chosen.
         every: Train every position of the windows, not only their ends.
         ranks: The other ranks.
+        context_features: Names of the contexts that the model is asked in.
     """
     examples, section = batch.examples, config.negatives
     if isinstance(section, SampledConfig):
@@ -46,6 +51,10 @@ def step_inputs(
     else:
         drawn = table.all_items()
     trained = TrainedPositions.every(examples) if every else TrainedPositions.after_window(examples)
+    if context_features:
+        trained = trained.in_contexts(
+            generator.random(trained.ends.shape) >= config.context_dropout, no_context(context_features), table.has
+        )
     return StepInputs.of(
         examples,
         trained,

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 
 from mind_dist.checkpoint import ModelVersion
-from mind_dist.data.codec import PoisonGate
+from mind_dist.data.codec import EventFeatures, PoisonGate
 from mind_dist.data.event_sequences import EventExamples
 from mind_dist.data.kafka import KafkaDeadLetters, KafkaSource
 from mind_dist.data.kafka import num_partitions as num_partitions_of
@@ -107,6 +107,7 @@ def _open_dataset(
         epochs=num_epochs,
         seed=config.seed,
         positions=saved.manifest.positions if saved else None,
+        features=EventFeatures.of(settings.model),
     )
 
 
@@ -134,6 +135,7 @@ def _open_log(
         max_behaviors=max_behaviors,
         max_clock_skew_ms=kafka.max_clock_skew_ms,
         event_types=dataset.manifest.event_types,
+        features=EventFeatures.of(settings.model),
         profiles=dataset.profiles(),
         num_profile_features=len(dataset.manifest.profile_features),
         positions=saved_positions(saved, count) if saved else None,

@@ -16,6 +16,7 @@ from ray.train import torch as ray_torch
 from torch import distributed
 
 from mind_dist.checkpoint import ModelVersion
+from mind_dist.data.codec import EventFeatures
 from mind_dist.data.parquet import PreparedDataset
 from mind_dist.data.sequences import ExampleSource
 from mind_dist.training.collectives import Collectives, ProcessGroup, SingleRank, failing_together
@@ -108,7 +109,8 @@ def _valid_users(settings: TrainSettings, open_valid_users: OpenValidUsers | Non
     """Return the users that watch the run; None where nobody is to, or where they are too few to tell anything."""
     if open_valid_users is None or not settings.is_watched:
         return None
-    users = open_valid_users(PreparedDataset.open(settings.dataset), settings.watch.max_users)
+    dataset, features = PreparedDataset.open(settings.dataset), EventFeatures.of(settings.model)
+    users = open_valid_users(dataset, settings.watch.max_users, features)
     return users if len(users) >= FEWEST_USERS else None
 
 

@@ -16,6 +16,7 @@ import torch
 from mind_dist.checkpoint import FORMAT_VERSION, Manifest, ModelVersion, UnsavedVersion, VersionWriter, WatchState, seal
 from mind_dist.config import ModelConfig, TrainingConfig, dump
 from mind_dist.data.batches import Batch, batches
+from mind_dist.data.codec import EventFeatures
 from mind_dist.data.parquet import PreparedDataset
 from mind_dist.data.sequences import Examples, ExampleSource
 from mind_dist.model.item_bag import COLD_KEY
@@ -105,7 +106,13 @@ class TrainingRun:
         """Train on; see `loop.train`. Whatever is raised by one rank is raised by all of them."""
         if self._fresh and not self._observe and self._config.warm_start == "cooccurrence":
             self._warm_start()
-        widths = (self._config.max_behaviors, self._config.num_targets, self._model_config.num_profile_features)
+        model = self._model_config
+        widths = (
+            self._config.max_behaviors,
+            self._config.num_targets,
+            model.num_profile_features,
+            EventFeatures.of(model),
+        )
         reports = train(
             self.model,
             self._optimizer,
@@ -267,7 +274,9 @@ class TrainingRun:
     def _fill_table(self) -> None:
         """Give features a row, and items theirs where the catalog's counts stand."""
         profiles = np.concatenate([*self._dataset.profiles().values(), self._dataset.no_profile])
-        self.table.add_features(np.concatenate([self._catalog.feature_keys, [COLD_KEY], profiles[profiles != 0]]))
+        of_events = self._dataset.value_keys(EventFeatures.of(self._model_config))
+        known = [self._catalog.feature_keys, [COLD_KEY], profiles[profiles != 0], of_events]
+        self.table.add_features(np.concatenate(known))
         if not self._observe:
             seen = self._catalog.counts > 0
             last_ms = self._dataset.manifest.last_ms

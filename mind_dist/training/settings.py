@@ -70,8 +70,6 @@ class TrainSettings:
         if self.follow and self.source != "kafka":
             raise ValueError("follow must be off unless source is kafka")
         check_together(self.model, self.training)
-        if self.model.context_dim:
-            raise ValueError("model.context_dim must be 0: events carry no context vector to train on")
 
     @property
     def versions(self) -> RunVersions:
@@ -131,4 +129,11 @@ def check_dataset(settings: TrainSettings) -> PreparedDataset:
         raise DatasetError(dataset.directory.uri, "no user of the train split has two behaviors: nothing to train on")
     if settings.training.id_dropout and not manifest.item_features:
         raise ConfigError("training.id_dropout", f"must be 0: {dataset.directory.uri} has no side features of items")
+    for setting, known, there in (
+        ("model.behavior_features", settings.model.behavior_features, manifest.behavior_features),
+        ("model.context_features", settings.model.context_features, manifest.context_features),
+    ):
+        if missing := [name for name in known if name not in there]:
+            problem = f"{dataset.directory.uri} has no {', '.join(missing)}: prepare it with log.{setting[6:-9]}"
+            raise ConfigError(setting, problem)
     return dataset

@@ -48,6 +48,9 @@ class StepInputs:
         target_mask: True where real, known, and with a history, [N, T].
         profile: Indexes into the rows, [B, F].
         profile_mask: True where the row is there, [B, F].
+        kinds: Features of the behaviors: indexes into the rows, [B, L, G].
+        kinds_mask: True where the row is there, [B, L, G].
+        context: Indexes into the rows, [N, C].
     """
 
     row_keys: Keys
@@ -69,6 +72,9 @@ class StepInputs:
     target_mask: Bool[Tensor, "N T"]
     profile: Int64[Tensor, "B F"]
     profile_mask: Bool[Tensor, "B F"]
+    kinds: Int64[Tensor, "B L G"]
+    kinds_mask: Bool[Tensor, "B L G"]
+    context: Int64[Tensor, "N C"]
 
     @classmethod
     def of(
@@ -100,7 +106,8 @@ class StepInputs:
         own, is_own = (own, is_own) if shared is not None else (own[:, :0], is_own[:, :0])
         negatives = drawn if shared is None else np.concatenate([drawn, shared])
         items, (history, targets, negatives, own) = _distinct(examples.history, trained.targets, negatives, own)
-        row_keys = np.union1d(part_keys(items, features), examples.profile)
+        others = (examples.profile, examples.behavior_keys, trained.contexts)
+        row_keys = np.unique(np.concatenate([part_keys(items, features), *(keys.ravel() for keys in others)]))
         row_keys = row_keys[table.has(row_keys)]
         without_id = generator.random(len(items)) < id_dropout if id_dropout and generator is not None else None
         parts = item_parts(items, features, row_keys, without_id)
@@ -108,12 +115,13 @@ class StepInputs:
         order, history_mask, ends = _known_behaviors(examples.history_mask & known[history], trained.ends)
         target_mask = trained.mask & known[targets] & (ends >= 0)[:, :, None]
         targeted, pool = np.unique(targets[target_mask]), np.unique(negatives[known[negatives]])
-        profile = np.searchsorted(row_keys, examples.profile)
-        profile_mask = (np.append(row_keys, 0)[profile] == examples.profile) & (examples.profile != 0)
+        profile, profile_mask = _find_rows(row_keys, examples.profile)
         length, num_ends = _longest(history_mask), _longest(np.asarray(target_mask.any(axis=2)))
         order, history_mask = order[:, :length], history_mask[:, :length]
         ends, targets, target_mask = ends[:, :num_ends], targets[:, :num_ends], target_mask[:, :num_ends]
         told = target_mask.any(axis=(1, 2))  # windows without a known target or behavior teach nothing
+        kinds, kinds_mask = _find_rows(row_keys, _in_order(examples.behavior_keys, order)[told])
+        context, _ = _find_rows(row_keys, _first(trained.contexts, len(examples), num_ends)[told])
         num_targets = targets.shape[2]
         targets = np.where(target_mask, targets, targeted[:1].sum())[told].reshape(-1, num_targets)
         return cls(
@@ -134,8 +142,11 @@ class StepInputs:
             targets=torch.from_numpy(np.searchsorted(targeted, targets)),
             targets_in_pool=torch.from_numpy(_find(pool, targets)),
             target_mask=torch.from_numpy(target_mask[told].reshape(-1, num_targets)),
-            profile=torch.from_numpy(np.where(profile_mask, profile, 0)[told]),
+            profile=torch.from_numpy(profile[told]),
             profile_mask=torch.from_numpy(profile_mask[told]),
+            kinds=torch.from_numpy(kinds),
+            kinds_mask=torch.from_numpy(kinds_mask),
+            context=torch.from_numpy(context).flatten(0, 1),
         )
 
     @property
@@ -148,9 +159,12 @@ class StepInputs:
         """Ends that have a target."""
         return self.target_mask.any(dim=1)
 
-    def behaviors(self, items: Float[Tensor, "I D"]) -> Behaviors:
-        """Return the histories as the model takes them."""
+    def behaviors(self, items: Float[Tensor, "I D"], rows: Float[Tensor, "U D"]) -> Behaviors:
+        """Return the histories as the model takes them: of each behavior the item, and what kind of behavior it is."""
         vectors = _gather(items, self.history)
+        if self.kinds.shape[2]:
+            kinds = torch.nn.functional.embedding(self.kinds.to(rows.device), rows)
+            vectors = vectors + (kinds * self.kinds_mask.to(rows.device)[..., None]).sum(dim=2)
         return Behaviors(vectors, self.history_keys.to(items.device), self.history_mask.to(items.device))
 
     def profiles(self, rows: Float[Tensor, "U D"]) -> Float[Tensor, "B F D"] | None:
@@ -158,6 +172,29 @@ class StepInputs:
         if not self.profile.shape[1]:
             return None
         return _gather(rows, self.profile) * self.profile_mask.to(rows.device)[:, :, None]
+
+    def contexts(self, rows: Float[Tensor, "U D"]) -> Float[Tensor, "N J"] | None:
+        """Return the contexts' vectors side by side; None when the model takes none."""
+        return _gather(rows, self.context).flatten(start_dim=1) if self.context.shape[1] else None
+
+
+def _find_rows(row_keys: Keys, keys: Keys) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return the row of each key, any where it has none or the key is 0, and which of them have one."""
+    rows = np.searchsorted(row_keys, keys)
+    found = (np.append(row_keys, 0)[rows] == keys) & (keys != 0)
+    return np.where(found, rows, 0), found
+
+
+def _in_order(keys: Keys, order: NDArray[np.int64]) -> Keys:
+    """Return the rows of each window in this order, [B, L, G]; where no features are read, G is 0."""
+    return (
+        np.take_along_axis(keys, order[:, :, None], axis=1) if keys.shape[2] else np.empty((*order.shape, 0), np.int64)
+    )
+
+
+def _first(contexts: Keys, num_windows: int, num_ends: int) -> Keys:
+    """Return the contexts of the first ends, [B, E, C]; where none are read, C is 0."""
+    return contexts[:, :num_ends] if contexts.shape[2] else np.empty((num_windows, num_ends, 0), np.int64)
 
 
 def _known_behaviors(

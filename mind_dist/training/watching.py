@@ -13,6 +13,7 @@ from typing import Protocol
 
 from mind_dist.checkpoint import UnsavedVersion, WatchState
 from mind_dist.config import WatchConfig
+from mind_dist.data.codec import EventFeatures
 from mind_dist.data.parquet import PreparedDataset
 from mind_dist.training.collectives import Collectives
 from mind_dist.training.run import TrainingRun
@@ -38,8 +39,8 @@ class ValidUsers(Protocol):
         ...
 
 
-OpenValidUsers = Callable[[PreparedDataset, int], ValidUsers]
-"""A prepared dataset and the most users wanted → its valid users. It travels to the workers: a function of a module."""
+OpenValidUsers = Callable[[PreparedDataset, int, EventFeatures], ValidUsers]
+"""A prepared dataset, the most users wanted, and what is read of each event → its valid users. It travels to the workers: a function of a module."""
 
 
 class Watch:

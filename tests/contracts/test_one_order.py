@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mind_dist.config import KafkaConfig
+from mind_dist.config import KafkaConfig, ModelConfig
 from mind_dist.data.codec import PoisonGate
 from mind_dist.data.event_sequences import EventExamples
 from mind_dist.data.kafka import EventProducer, KafkaSource, ensure_topics
@@ -18,9 +18,9 @@ from mind_dist.index.memory import InMemoryVectorStore
 from mind_dist.observability import InMemoryMetrics
 from mind_dist.records import MAX_TIES, BehaviorSequence
 from mind_dist.serving.updater import UserVectorUpdater
-from tests.one_order import NUM_PARTITIONS, Behaviors, Line, expected, pairs, prepared, written
+from tests.one_order import FEATURES, NUM_PARTITIONS, Behaviors, Line, expected, prepared, told, written
 from tests.services import BROKERS
-from tests.toy_serving import INFO, VERSION, ToyEncoder, toy_config
+from tests.toy_serving import DIM, INFO, VERSION, ToyEncoder, toy_config
 
 LENGTH = 5
 
@@ -29,13 +29,17 @@ def raw_log() -> list[Line]:
     """Return baskets of one time each, some of them late, with repeats far from what they repeat."""
     generator = np.random.default_rng(7)
     columns = (generator.integers(0, high, size=600).tolist() for high in (12, 9, 15))
-    return [(user, item, time, "buy") for user, item, time in zip(*columns, strict=True)]
+    kinds = generator.choice(["buy", "view"], size=600).tolist()
+    return list(zip(*columns, kinds, strict=True))
 
 
 def served(broker: str, config: KafkaConfig, ends: Mapping[int, int]) -> Behaviors:
     """Let two owners in turn take the log in; the first goes without a word in the middle of it."""
-    store, encoder = InMemoryVectorStore(), ToyEncoder(max_behaviors=LENGTH)
-    store.create_version(dataclasses.replace(INFO, max_behaviors=LENGTH + MAX_TIES))
+    store = InMemoryVectorStore()
+    encoder = ToyEncoder(LENGTH, ModelConfig(dim=DIM, num_interests=2, behavior_features=FEATURES.behavior))
+    store.create_version(
+        dataclasses.replace(INFO, max_behaviors=LENGTH + MAX_TIES, behavior_features=FEATURES.behavior)
+    )
     for until in ({partition: end // 2 for partition, end in ends.items()}, ends):
         source = KafkaSource(broker, config, "updater", partitions=range(NUM_PARTITIONS))
         limits = toy_config(kafka=config)
@@ -48,7 +52,10 @@ def served(broker: str, config: KafkaConfig, ends: Mapping[int, int]) -> Behavio
             if until is not ends:
                 source.commit(dict.fromkeys(range(NUM_PARTITIONS), 0))  # as if none of its commits had arrived
     found = store.scan_users(VERSION)
-    return {row.user_key: pairs(BehaviorSequence(0, row.behaviors, row.timestamps_ms)) for row in found}
+    return {
+        row.user_key: told(BehaviorSequence(0, row.behaviors, row.timestamps_ms, row.profile, row.behavior_keys))
+        for row in found
+    }
 
 
 def trained(broker: str, config: KafkaConfig) -> Behaviors:
@@ -60,13 +67,14 @@ def trained(broker: str, config: KafkaConfig) -> Behaviors:
         PoisonGate(0.5, 1000),
         max_behaviors=LENGTH,
         max_clock_skew_ms=config.max_clock_skew_ms,
+        features=FEATURES,
     )
     with closing(examples):
         while not examples.finished():
             for partition in examples.partitions:
                 examples.take(partition, 7)
         users = [history.sequence for partition in examples.partitions for history in examples.history(partition)]
-    return {user.user_key: pairs(user) for user in users}
+    return {user.user_key: told(user) for user in users}
 
 
 @pytest.mark.parametrize("fixture", BROKERS)
@@ -83,7 +91,7 @@ def test_a_log_at_a_broker_gives_the_sequences_that_prepare_gives(
     with closing(KafkaSource(broker, config, "ends", partitions=range(NUM_PARTITIONS))) as source:
         ends = source.end_positions()
     users = prepared(tmp_path, files)
-    truth = {user: pairs(sequence.newest(LENGTH)) for user, sequence in users.items()}
+    truth = {user: told(sequence.newest(LENGTH)) for user, sequence in users.items()}
     assert truth == expected(log, LENGTH)
     assert served(broker, config, ends) == truth
     assert trained(broker, config) == truth

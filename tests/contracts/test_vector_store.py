@@ -279,6 +279,22 @@ def test_a_user_comes_back_as_written(store: VectorStore, filled: VersionInfo) -
         assert_same_row(found[user.user_key], user, filled.model_version)
 
 
+def test_a_user_comes_back_with_the_features_of_each_behavior(store: VectorStore) -> None:
+    info = make_info(behavior_features=("event_type", "device"))
+    store.create_version(info)
+    keys = np.array([[-(2**62), 0], [7, 2**62], [0, 0]])
+    one = dataclasses.replace(make_user(1, length=3), behavior_keys=keys)
+    nothing = make_user(2, num_interests=0, length=0)
+    store.upsert_users(info.model_version, [one, nothing])
+    found = store.get_users(info.model_version, [1, 2], strong=True)
+    assert_same_row(found[1], one, info.model_version)
+    assert found[2].behavior_keys.size == 0
+    assert store.version_info(info.model_version).behavior_features == info.behavior_features
+    for wrong in (keys[:2], keys[:, :1], keys[:0]):
+        with pytest.raises(VectorStoreError, match=r"user 1: behavior keys of shape"):
+            store.upsert_users(info.model_version, [dataclasses.replace(one, behavior_keys=wrong)])
+
+
 def test_a_strong_read_sees_every_acknowledged_write(store: VectorStore, filled: VersionInfo) -> None:
     for offset in range(5):
         store.upsert_users(filled.model_version, [make_user(20, next_offset=offset)])

@@ -20,7 +20,7 @@ from jobs.cli import connect_ray
 from jobs.prepare import PrepareJob, main
 from mind_dist.config import FeatureConfig, LogConfig, MetadataConfig, PrepareConfig, SplitConfig
 from mind_dist.data.activity import read_activity
-from mind_dist.data.codec import feature_key, fingerprint
+from mind_dist.data.codec import behavior_key, context_key, feature_key, fingerprint
 from mind_dist.data.movielens import movielens_100k
 from mind_dist.data.parquet import AVAILABILITY_LIMITS, PreparedDataset, Split
 from mind_dist.data.prepare import prepare
@@ -104,6 +104,30 @@ def test_split_by_time_equals_the_plain_implementation(tmp_path: Path) -> None:
     expected = prepare_loops.split_by_time(prepare_loops.filtered(rows, 5, 5), 250, 330)
     assert sequences(str(tmp_path / "out")) == expected
     assert manifest.split == {"by": "time", "train_before_ms": first, "valid_before_ms": second}
+
+
+def test_what_events_say_stays_with_their_behaviors(tmp_path: Path) -> None:
+    rows = random_rows()
+    kinds = [("view", "cart", "purchase", None)[place % 4] for place in range(len(rows))]
+    hours = [None if place % 5 == 0 else place % 24 for place in range(len(rows))]
+    log = {"behavior": ("event_type", "hour"), "context": ("hour",), "event_type_column": "kind"}
+    manifest = prepare(config(tmp_path, as_table(rows, kind=kinds, hour=hours), log=log, split=EVERYBODY))
+    assert (manifest.behavior_features, manifest.context_features) == (("event_type", "hour"), ("hour",))
+    first: dict[tuple[int, int, int], tuple[str, int | None]] = {}
+    for row, kind, hour in zip(rows, kinds, hours, strict=True):
+        first.setdefault(row, (kind or "click", hour))
+    dataset = PreparedDataset.open(str(tmp_path / "out"))
+    for sequence in dataset.sequences("train"):
+        places = zip(sequence.item_keys.tolist(), (sequence.timestamps_ms // 1000 - START_S).tolist(), strict=True)
+        said = [first[sequence.user_key, item, time] for item, time in places]
+        texts = [(kind, None if hour is None else str(hour)) for kind, hour in said]
+        expected = [[behavior_key("event_type", kind), behavior_key("hour", hour)] for kind, hour in texts]
+        assert sequence.behavior_keys.tolist() == expected
+        assert sequence.moment_keys.tolist() == [[context_key("hour", hour)] for _, hour in texts]
+    known = set(dataset.value_keys(dataset.features).tolist())
+    types = {behavior_key("event_type", kind) for kind in ("view", "cart", "purchase", "click")}
+    assert types <= known
+    assert len(known) == len(types) + 24 + 24 + 1  # hours as a feature of behaviors and as a context, and none
 
 
 @pytest.mark.parametrize("merge_rows", [1, 1 << 20])

@@ -24,7 +24,7 @@ from mind_dist.training.settings import TrainSettings
 from mind_dist.training.topic_growth import Stage, stages
 from tests.growing_topic import GROWING_BROKERS, NUM_EVENTS, Drill
 from tests.services import BROKERS
-from tests.toy_training import MODEL, NUM_BUCKETS, TRAINING, toy_log, write_dataset
+from tests.toy_training import NUM_BUCKETS, READING, TRAINING, toy_log, write_dataset
 
 
 @pytest.fixture(params=BROKERS)
@@ -38,7 +38,7 @@ def topic(broker: str) -> KafkaConfig:
     name = f"events-{uuid.uuid4().hex}"
     config = KafkaConfig(topic=name, dead_letter_topic=f"{name}-dead", max_poll_records=7)
     ensure_topics(broker, {config.topic: NUM_BUCKETS, config.dead_letter_topic: 1})
-    write_log(broker, config.topic, toy_log(poison_every=11))
+    write_log(broker, config.topic, toy_log(poison_every=11, told=True))
     return config
 
 
@@ -62,11 +62,11 @@ def test_resume_from_a_broker_gives_the_same_version_as_an_uninterrupted_run(
     broker: str, topic: KafkaConfig, tmp_path: Path
 ) -> None:
     settings = TrainSettings(
-        dataset=write_dataset(tmp_path / "dataset"),
+        dataset=write_dataset(tmp_path / "dataset", told=True),
         storage=str(tmp_path),
         name=topic.topic,
         source="kafka",
-        model=MODEL,
+        model=READING,
         training=dataclasses.replace(TRAINING, admission_count=2),
         kafka=topic,
     )
@@ -81,7 +81,7 @@ def test_resume_from_a_broker_gives_the_same_version_as_an_uninterrupted_run(
             crashed.save(Directory.at(tmp_path / "saved"))
     crashed.examples.close()
     resumed = finish(open_at(ModelVersion.open(str(tmp_path / "saved"))), tmp_path / "resumed")
-    log = toy_log(poison_every=11)
+    log = toy_log(poison_every=11, told=True)
     assert resumed.manifest.files == whole.manifest.files
     assert resumed.manifest.positions == {partition: log.end(partition) for partition in range(NUM_BUCKETS)}
     with closing(KafkaSource(broker, topic, settings.group, partitions=range(NUM_BUCKETS))) as monitor:

@@ -25,7 +25,7 @@ from mind_dist.training.run_monitor import RECALL, Look, TrainProgress
 from mind_dist.training.run_versions import version_at
 from mind_dist.training.settings import TrainResult, TrainSettings
 from tests.toy_quality import write_quality_dataset
-from tests.toy_training import MODEL, TRAINING, parquet_examples, write_dataset
+from tests.toy_training import MODEL, READING, TRAINING, parquet_examples, write_dataset
 
 LONG = dataclasses.replace(TRAINING, epochs=70, checkpoint_every_steps=20)
 """Some seconds of steps and saves: time enough to notice one and kill a worker."""
@@ -41,8 +41,8 @@ def connected(ray_cluster: str) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> TrainSettings:
     path = tmp_path_factory.mktemp("training")
-    uri = write_dataset(path / "dataset")
-    return TrainSettings(dataset=uri, storage=str(path / "runs"), model=MODEL, training=LONG)
+    uri = write_dataset(path / "dataset", told=True)
+    return TrainSettings(dataset=uri, storage=str(path / "runs"), model=READING, training=LONG)
 
 
 def train(settings: TrainSettings, name: str, **changes: object) -> TrainResult:
@@ -128,7 +128,7 @@ def test_a_failure_of_ours_reaches_the_driver_as_itself(settings: TrainSettings)
 def test_settings_of_another_run_are_refused_before_any_worker_starts(
     settings: TrainSettings, uninterrupted: TrainResult, tmp_path: Path
 ) -> None:
-    other = dataclasses.replace(MODEL, dim=4)
+    other = dataclasses.replace(READING, dim=4)
     with pytest.raises(ConfigError, match=r"model\.dim: .*checkpoint_.* was saved with 8, and now it is 4"):
         train(settings, "whole", model=other)
     with pytest.raises(ConfigError, match=r"training\.epochs: .* was saved with 70, and now it is 2"):

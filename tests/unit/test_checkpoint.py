@@ -185,8 +185,8 @@ def test_a_torn_manifest_is_refused(saved: Path, content: bytes) -> None:
 
 
 def test_another_format_version_is_refused_before_anything_else_is_read(saved: Path) -> None:
-    (saved / "manifest.json").write_text(json.dumps({"format_version": 1, "whatever": 1}))
-    with pytest.raises(VersionError, match="format version 1, this release reads 3: train it anew"):
+    (saved / "manifest.json").write_text(json.dumps({"format_version": 3, "whatever": 1}))
+    with pytest.raises(VersionError, match="format version 3, this release reads 4: train it anew"):
         ModelVersion.open(str(saved))
 
 

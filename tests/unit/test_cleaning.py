@@ -14,6 +14,7 @@ from mind_dist.data.cleaning import by_reason, clean, keys_of, parse_ids
 from mind_dist.data.codec import fingerprint
 from mind_dist.data.raw_log import RawBatch
 from mind_dist.data.times import Times
+from mind_dist.errors import DatasetError
 
 SECONDS = Times("s", 1_750_000_000_000)
 
@@ -113,6 +114,24 @@ def test_rows_of_other_event_types_are_left_out_and_not_rejected() -> None:
     events, rejected = clean(raw, log, "int64", Times("order", 0), "log")
     assert events["user"].to_pylist() == [1]
     assert rejected.num_rows == 0
+
+
+def test_features_of_events_are_texts_as_a_context_has_them() -> None:
+    log = LogConfig(event_type_column="kind", behavior=("event_type", "paid"), context=("hour", "page"))
+    ids = {"user": [1, 2, 3], "item": [1, 2, 3], "timestamp": [1, -2, 3]}
+    values = {"event_type": ["buy", "view", None], "paid_values": [True, None, False], "hour_values": [7, 8, None]}
+    raw = table(**ids, **values, page_values=["", "b", "c"])
+    events, rejected = clean(raw, log, "int64", Times("order", 0), "log")
+    assert rejected.num_rows == 1
+    assert events.select(["event_type_values", "paid_values", "hour_values", "page_values"]).to_pydict() == {
+        "event_type_values": ["buy", "click"],
+        "paid_values": ["true", "false"],
+        "hour_values": ["7", None],
+        "page_values": [None, "c"],
+    }
+    real = RawBatch(raw.table.set_column(5, "hour_values", pa.array([0.5, 1.0, 2.0])))
+    with pytest.raises(DatasetError, match="column hour: is of type double: features of events are texts, integers or"):
+        clean(real, log, "int64", Times("order", 0), "log")
 
 
 def test_nan_is_missing_and_any_kind_of_text_is_text() -> None:

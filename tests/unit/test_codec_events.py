@@ -6,7 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mind_dist.data.codec import IdType, PoisonGate, decode, encode_event, encode_key, fingerprint, id_key
+from mind_dist.data.codec import (
+    EventFeatures,
+    IdType,
+    PoisonGate,
+    behavior_key,
+    context_key,
+    decode,
+    encode_event,
+    encode_key,
+    fingerprint,
+    id_key,
+    no_context,
+)
 from mind_dist.errors import PoisonEvent, PoisonLimitExceeded
 from mind_dist.limits import FIRST_KEY, LAST_KEY
 from mind_dist.records import Event, Record, Tombstone
@@ -74,6 +86,30 @@ def test_arbitrary_json_raises_nothing_but_poison(value: object, id_type: IdType
         assert isinstance(decoded(record(b"7", orjson.dumps(value)), id_type), Event)
 
 
+def test_what_an_event_says_of_itself_and_of_its_moment_becomes_keys() -> None:
+    features = EventFeatures(("event_type", "device"), ("hour", "page", "event_type"))
+    fields = {**GOOD, "context": {"device": "phone", "hour": 7, "page": [1, 2], "other": 1.5, "event_type": "not this"}}
+    found = decode(record(b"7", orjson.dumps(fields)), "int64", max_clock_skew_ms=SKEW_MS, features=features)
+    assert isinstance(found, Event)
+    assert found.behavior_keys == (behavior_key("event_type", "click"), behavior_key("device", "phone"))
+    hour, page, kind = context_key("hour", "7"), context_key("page", None), context_key("event_type", "click")
+    assert found.context_keys == (hour, page, kind)
+    silent = decode(record(b"7", orjson.dumps(GOOD)), "int64", max_clock_skew_ms=SKEW_MS, features=features)
+    assert isinstance(silent, Event)
+    assert silent.behavior_keys == (behavior_key("event_type", "click"), 0)
+    assert silent.context_keys == (*no_context(("hour", "page")).tolist(), kind)
+
+
+def test_a_context_survives_encoding_and_without_one_the_record_is_as_before() -> None:
+    assert orjson.loads(encode_event(7, 8, 9, "click", {"page": "a", "hour": 7, "paid": True}))["context"] == {
+        "page": "a",
+        "hour": 7,
+        "paid": True,
+    }
+    assert orjson.loads(encode_event(7, 8, 9)) == GOOD
+    assert decode_fields({**GOOD, "context": None}) == decode_fields({**GOOD, "context": {"page": "a"}})
+
+
 def test_unknown_fields_are_ignored() -> None:
     assert decode_fields({**GOOD, "page": [1, 2]}) == Event(7, 8, 9, "click")
 
@@ -101,6 +137,7 @@ def test_a_missing_field_is_poison_and_named(field: str) -> None:
         ("timestamp_ms", 1.5, "must be an integer"),
         ("timestamp_ms", 2**63, "must fit 64 bits"),
         ("event_type", 3, "must be a string"),
+        ("context", "home", "must be an object, not str"),
     ],
 )
 def test_a_mistyped_field_is_poison_and_named(field: str, value: object, reason: str) -> None:

@@ -64,7 +64,7 @@ def settings_of(**sections: Any) -> TrainSettings:
     [
         ({"num_interests": 0}, "num_interests must be at least 1"),
         ({"hidden_dims": [8, 0]}, "hidden_dims must be at least 1 each"),
-        ({"context_dim": -1}, "context_dim must be 0 or more"),
+        ({"context_features": ["page", "page"]}, "context_features must be of different names"),
         ({"dropout": 1.0}, "dropout must be 0 or more and below 1"),
         ({"dropout": 0.5, "hidden_dims": []}, "dropout must be 0 without layers"),
         ({"extraction": {"kind": "two_tower"}}, "num_interests must be 1 for a two_tower"),

@@ -198,7 +198,7 @@ def test_a_missing_profile_is_zeros_and_one_of_another_width_is_refused(encoder:
 
 
 def test_a_model_with_context_and_raw_vectors_encodes_without_a_query(tmp_path: Path) -> None:
-    config = ModelConfig(dim=DIM, context_dim=3, normalize=False, adaptive_interests=False)
+    config = ModelConfig(dim=DIM, context_features=("page",), normalize=False, adaptive_interests=False)
     encoder = InterestEncoder.load(save(tmp_path, config))
     assert encoder.encode([user(1, [1], ())])[0].vectors.shape == (config.num_interests, DIM)
     own, feature = (np.flatnonzero(table_rows().keys == key)[0] for key in (1, FEATURE + 1))

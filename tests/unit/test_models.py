@@ -31,9 +31,9 @@ from tests.reference import mind_loops
 CONFIG = ModelConfig(
     dim=8,
     num_interests=3,
-    hidden_dims=(10, 6),
+    hidden_dims=(16, 12),
     num_profile_features=2,
-    context_dim=3,
+    context_features=("page",),
 )
 KINDS = {
     "two_tower": replace(CONFIG, extraction=TwoTowerConfig(), num_interests=1),
@@ -57,8 +57,8 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "mind, any length": ("mind", {"normalize": False}),
     "causal, always all": ("causal", {"adaptive_interests": False}),
     "comirec_dr, shallow head": ("comirec_dr", {"hidden_dims": ()}),
-    "causal, plain head": ("causal", {"hidden_dims": (), "num_profile_features": 0, "context_dim": 0}),
-    "comirec_sa, plain head": ("comirec_sa", {"hidden_dims": (), "num_profile_features": 0, "context_dim": 0}),
+    "causal, plain head": ("causal", {"hidden_dims": (), "num_profile_features": 0, "context_features": ()}),
+    "comirec_sa, plain head": ("comirec_sa", {"hidden_dims": (), "num_profile_features": 0, "context_features": ()}),
 }
 """Each option once, with a kind that a recipe has it with or that it could break."""
 
@@ -127,14 +127,15 @@ def test_padding_never_changes_interests(config: ModelConfig) -> None:
 
 @every_model
 def test_interests_at_an_end_are_those_of_the_history_up_to_it(config: ModelConfig) -> None:
-    model, (behaviors, profile, context) = trained(config), asked(config, 12, 16)
+    model, (behaviors, profile, _) = trained(config), asked(config, 12, 16)
     lengths = behaviors.mask.sum(dim=1)
     ends = (torch.rand(12, 5, generator=torch.Generator().manual_seed(2)) * (lengths[:, None] + 1)).long() - 1
-    found = model(behaviors, profile, context, ends)
+    _, _, contexts = asked(config, 12 * 5, 16)
+    found = model(behaviors, profile, contexts, ends)
     repeated = Behaviors(*(part.repeat_interleave(5, dim=0) for part in behaviors))
     beginnings = repeated._replace(mask=torch.arange(16) <= ends.flatten()[:, None])
-    repeat = [None if part is None else part.repeat_interleave(5, dim=0) for part in (profile, context)]
-    assert_same(found, model(spoiled(beginnings, 16), *repeat))
+    of_beginnings = None if profile is None else profile.repeat_interleave(5, dim=0)
+    assert_same(found, model(spoiled(beginnings, 16), of_beginnings, contexts))
     assert torch.equal(found.mask.any(dim=1), ends.flatten() >= 0)
     assert not found.vectors[ends.flatten() < 0].any()
 
@@ -217,7 +218,7 @@ def test_gradients_of_routing_are_finite_for_every_mask(adaptive: bool, fresh: b
     model = MultiInterestModel(config) if fresh else trained(config)
     mask = torch.tensor(list(itertools.product([False, True], repeat=5)))
     vectors = (torch.randn(len(mask), 5, CONFIG.dim) * scale).requires_grad_()
-    profile, context = torch.zeros(len(mask), 2, CONFIG.dim), torch.zeros(len(mask), 3)
+    profile, context = torch.zeros(len(mask), 2, CONFIG.dim), torch.zeros(len(mask), CONFIG.dim)
     keys = torch.arange(len(mask) * 5).reshape(len(mask), 5)
     loss_of(model(Behaviors(vectors, keys, mask), profile, context)).backward()
     assert_finite_gradients([vectors, *model.parameters()])
@@ -232,7 +233,7 @@ def test_an_empty_batch_still_reaches_every_parameter(config: ModelConfig, num_e
         keys = torch.zeros(num_users, length, dtype=torch.int64)
         behaviors = Behaviors(torch.zeros(num_users, length, config.dim), keys, keys.bool())
         profile = torch.zeros(num_users, config.num_profile_features, config.dim)
-        context = torch.zeros(num_users, config.context_dim)
+        context = torch.zeros(num_users * (num_ends or 1), config.context_dim)
         joined = (profile if config.num_profile_features else None, context if config.context_dim else None)
         ends = None if num_ends is None else torch.full((num_users, num_ends), -1)
         interests = model(behaviors, *joined, ends)

@@ -59,6 +59,20 @@ def test_a_name_or_bound_that_is_not_allowed_is_refused_with_what_is(settings: d
     assert str(stopped.value) == f"config: {message}"
 
 
+@pytest.mark.parametrize(
+    ("log", "message"),
+    [
+        ({"behavior": ["event_type"]}, "event_type_column must be set where event_type is kept"),
+        ({"context": ["page", "page"]}, "context must be of different names, at most 16"),
+        ({"behavior": [f"f{n}" for n in range(17)]}, "behavior must be of different names, at most 16"),
+    ],
+)
+def test_features_of_events_have_names_of_their_own(log: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as stopped:
+        parse(PrepareConfig, {"output": "out", "log": log})
+    assert str(stopped.value) == f"config.log: {message}"
+
+
 def test_a_column_may_be_kept_under_another_name() -> None:
     config = parse(PrepareConfig, {"output": "out", "items": {"columns": ["title", "price=Preis (EUR)"]}})
     assert config.items.display_columns == {"title": "title", "price": "Preis (EUR)"}

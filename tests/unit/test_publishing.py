@@ -73,6 +73,7 @@ class PlainEncoder:
     dim: int = DIM
     normalize: bool = True
     event_types: tuple[str, ...] = ()
+    behavior_features: tuple[str, ...] = ()
     catalog: ItemCatalog = dataclasses.field(default_factory=make_catalog)
 
     @property
@@ -88,6 +89,7 @@ class PlainEncoder:
             num_interests=2,
             num_profile_features=self.num_profile_features,
             normalize=self.normalize,
+            behavior_features=self.behavior_features,
         )
 
     @property
@@ -354,6 +356,10 @@ BREAKING: list[tuple[dict[str, Any], str]] = [
         {"event_types": ("buy", "view")},
         "event types are buy, view, were all, and so are the histories that its users are copied with",
     ),
+    (
+        {"behavior_features": ("event_type",)},
+        "behavior features are event_type, were none, and so are those of the histories that its users are copied with",
+    ),
     ({"dim": 8, "normalize": False}, "dim is 8, was 4; similarity is inner_product, was cosine"),
 ]
 
@@ -374,6 +380,22 @@ def test_a_version_that_readers_cannot_go_on_with_is_published_only_on_purpose(
     publish_version(store, 2, encoder=PlainEncoder(2, **changes), config=config)
     assert store.active_version() == name_of(2)
     assert rollback(store) == name_of(1)
+
+
+def test_what_is_known_of_behaviors_goes_to_the_next_version_and_is_missing_where_it_was_not_read() -> None:
+    store, config = InMemoryVectorStore(), dataclasses.replace(SMALL, allow_breaking=True)
+    kinds = np.arange(1, 6)[:, None]
+    users = [dataclasses.replace(make_sequence(1), behavior_keys=kinds)]
+    for number, features, expected in (
+        (1, ("event_type",), kinds[-3:]),
+        (2, ("event_type",), kinds[-3:]),
+        (3, (), np.zeros((3, 0))),
+        (4, ("event_type", "device"), np.zeros((3, 2))),
+    ):
+        encoder = PlainEncoder(number, behavior_features=features)
+        publish_version(store, number, encoder=encoder, config=config, sequences=users if number == 1 else ())
+        (row,) = store.scan_users(name_of(number))
+        assert row.behavior_keys.tolist() == expected.tolist()
 
 
 def test_a_version_with_ids_of_another_type_is_never_published() -> None:

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mind_dist.records import MAX_TIES, BehaviorSequence, Event
-from tests.one_order import expected, pairs
+from tests.one_order import expected
 
 events = st.lists(st.builds(Event, st.just(1), st.integers(0, 5), st.integers(0, 8)), max_size=20)
 
@@ -29,7 +29,8 @@ def test_batches_cut_anywhere_give_the_same_sequence(log: list[Event], cut: int,
 def test_a_sequence_keeps_the_newest_in_the_order_of_time_and_arrival(log: list[Event], max_behaviors: int) -> None:
     merged = BehaviorSequence(1).merge(log, max_behaviors)
     truth = expected([(1, event.item_key, event.timestamp_ms, "click") for event in log], max_behaviors)
-    assert pairs(merged) == truth.get(1, [])
+    found = zip(merged.item_keys.tolist(), merged.timestamps_ms.tolist(), strict=True)
+    assert list(found) == [behavior[:2] for behavior in truth.get(1, [])]
     assert merged.newest(max_behaviors) is merged
 
 

@@ -66,10 +66,10 @@ def test_the_tail_is_what_evaluation_holds_out_in_time_order(tmp_path: Path) -> 
     }
     dataset = write_dataset(tmp_path, users)
     assert list(rows(dataset_events(dataset, "tail"))) == [
-        (4, 40, 7, "click"),
-        (2, 24, 50, "click"),
-        (3, 34, 55, "click"),
-        (2, 25, 60, "click"),
+        (4, 40, 7, "click", {}),
+        (2, 24, 50, "click", {}),
+        (3, 34, 55, "click", {}),
+        (2, 25, 60, "click", {}),
     ]
 
 
@@ -80,10 +80,10 @@ def test_all_of_a_dataset_is_replayed_in_global_time_order(tmp_path: Path) -> No
     }
     dataset = write_dataset(tmp_path, users)
     assert list(rows(dataset_events(dataset, "all"))) == [
-        (3, 30, 1, "click"),
-        (1, 10, 5, "click"),
-        (3, 31, 7, "click"),
-        (1, 11, 9, "click"),
+        (3, 30, 1, "click", {}),
+        (1, 10, 5, "click", {}),
+        (3, 31, 7, "click", {}),
+        (1, 11, 9, "click", {}),
     ]
 
 
@@ -96,18 +96,21 @@ def test_a_user_in_several_splits_by_time_is_replayed_once(tmp_path: Path) -> No
     }
     dataset = write_dataset(tmp_path, users, split=cut)
     assert list(rows(dataset_events(dataset, "all"))) == [
-        (1, 10, 5, "click"),
-        (1, 11, 15, "click"),
-        (1, 12, 25, "click"),
+        (1, 10, 5, "click", {}),
+        (1, 11, 15, "click", {}),
+        (1, 12, 25, "click", {}),
     ]
-    assert list(rows(dataset_events(dataset, "tail"))) == [(1, 11, 15, "click"), (1, 12, 25, "click")]
+    assert list(rows(dataset_events(dataset, "tail"))) == [(1, 11, 15, "click", {}), (1, 12, 25, "click", {})]
 
 
 def test_string_ids_are_replayed_as_they_were_outside(tmp_path: Path) -> None:
     user, item = fingerprint("ann"), fingerprint("book")
     users: dict[Split, list[BehaviorSequence]] = {"train": [sequence(user, [(5, item), (6, fingerprint("ann"))])]}
     dataset = write_dataset(tmp_path, users, names=("ann", "book", "film"))
-    assert list(rows(dataset_events(dataset, "all"))) == [("ann", "book", 5, "click"), ("ann", "ann", 6, "click")]
+    assert list(rows(dataset_events(dataset, "all"))) == [
+        ("ann", "book", 5, "click", {}),
+        ("ann", "ann", 6, "click", {}),
+    ]
 
 
 def test_an_empty_tail_is_an_empty_replay(tmp_path: Path) -> None:
@@ -133,9 +136,9 @@ def test_a_raw_log_is_sorted_and_its_unusable_rows_counted(tmp_path: Path) -> No
     )
     events, num_rejected = log_events(log, "int64")
     assert list(rows(events)) == [
-        (2, 20, 1_700_000_001_000, "view"),
-        (1, 11, 1_700_000_001_000, "buy"),
-        (1, 10, 1_700_000_003_000, "view"),
+        (2, 20, 1_700_000_001_000, "view", {}),
+        (1, 11, 1_700_000_001_000, "buy", {}),
+        (1, 10, 1_700_000_003_000, "view", {}),
     ]
     assert num_rejected == 3
 
@@ -144,13 +147,13 @@ def test_a_raw_log_is_replayed_by_the_rules_of_preparing(tmp_path: Path) -> None
     log = LogConfig((str(tmp_path / "log.csv"),), "csv")
     (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n" + "1,2,1700000000123\n" * 20 + "1,3,1700000000\n")
     events, num_rejected = log_events(log, "int64")
-    assert set(rows(events)) == {(1, 2, 1_700_000_000_123, "click")}
+    assert list(rows(events)) == [(1, 2, 1_700_000_000_123, "click", {})] * 20
     assert num_rejected == 1
     (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n1,2,1\n")
     with pytest.raises(ConfigError, match=r"log\.time_unit"):
         log_events(log, "int64")
     positions = dataclasses.replace(log, time_unit="order")
-    assert list(rows(log_events(positions, "int64")[0])) == [(1, 2, 1, "click")]
+    assert list(rows(log_events(positions, "int64")[0])) == [(1, 2, 1, "click", {})]
 
 
 def test_a_raw_log_of_several_files_keeps_the_types_it_has(tmp_path: Path) -> None:
@@ -170,7 +173,27 @@ def test_a_raw_log_of_several_files_keeps_the_types_it_has(tmp_path: Path) -> No
 def test_a_dataset_of_purchases_is_replayed_as_purchases(tmp_path: Path) -> None:
     users: dict[Split, list[BehaviorSequence]] = {"train": [sequence(1, [(5, 10), (9, 11)])]}
     dataset = write_dataset(tmp_path, users, event_types=("purchase", "rent"))
-    assert list(rows(dataset_events(dataset, "all"))) == [(1, 10, 5, "purchase"), (1, 11, 9, "purchase")]
+    assert list(rows(dataset_events(dataset, "all"))) == [(1, 10, 5, "purchase", {}), (1, 11, 9, "purchase", {})]
+
+
+def test_what_events_say_is_replayed_from_a_log_and_from_a_dataset(tmp_path: Path) -> None:
+    columns = {"user_id": [1, 1, 2], "item_id": [10, 11, 20], "timestamp": [3, 5, 4], "hour": [7, None, 8]}
+    pq.write_table(pa.table({**columns, "kind": ["buy", "view", None]}), tmp_path / "log.parquet")
+    kept = {"behavior": ("event_type",), "context": ("hour",), "event_type_column": "kind", "time_unit": "order"}
+    log = LogConfig((str(tmp_path / "log.parquet"),), **kept)  # type: ignore[arg-type]
+    expected = [(1, 10, 3, "buy", {"hour": "7"}), (2, 20, 4, "click", {"hour": "8"}), (1, 11, 5, "view", {})]
+    assert list(rows(log_events(log, "int64")[0])) == expected
+
+    dataset = write_dataset(tmp_path / "plain", {"train": [sequence(1, [(3, 10), (5, 11)]), sequence(2, [(4, 20)])]})
+    table = dataset.read_bucket("train", 0)
+    table = table.append_column("event_type_values", pa.array([["buy", "view"], ["click"]]))
+    table = table.append_column("hour_values", pa.array([["7", None], ["8"]]))
+    dataset.directory.write_table("sequences/train/bucket-00000.parquet", table)
+    for split in ("valid", "test"):
+        dataset.directory.write_table(f"sequences/{split}/bucket-00000.parquet", table.slice(0, 0))
+    manifest = dataclasses.replace(dataset.manifest, behavior_features=("event_type",), context_features=("hour",))
+    told = dataclasses.replace(dataset, manifest=manifest)
+    assert list(rows(dataset_events(told, "all"))) == expected
 
 
 class Clock:

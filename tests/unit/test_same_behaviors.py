@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mind_dist.config import KafkaConfig, LogConfig
+from mind_dist.config import KafkaConfig, LogConfig, ModelConfig
 from mind_dist.data.codec import encode_event, encode_key
 from mind_dist.data.replay import log_events, rows
 from mind_dist.data.source import InMemoryLog
@@ -20,7 +20,7 @@ from mind_dist.index.vector_store import UserRow
 from mind_dist.publishing.backfill import from_sequences
 from mind_dist.records import MAX_TIES, BehaviorSequence, no_keys
 from mind_dist.serving.updater import UpdateStep
-from tests.one_order import NUM_PARTITIONS, Behaviors, Line, expected, home, pairs, prepared, written
+from tests.one_order import FEATURES, NUM_PARTITIONS, Behaviors, Line, expected, home, prepared, told, written
 from tests.toy_serving import DIM, INFO, VERSION, Crash, CrashAt, Run, ToyEncoder, toy_config, toy_manifest
 from tests.toy_training import event_examples
 
@@ -59,13 +59,18 @@ def in_kafka(events: Iterable[Line]) -> InMemoryLog:
 def replayed(log: LogConfig) -> InMemoryLog:
     """Replay the raw log in the order of its times, with events of all types."""
     events, _ = log_events(LogConfig(log.paths, time_unit="order", event_type_column="kind"), "int64")
-    return in_kafka(rows(events))
+    return in_kafka((user, item, time, kind) for user, item, time, kind, _ in rows(events))
 
 
 def serving(log: InMemoryLog, reader: Reader) -> Run:
     store = InMemoryVectorStore()
-    store.create_version(dataclasses.replace(INFO, max_behaviors=reader.length + MAX_TIES))
-    encoder = ToyEncoder(max_behaviors=reader.length, manifest=toy_manifest(*reader.event_types))
+    store.create_version(
+        dataclasses.replace(INFO, max_behaviors=reader.length + MAX_TIES, behavior_features=FEATURES.behavior)
+    )
+    manifest = toy_manifest(*reader.event_types)
+    encoder = ToyEncoder(
+        reader.length, ModelConfig(dim=DIM, num_interests=2, behavior_features=FEATURES.behavior), manifest
+    )
     config = toy_config(kafka=KafkaConfig(max_poll_records=reader.max_poll_records))
     return Run(log, store, encoder=encoder, config=config)
 
@@ -81,24 +86,30 @@ def served(run: Run, killed_at: list[tuple[UpdateStep, int]]) -> Behaviors:
         run.group = group
         run.drain(run.updater())
     found = run.store.scan_users(VERSION)
-    return {row.user_key: pairs(BehaviorSequence(0, row.behaviors, row.timestamps_ms)) for row in found}
+    return {
+        row.user_key: told(BehaviorSequence(0, row.behaviors, row.timestamps_ms, row.profile, row.behavior_keys))
+        for row in found
+    }
 
 
 def publish(run: Run, users: Iterable[BehaviorSequence], length: int) -> None:
     """Write users of a dataset as publishing does; their rows know no position of a log."""
     vectors, weights = np.zeros((0, DIM), np.float32), np.zeros(0, np.float32)
     sequences = [history.sequence for history in from_sequences(users, length)]
-    user_rows = [UserRow(s.user_key, vectors, weights, s.item_keys, s.timestamps_ms, no_keys()) for s in sequences]
+    user_rows = [
+        UserRow(s.user_key, vectors, weights, s.item_keys, s.timestamps_ms, no_keys(), behavior_keys=s.behavior_keys)
+        for s in sequences
+    ]
     run.store.upsert_users(VERSION, user_rows)
 
 
 def trained(log: InMemoryLog, reader: Reader) -> Behaviors:
-    examples = event_examples(log, event_types=reader.event_types, max_behaviors=reader.length)
+    examples = event_examples(log, event_types=reader.event_types, max_behaviors=reader.length, features=FEATURES)
     for partition in examples.partitions:
         while not examples.finished() and len(examples.take(partition, 10)):
             pass
     users = [history.sequence for partition in examples.partitions for history in examples.history(partition)]
-    return {user.user_key: pairs(user) for user in users}
+    return {user.user_key: told(user) for user in users}
 
 
 @settings(max_examples=60)
@@ -111,8 +122,8 @@ def test_a_raw_log_gives_each_user_the_same_sequence_on_every_way(
     config = written(path, log, reader.event_types)
     truth = expected(log, reader.length, reader.event_types)
     users = prepared(path, config, seed)
-    assert {user: pairs(sequence) for user, sequence in users.items()} == expected(log, len(log), reader.event_types)
-    assert {user: pairs(sequence.newest(reader.length)) for user, sequence in users.items()} == truth
+    assert {user: told(sequence) for user, sequence in users.items()} == expected(log, len(log), reader.event_types)
+    assert {user: told(sequence.newest(reader.length)) for user, sequence in users.items()} == truth
     for kafka in (replayed(config), in_kafka(log)):
         assert served(serving(kafka, reader), reader.killed_at) == truth
         assert trained(kafka, reader) == truth

@@ -73,7 +73,7 @@ def interests_of(config: ModelConfig, table: ReplicatedItemTable, inputs: StepIn
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     rows = table.lookup(inputs.row_keys)
-    behaviors = inputs.behaviors(model.item_tower(rows, inputs.parts))
+    behaviors = inputs.behaviors(model.item_tower(rows, inputs.parts), rows)
     found: Interests = model(behaviors, inputs.profiles(rows), ends=inputs.ends)
     return found
 
@@ -187,7 +187,7 @@ def test_every_item_and_profile_has_the_vector_of_its_row(table: ReplicatedItemT
     inputs = inputs_of(table, examples)
     rows = table.lookup(inputs.row_keys)
     vectors = ItemTower(ModelConfig(dim=DIM))(rows, inputs.parts)
-    behaviors, profiles = inputs.behaviors(vectors), inputs.profiles(rows)
+    behaviors, profiles = inputs.behaviors(vectors, rows), inputs.profiles(rows)
     torch.testing.assert_close(behaviors.vectors[0], table.lookup(np.array([4, 7])))
     assert profiles is not None
     torch.testing.assert_close(profiles[:2, 0], table.lookup(np.array([PROFILE, PROFILE + 1])))

@@ -34,7 +34,6 @@ NEEDED = ["--dataset", "data", "--storage", "runs"]
         (["--max-failures", "-1"], "max_failures must be at least 0"),
         (["--name", "../up"], "name must be letters, digits"),
         (["--follow"], "follow must be off unless source is kafka"),
-        (["--model.context-dim", "3"], "model.context_dim must be 0"),
         (["--training.temperature", "0"], "temperature must be above 0"),
         (["--training.batch-size", "0"], "batch_size must be at least 1"),
     ],

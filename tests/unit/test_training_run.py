@@ -347,7 +347,7 @@ def by_training(run: TrainingRun, dataset: PreparedDataset, users: list[Behavior
     inputs = StepInputs.of(examples, TrainedPositions.after_window(examples), nothing, run.table, dataset.catalog())
     rows, model = run.table.lookup(inputs.row_keys), run.model.eval()
     with torch.no_grad():
-        behaviors = inputs.behaviors(model.item_tower(rows, inputs.parts)[:, : MODEL.dim])
+        behaviors = inputs.behaviors(model.item_tower(rows, inputs.parts)[:, : MODEL.dim], rows[:, : MODEL.dim])
         found = model(behaviors, inputs.profiles(rows[:, : MODEL.dim]), ends=inputs.ends)
     return [
         UserInterests(vectors[real].numpy(), weights[real].numpy())
