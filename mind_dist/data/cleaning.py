@@ -105,7 +105,7 @@ def _of_types(raw: pa.Table, log: LogConfig) -> dict[str, pa.Array]:
 
 def _values(raw: dict[str, pa.Array], name: str) -> pa.Array:
     """Return the texts of a feature of events, as a context has them; an unknown type is what a replay makes of it."""
-    column = raw["event_type" if name == "event_type" else values_column(name)]
+    column = _whole(raw["event_type" if name == "event_type" else values_column(name)])
     kind = column.type
     if not (
         pa.types.is_string(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind)
@@ -114,6 +114,16 @@ def _values(raw: dict[str, pa.Array], name: str) -> pa.Array:
     texts = column.cast(pa.string())
     texts = texts.fill_null(DEFAULT_TYPE) if name == "event_type" else texts
     return pc.if_else(pc.equal(texts, ""), None, texts)
+
+
+def _whole(column: pa.Array) -> pa.Array:
+    """Return real numbers that are all whole as integers: what a column of integers becomes where some are missing."""
+    if not pa.types.is_floating(column.type):
+        return column
+    try:
+        return column.cast(pa.int64())
+    except pa.ArrowInvalid:
+        return column
 
 
 def _reasons(raw: dict[str, pa.Array], parsed: dict[str, pa.Array], times: Times) -> pa.Array:

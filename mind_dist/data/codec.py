@@ -90,13 +90,15 @@ def no_context(names: Sequence[str]) -> Keys:
 def value_text(value: object) -> str | None:
     """Return a value of a context as the text that a log has for it; None for what is no text, integer or boolean.
 
-    >>> value_text("mobile"), value_text(7), value_text(True), value_text(1.5), value_text("")
-    ('mobile', '7', 'true', None, None)
+    A real number that is whole counts as an integer.
+
+    >>> value_text("mobile"), value_text(7), value_text(7.0), value_text(True), value_text(1.5), value_text("")
+    ('mobile', '7', '7', 'true', None, None)
     """
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, int):
-        return str(value)
+    if isinstance(value, int) or (isinstance(value, float) and value.is_integer() and abs(value) < _INT64_MAX):
+        return str(int(value))
     return value if isinstance(value, str) and value and is_unicode(value) else None
 
 

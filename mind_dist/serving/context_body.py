@@ -13,8 +13,8 @@ from mind_dist.limits import MAX_NAME
 MAX_CONTEXT = 64
 """Most values of a context."""
 
-LONGEST_TEXT = 16_384
-"""Characters of an id, a type or a value: a record of the log has at most 1 MB."""
+LONGEST_TEXT, LONGEST_VALUE = 16_384, 1_024
+"""Characters of an id or type, and of a value: a record of the log, with all values of a context, has at most 1 MB."""
 
 
 def _names(context: Any) -> Any:
@@ -30,8 +30,8 @@ def _names(context: Any) -> Any:
 def _value(value: Any) -> Any:
     if not isinstance(value, str | int):  # a bool is an int
         raise PydanticCustomError("value", "must be a text, an integer or a boolean")
-    if isinstance(value, str) and len(value) > LONGEST_TEXT:
-        raise PydanticCustomError("long", f"must have at most {LONGEST_TEXT:,} characters, not {len(value):,}")
+    if isinstance(value, str) and len(value) > LONGEST_VALUE:
+        raise PydanticCustomError("long", f"must have at most {LONGEST_VALUE:,} characters, not {len(value):,}")
     if isinstance(value, str) and not is_unicode(value):
         raise PydanticCustomError("text", "must be valid Unicode text")
     if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:

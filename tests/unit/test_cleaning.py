@@ -129,6 +129,8 @@ def test_features_of_events_are_texts_as_a_context_has_them() -> None:
         "hour_values": ["7", None],
         "page_values": [None, "c"],
     }
+    whole = RawBatch(raw.table.set_column(5, "hour_values", pa.array([7.0, 8.0, float("nan")])))
+    assert clean(whole, log, "int64", Times("order", 0), "log")[0].equals(events)
     real = RawBatch(raw.table.set_column(5, "hour_values", pa.array([0.5, 1.0, 2.0])))
     with pytest.raises(DatasetError, match="column hour: is of type double: features of events are texts, integers or"):
         clean(real, log, "int64", Times("order", 0), "log")

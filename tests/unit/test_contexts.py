@@ -11,17 +11,20 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 
 from benchmarks.planted_dataset import PlantedUser, write_planted
 from mind_dist.config import ServingConfig
-from mind_dist.data.codec import EventFeatures, Value, behavior_key, context_key
+from mind_dist.data.codec import EventFeatures, Value, behavior_key, context_key, encode_event
 from mind_dist.encoder import InterestEncoder, UserInterests
 from mind_dist.errors import InvalidRequest
 from mind_dist.evaluation import HeldOut, evaluate_version, in_context, of_model
 from mind_dist.index.memory import InMemoryVectorStore
+from mind_dist.limits import MAX_NAME
 from mind_dist.observability import InMemoryMetrics
 from mind_dist.publishing import publish
 from mind_dist.records import BehaviorSequence, no_keys
+from mind_dist.serving.context_body import LONGEST_TEXT, LONGEST_VALUE, MAX_CONTEXT, Context
 from mind_dist.serving.http import EventBody, build_api
 from mind_dist.serving.recommender import Recommender, RetrieveRequest
 from tests.versions import tiny_version
@@ -116,7 +119,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"page": ["home"]}, "context.page: must be a text, an integer or a boolean"),
     ({"page": None}, "context.page: must be a text, an integer or a boolean"),
     ({"hour": 7.5}, "context.hour: must be a text, an integer or a boolean"),
-    ({"page": "x" * 20_000}, "context.page: must have at most 16,384 characters"),
+    ({"page": "x" * 20_000}, "context.page: must have at most 1,024 characters"),
     ({"page": "\ud800"}, "context.page: must be valid Unicode text"),
     ({"\ud800": 1}, "context: must be valid Unicode text"),
     ({"n" * 300: 1}, "context: names have at most 255 characters"),
@@ -158,6 +161,13 @@ def test_a_version_without_contexts_says_so(tmp_path: Path) -> None:
     ):
         plain.candidates(user_id=7, context={"page": "home"})
     assert plain.candidates(user_id=7, context={}) == plain.candidates(user_id=7)
+
+
+def test_the_largest_context_that_is_taken_fits_into_a_record() -> None:
+    context = {f"{number:02d}" + "\x00" * (MAX_NAME - 2): "\x00" * LONGEST_VALUE for number in range(MAX_CONTEXT)}
+    taken: dict[str, Value] = TypeAdapter(Context).validate_python(context)
+    longest = "\x00" * LONGEST_TEXT
+    assert len(encode_event(longest, longest, 2**62, longest, taken)) < 1_000_000
 
 
 def test_events_keep_what_they_say(setting: Setting) -> None:
