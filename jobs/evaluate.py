@@ -81,7 +81,7 @@ class EvaluateJob:
     than the best of them."""
     floors_cpu_s: float = 240.0
     """Processor seconds that tuning all of them may take together; what has not been tried by then is not tried. Fitting what
-    was chosen comes on top: of EASE with 12,288 items, a minute or two."""
+    was chosen comes on top: of EASE with 12,288 items, about half a minute."""
 
     def __post_init__(self) -> None:
         """Check what can be checked without data."""

@@ -26,7 +26,7 @@ from mind_dist.records import BehaviorSequence
 Matrix = NDArray[np.float32]
 
 MOST_ITEMS = 12_288
-"""Items that EASE knows: three matrices of these take 1.8 GB, and an inversion a minute or two of one core."""
+"""Items that EASE knows: three matrices of these take 1.8 GB, and an inversion about half a minute of one core."""
 
 _FEW_ITEMS = 4_096
 """Items by which λ is chosen at first: inverting them takes seconds."""
