@@ -66,7 +66,7 @@ def main(job: Demo) -> None:
             stop = stop_requested()
             report["wall_s"] = round(time.monotonic() - started, 1)
             job.report.write_text(to_json(report, indent=2) + "\n")
-            console.print(summary(report), report["verdict"], f"the same is in {job.report}")
+            console.print(summary(report), report["verdict"], f"the same is in {job.report}", sep="\n")
             if not job.exit:
                 console.print(f"serving at {url}/docs until Ctrl-C")
             while not job.exit and not stop():

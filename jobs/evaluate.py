@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, with_config
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from jobs.cli import check_output, run, write_output
 from mind_dist.config import dump
@@ -161,7 +161,7 @@ def _verdict(report: EvaluationReport) -> list[str]:
 
 def metrics_table(report: Report, title: str) -> Table:
     """Return the main metrics of each recommender, side by side; those of interests are the model's alone."""
-    table = Table("metric", *report, title=title)
+    table = Table(Column("metric", no_wrap=True), *report, title=title)
     for name in _SHOWN:
         if any(name in values for values in report.values()):
             table.add_row(name, *(f"{values[name]:.4f}" if name in values else "-" for values in report.values()))

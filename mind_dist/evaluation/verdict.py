@@ -41,19 +41,23 @@ class Verdict:
     @property
     def sentence(self) -> str:
         """The same in words."""
-        found = self.difference
-        head = "worth deploying" if self.worth_deploying else "NOT worth deploying"
-        share = f" ({found.mean / self.best:+.0%})" if self.best else ""
-        below = "significantly below" if found.p < _LEVEL and found.mean < 0 else "not significantly above"
-        how = "significantly above" if self.worth_deploying else below
+        found, name = self.difference, self.opponent
+        head, how = ("worth deploying", "significantly above") if self.worth_deploying else ("NOT worth deploying", "")
+        is_below = found.p < _LEVEL and found.mean < 0
+        how = how or ("significantly below" if is_below else "not significantly above")
+        share = f" ({found.mean / self.best:+.1%})" if self.best else ""
         text = (
-            f"The model is {head}: its recall@{MAIN_CUTOFF} of {self.model:.4f} is {how} {self.opponent}'s {self.best:.4f}, the best of "
-            f"{self.num_opponents} tuned floors: {found.mean:+.4f}{share}, 95 % interval {found.low:+.4f} to {found.high:+.4f}, "
-            f"p = {found.p:.2g}, {self.num_users:,} users; recall with the history kept and removed, half each."
+            f"The model is {head}: its recall@{MAIN_CUTOFF} of {self.model:.4f} (history kept and removed, half each) is {how} "
+            f"that of {name}, {self.best:.4f}, the best of {self.num_opponents} tuned floors: {found.mean:+.4f}{share}, "
+            f"95 % interval {found.low:+.4f} to {found.high:+.4f}, p = {found.p:.2g}, {self.num_users:,} users."
         )
         if self.worth_deploying:
             return text
-        return f"{text} {self.opponent} takes minutes of one core and finds as much: train longer, or deploy that."
+        advice = f"Train longer, or deploy {name}, which takes minutes of one core."
+        if is_below:
+            return f"{text} {advice}"
+        least = (found.high - found.low) / 2
+        return f"{text} So many users tell differences above {least:.3f} from chance. {advice}"
 
 
 def verdict_of(model: Values, opponents: Mapping[str, Values]) -> Verdict:

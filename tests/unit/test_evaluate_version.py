@@ -185,7 +185,7 @@ def test_floors_are_tuned_beside_the_model_and_the_verdict_says_which_it_is_to_b
     assert verdict["model"] == pytest.approx(means["model"])
     assert verdict["worth_deploying"] is False  # fifty of thirty items: all find all that can be found
     shown = capsys.readouterr().out
-    assert f"NOT worth deploying: its recall@50 of {verdict['model']:.4f}" in shown.replace("\n", " ")
+    assert f"NOT worth deploying: its recall@50 of {verdict['model']:.4f} " in shown.replace("\n", " ")
     assert "recall@500" in shown
     assert "interests, mean cosine" in shown
     assert len(report["interests"]) == CONFIG.num_interests

@@ -194,6 +194,7 @@ def test_a_sample_of_users_is_even_and_keeps_their_moments() -> None:
     users = [HeldOut(BehaviorSequence(key), BehaviorSequence(key)) for key in range(10)]
     thinned = Choice(users).thinned(4)
     assert [user.history.user_key for user in thinned.users] == [0, 3, 6, 9]
+    assert Choice(users[::-1]).thinned(4).users == thinned.users
     assert Choice(users).thinned(10).users is users
 
 

@@ -62,10 +62,11 @@ class Choice:
         return [user.history for user in self.users]
 
     def thinned(self, most: int) -> Choice:
-        """Return the same with at most so many users, evenly out of all."""
+        """Return the same with at most so many users, evenly out of all by key: in whatever order they come."""
         if len(self.users) <= most:
             return self
-        kept = np.linspace(0, len(self.users) - 1, most).astype(np.int64)
+        by_key = np.argsort([user.history.user_key for user in self.users], kind="stable")
+        kept = by_key[np.linspace(0, len(by_key) - 1, most).astype(np.int64)]
         at = None if self.at is None else Moments(self.at.times_ms[kept], self.at.availability)
         return dataclasses.replace(self, users=[self.users[place] for place in kept], at=at)
 
