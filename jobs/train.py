@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import TypeVar
 
 import tyro
@@ -45,7 +47,10 @@ _Told = TypeVar("_Told", TrainProgress, Look)
 class Train(TrainSettings):
     """Train a multi-interest model on Ray; the same storage and name go on where the run stopped.
 
-    `--recipe NAME` takes model and training from `mind_dist.recipes`; they are those of `best` without it.
+    `--recipe NAME` takes model and training from `mind_dist.recipes`; without it they are those of `best`, and with
+    `--source kafka` those of `stream`. Where `training.epochs` is 0, as in `best`, the dataset's valid users say how long
+    the run is; they say in any case which of its versions is the best, which is kept, and which STORAGE/NAME then
+    stands for: see `eval_every` and `watch`.
     """
 
     output: str = ""
@@ -153,10 +158,28 @@ class _Logged:
         logger.info("valid users", extra={"fields": dataclasses.asdict(look)})
 
 
-def _trained_by(recipe: Recipe) -> Train:
-    """Return a job whose dataset and storage are still to be given."""
-    return Train(tyro.MISSING, tyro.MISSING, model=recipe.model, training=recipe.training)
+def jobs_by_recipe() -> dict[str, Callable[[], Train]]:
+    """Return what makes a job of each recipe, whose dataset and storage are still to be given."""
+
+    def of(recipe: Recipe) -> Train:
+        return Train(tyro.MISSING, tyro.MISSING, model=recipe.model, training=recipe.training)
+
+    return {name: partial(of, make()) for name, make in RECIPES.items()}
+
+
+def with_recipe_of_source(arguments: list[str]) -> list[str]:
+    """Return a command line that names the recipe `stream` where it trains from Kafka and says nothing else of settings.
+
+    >>> with_recipe_of_source(["--source", "kafka"])
+    ['--source', 'kafka', '--recipe', 'stream']
+    >>> with_recipe_of_source(["--source=kafka", "--recipe", "mine"])
+    ['--source=kafka', '--recipe', 'mine']
+    """
+    from_kafka = "--source=kafka" in arguments or ("--source", "kafka") in pairwise(arguments)
+    if from_kafka and not {"--recipe", "--config"} & set(arguments):
+        return [*arguments, "--recipe", "stream"]
+    return arguments
 
 
 if __name__ == "__main__":
-    run(Train, main, recipes={name: partial(_trained_by, make()) for name, make in RECIPES.items()})
+    run(Train, main, with_recipe_of_source(sys.argv[1:]), recipes=jobs_by_recipe())

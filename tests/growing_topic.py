@@ -21,7 +21,7 @@ from mind_dist.data.kafka_groups import end_positions
 from mind_dist.data.partitioner import home_partition, key_hash
 from mind_dist.training.settings import TrainSettings
 from tests.services import BROKERS
-from tests.toy_training import MODEL, NUM_ITEMS, TRAINING, write_dataset
+from tests.toy_training import FROM_LOG, MODEL, NUM_ITEMS, write_dataset
 
 NUM_EVENTS = int(os.environ.get("MIND_DIST_DRILL_EVENTS", "8000"))
 NUM_USERS = 300
@@ -49,7 +49,7 @@ class Drill:
             name="drill",
             source="kafka",
             model=MODEL,
-            training=replace(TRAINING, batch_size=128, checkpoint_every_steps=30, every_position=False),
+            training=replace(FROM_LOG, batch_size=128, checkpoint_every_steps=30),
             kafka=self.kafka,
             growth_wait_s=0,
         )
@@ -84,4 +84,4 @@ class Drill:
         assert sorted(history.sequence.user_key for _, history in found) == sorted(expected)
         for partition, (sequence, _) in found:
             assert partition == home_partition(key_hash(encode_key(sequence.user_key)), partitions)
-            assert sequence.item_keys.tolist() == expected[sequence.user_key][-TRAINING.max_behaviors :]
+            assert sequence.item_keys.tolist() == expected[sequence.user_key][-FROM_LOG.max_behaviors :]

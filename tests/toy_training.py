@@ -51,6 +51,9 @@ TRAINING = TrainingConfig(
     seed=3,
 )
 
+FROM_LOG = dataclasses.replace(TRAINING, num_targets=1, epochs=0, lr_decay=False)
+"""The same for the events of a log."""
+
 
 def toy_users(num_users: int = 24) -> list[BehaviorSequence]:
     """Return users who walk through the items of their own half, some of them very short."""

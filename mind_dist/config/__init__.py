@@ -39,7 +39,7 @@ from mind_dist.config.preparing import (
     TimeUnit,
 )
 from mind_dist.config.serving import Addresses, KafkaConfig, MilvusConfig, PublishConfig, ServingConfig
-from mind_dist.config.training import TrainingConfig, check_together
+from mind_dist.config.training import TrainingConfig, check_from_log, check_together
 from mind_dist.config.watching import WatchConfig
 
 __all__ = [
@@ -80,6 +80,7 @@ __all__ = [
     "TransformerConfig",
     "TwoTowerConfig",
     "WatchConfig",
+    "check_from_log",
     "check_together",
     "dump",
     "load",

@@ -108,3 +108,19 @@ def check_together(model: ModelConfig, training: TrainingConfig) -> None:
     attends = attends or (extraction.kind == "two_tower" and extraction.pooling == "attention")
     moved = f"0 with model.extraction.kind {extraction.kind}: no gradient flows into its coupling"
     check(attends or not training.penalties.routing_weight, "training.penalties.routing_weight", moved)
+
+
+def check_from_log(training: TrainingConfig) -> None:
+    """Check that all settings work where the events of a log are trained, one by one, as they come.
+
+    Raises:
+        ValueError: A setting needs a prepared dataset; the message names it.
+    """
+    advice = "where events are trained as they come; --recipe stream has settings that work"
+    endless = not training.lr_decay or training.max_steps > 0
+    check(not training.every_position, "training.every_position", f"off {advice}")
+    check(training.num_targets == 1, "training.num_targets", f"1 {advice}")
+    check(training.warm_start == "none", "training.warm_start", f"none {advice}")
+    check(not training.window_stride, "training.window_stride", f"0 {advice}")
+    check(not training.epochs, "training.epochs", f"0 {advice}")
+    check(endless, "training.lr_decay", f"off, or max_steps set, {advice}")

@@ -6,7 +6,7 @@
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from mind_dist.recipes.causal import best, news
+from mind_dist.recipes.causal import best, news, stream
 from mind_dist.recipes.multi_interest import comirec_dr, comirec_sa, mind, remi, two_tower
 from mind_dist.recipes.papers import comirec_dr_paper, comirec_sa_paper, mind_paper, remi_paper
 from mind_dist.recipes.recipe import Recipe
@@ -24,11 +24,12 @@ __all__ = [
     "news",
     "remi",
     "remi_paper",
+    "stream",
     "two_tower",
 ]
 
 _NAMED = (
-    *(best, news, two_tower, mind, comirec_dr, comirec_sa, remi),
+    *(best, news, stream, two_tower, mind, comirec_dr, comirec_sa, remi),
     *(mind_paper, comirec_dr_paper, comirec_sa_paper, remi_paper),
 )
 

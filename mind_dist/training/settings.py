@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mind_dist.config import KafkaConfig, ModelConfig, TrainingConfig, WatchConfig, check_together
+from mind_dist.config import KafkaConfig, ModelConfig, TrainingConfig, WatchConfig, check_from_log, check_together
 from mind_dist.data.parquet import PreparedDataset
 from mind_dist.errors import ConfigError, DatasetError
 from mind_dist.recipes import best
@@ -46,7 +46,7 @@ class TrainSettings:
     model: ModelConfig = field(default_factory=lambda: best().model)
     """The model; that of the recipe `best` where none is named."""
     training: TrainingConfig = field(default_factory=lambda: best().training)
-    """How it is trained; as `best` where no recipe is named."""
+    """How it is trained; as `best` where no recipe is named, or, by `jobs.train --source kafka`, as `stream`."""
     eval_every: int = 0
     """Steps between two evaluations of the dataset's valid users, whose recall says which version is the best, and, where
     `training.epochs` is 0, when to stop. 0 for four in each cycle of the learning rate, -1 for none (Parquet only)."""
@@ -70,6 +70,8 @@ class TrainSettings:
         if self.follow and self.source != "kafka":
             raise ValueError("follow must be off unless source is kafka")
         check_together(self.model, self.training)
+        if self.source == "kafka":
+            check_from_log(self.training)
 
     @property
     def versions(self) -> RunVersions:

@@ -22,7 +22,7 @@ from mind_dist.serving.updater import UserVectorUpdater
 from mind_dist.training.ray_trainer import train_on_ray
 from mind_dist.training.settings import TrainSettings
 from tests.services import BROKERS
-from tests.toy_training import MODEL, TRAINING, write_dataset
+from tests.toy_training import FROM_LOG, MODEL, write_dataset
 from tests.versions import original_id, tiny_version
 
 PARTITIONS = 2
@@ -168,7 +168,7 @@ def test_training_of_a_deployment_shows_its_positions_in_a_group_of_its_own(tmp_
         for at in range(40):
             producer.send(at % 4, at % 7, 1_700_000_000_000 + at)
     dataset, storage = write_dataset(tmp_path / "dataset"), str(tmp_path / "runs")
-    settings = TrainSettings(dataset, storage, "toy", "kafka", workers=1, model=MODEL, training=TRAINING, kafka=kafka)
+    settings = TrainSettings(dataset, storage, "toy", "kafka", workers=1, model=MODEL, training=FROM_LOG, kafka=kafka)
     ray.init(log_to_driver=False)
     try:
         train_on_ray(settings, Addresses(tansu_broker, deployment="shop"))

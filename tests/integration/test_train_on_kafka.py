@@ -24,7 +24,7 @@ from mind_dist.training.settings import TrainSettings
 from mind_dist.training.topic_growth import Stage, stages
 from tests.growing_topic import GROWING_BROKERS, NUM_EVENTS, Drill
 from tests.services import BROKERS
-from tests.toy_training import NUM_BUCKETS, READING, TRAINING, toy_log, write_dataset
+from tests.toy_training import FROM_LOG, NUM_BUCKETS, READING, toy_log, write_dataset
 
 
 @pytest.fixture(params=BROKERS)
@@ -67,7 +67,7 @@ def test_resume_from_a_broker_gives_the_same_version_as_an_uninterrupted_run(
         name=topic.topic,
         source="kafka",
         model=READING,
-        training=dataclasses.replace(TRAINING, admission_count=2),
+        training=dataclasses.replace(FROM_LOG, admission_count=2),
         kafka=topic,
     )
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from jobs.cli import read_settings
-from jobs.train import Train, shown_progress
+from jobs.train import Train, jobs_by_recipe, shown_progress, with_recipe_of_source
 from mind_dist.data.parquet import DatasetManifest, PreparedDataset, sequences_table, write_manifest
 from mind_dist.data.sequences import ParquetExamples
 from mind_dist.errors import ConfigError, DatasetError
-from mind_dist.recipes import best
+from mind_dist.recipes import best, stream
 from mind_dist.records import BehaviorSequence
 from mind_dist.storage import Directory
 from mind_dist.training.positions import TrainedPositions
@@ -47,11 +47,41 @@ def test_nonsense_is_refused_by_name(
     assert named in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--training.every-position"], "training.every_position must be off where events are trained as they come"),
+        (["--training.num-targets", "2"], "training.num_targets must be 1 where"),
+        (["--training.warm-start", "cooccurrence"], "training.warm_start must be none where"),
+        (["--training.window-stride", "5"], "training.window_stride must be 0 where"),
+        (["--training.epochs", "2"], "training.epochs must be 0 where"),
+        (["--training.lr-decay"], "training.lr_decay must be off, or max_steps set, where"),
+        (["--recipe", "best"], "training.every_position must be off where"),
+    ],
+)
+def test_what_a_log_cannot_do_is_refused_by_name(
+    arguments: list[str], named: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit, match="2"):
+        from_kafka(arguments)
+    assert named in capsys.readouterr().err
+
+
+def test_a_log_is_trained_by_the_recipe_stream_if_no_other_is_named() -> None:
+    assert from_kafka([]).training == stream().training
+    assert from_kafka([]).model == best().model
+    assert from_kafka(["--training.lr-decay", "--training.max-steps", "9"]).training.max_steps == 9
+
+
+def from_kafka(arguments: list[str]) -> Train:
+    given = with_recipe_of_source([*NEEDED, "--source", "kafka", *arguments])
+    return read_settings(Train, given, jobs_by_recipe())
+
+
 def test_a_job_is_its_settings_and_where_the_result_goes() -> None:
-    job = read_settings(
-        Train, [*NEEDED, "--training.epochs", "3", "--source", "kafka", "--follow", "--output", "r.json"]
-    )
-    assert (job.training.epochs, job.follow, job.output) == (3, True, "r.json")
+    job = from_kafka(["--training.batch-size", "3", "--follow", "--output", "r.json"])
+    assert (job.training.batch_size, job.follow, job.output) == (3, True, "r.json")
     assert source_name(job) == "kafka://behavior-events"
     assert job.group == "mind-dist-training-mind"
     shop = dataclasses.replace(job, kafka=job.kafka.of_deployment("shop"))
