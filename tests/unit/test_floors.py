@@ -183,6 +183,13 @@ def test_a_search_finds_a_hill_over_a_dent_and_tries_no_point_twice() -> None:
     assert len(set(tried)) == len(tried) < 100
 
 
+def test_a_search_follows_a_ridge_that_no_setting_alone_can() -> None:
+    search = Search(GRID, lambda point: point["a"] - 5.0 * abs(point["a"] - point["b"]), Clock("test", Effort()))
+    end = search.descend({"a": 3, "b": 3})
+    assert end == {"a": 3, "b": 3}
+    assert search.refine(end) == {"a": 19, "b": 19}
+
+
 def test_a_search_whose_time_is_up_keeps_its_start() -> None:
     clock = Clock("test", Effort(max_cpu_s=-1.0))
     search = Search(GRID, lambda point: point["a"], clock)

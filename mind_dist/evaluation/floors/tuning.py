@@ -2,8 +2,9 @@
 
 A grid of seven settings has millions of points. From each start, one setting after the other walks along its values while
 that finds more, over a sample of the valid users; from the best places found, the same again over all of them. A walk
-looks two values ahead, so that one bad value does not stop it, and grids are wider than their usual values, so that an
-optimum seldom lies on an edge.
+looks two values ahead, so that one bad value does not stop it; from the best end, two settings are moved at once, since some
+settings (how much backward pairs count, by which power counts divide) only gain together. Grids are wider than their usual
+values, so that an optimum seldom lies on an edge.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations, product
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -33,7 +35,7 @@ Point = Mapping[str, Any]
 """Setting → one value of the grid."""
 
 _STEPS = (-2, -1, 1, 2)
-_SAMPLE = 400
+_SAMPLE = 1_000
 _MOST_USERS = 4_000
 _NUM_FINAL = 2
 _PROGRESS_S = 5.0
@@ -179,13 +181,19 @@ class Search:
 
     def descend(self, start: Point) -> Point:
         """Return where no setting alone improves; after the time is up, the best place on the way there."""
-        point, moved = dict(start), True
+        point, moved = start, True
         while moved:
             moved = False
             for name in self._grid:
                 while (better := self._along(point, name)) is not None and not self._clock.is_up:
                     point, moved = better, True
         return point
+
+    def refine(self, end: Point) -> Point:
+        """Return where no two settings together improve by one value each, from an end of `descend`."""
+        while (better := self._across(end)) is not None:
+            end = self.descend(better)
+        return end
 
     def of(self, point: Point) -> float:
         """Return how good a point is."""
@@ -195,16 +203,31 @@ class Search:
             self._clock.count(max(self.found.values()))
         return self.found[key]
 
-    def _along(self, point: Point, name: str) -> dict[str, Any] | None:
+    def _along(self, point: Point, name: str) -> Point | None:
         """Return the best point within two values of one setting; None where that is this one."""
-        values = self._grid[name]
-        at = values.index(point[name])
-        near = [dict(point) | {name: values[at + step]} for step in _STEPS if 0 <= at + step < len(values)]
         best, quality = None, self.of(point)
-        for other in near:
-            if not self._clock.is_up and self.of(other) > quality:
+        for other in [self._moved(point, {name: step}) for step in _STEPS]:
+            if other is not None and not self._clock.is_up and self.of(other) > quality:
                 best, quality = other, self.of(other)
         return best
+
+    def _across(self, point: Point) -> Point | None:
+        """Return the first better point one value away in two settings; None without one."""
+        for first, second in combinations(self._grid, 2):
+            for by in product((-1, 1), repeat=2):
+                other = self._moved(point, {first: by[0], second: by[1]})
+                if self._clock.is_up:
+                    return None
+                if other is not None and self.of(other) > self.of(point):
+                    return other
+        return None
+
+    def _moved(self, point: Point, steps: Mapping[str, int]) -> Point | None:
+        """Return a point so many values further in some settings; None beyond the grid."""
+        places = {name: self._grid[name].index(point[name]) + step for name, step in steps.items()}
+        if any(not 0 <= place < len(self._grid[name]) for name, place in places.items()):
+            return None
+        return dict(point) | {name: self._grid[name][place] for name, place in places.items()}
 
 
 def search(
@@ -228,11 +251,9 @@ def search(
     ends = [first.descend(start) for start in starts]
     ends.sort(key=first.of, reverse=True)
     distinct = [end for place, end in enumerate(ends) if end not in ends[:place]]
-    if everybody is sample:
-        return distinct[0], first.of(distinct[0])
-    final = Search(grid, quality_on(everybody), clock)
+    final = first if len(everybody.users) == len(sample.users) else Search(grid, quality_on(everybody), clock)
     ends = [final.descend(end) for end in distinct[:_NUM_FINAL]]
-    best = max(ends, key=final.of)
+    best = final.refine(max(ends, key=final.of))
     return best, final.of(best)
 
 
