@@ -80,15 +80,20 @@ def test_the_printed_example_prepares_the_shop_it_describes(tmp_path: Path, monk
     )
 
 
-def test_every_setting_of_the_example_that_is_commented_out_is_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", ["user", "time", "leave-one-out"])
+def test_every_setting_of_the_example_that_is_commented_out_is_one(by: str, tmp_path: Path) -> None:
     printed = subprocess.run(
         [sys.executable, "-m", "jobs.prepare", "--example"], capture_output=True, text=True, check=True
     )
-    lines = printed.stdout.replace('\nby = "user"', "").splitlines()
+    lines = printed.stdout.splitlines()
     given = [line.removeprefix("#") if line[:1] == "#" and line[1:2].strip() else line for line in lines]
+    alternatives = [line for line in given if line.startswith("by = ")]
+    (chosen,) = [line for line in alternatives if line.startswith(f'by = "{by}"')]
+    given = [line for line in given if line not in alternatives or line == chosen]
     (tmp_path / "prepare.toml").write_text("\n".join(given))
     job = read_settings(PrepareJob, ["--config", str(tmp_path / "prepare.toml")])
-    assert (job.num_buckets, job.split.by, job.split.valid_before_ms) == (24, "time", 1_706_745_600_000)
+    assert (job.num_buckets, job.split.by, job.split.valid_before_ms) == (24, by, 1_706_745_600_000)
+    assert len(alternatives) == 3
 
 
 def test_a_log_in_an_object_store_becomes_a_dataset_there(s3_bucket: str, capfd: pytest.CaptureFixture[str]) -> None:
