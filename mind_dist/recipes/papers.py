@@ -86,5 +86,5 @@ def _sampled_softmax() -> TrainingConfig:
         window_stride=8,
         learning_rate=0.001,
         lr_decay=False,
-        epochs=4,
+        epochs=12,  # of 4 and 12, by the valid users
     )
