@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import ConfigDict, with_config
-from rich.console import Console
 from rich.table import Column, Table
 
 from jobs.cli import check_output, run, write_output
+from jobs.tables import print_readable
 from mind_dist.config import dump
 from mind_dist.data.parquet import PreparedDataset
 from mind_dist.encoder import InterestEncoder
@@ -64,7 +64,7 @@ class EvaluateJob:
     dataset: str
     """URI of the prepared dataset."""
     version_uri: str
-    """URI of the model version, or of a run, whose newest version it then is."""
+    """URI of the model version, or of a run, whose best version it then is (its newest where no valid users watched)."""
     output: str = ""
     """JSON file to write all metrics to, by path or URI; empty for none."""
     split: Literal["valid", "test"] = "test"
@@ -100,12 +100,11 @@ def main(job: EvaluateJob) -> None:
     encoder = InterestEncoder.load(version_at(job.version_uri))
     effort = Effort(job.floors_cpu_s, logger.info) if job.floors else None
     report = evaluate_version(dataset, encoder, job.split, job.category, cut=job.cut, floors=effort)
-    console = Console()
-    console.print(metrics_table(report.metrics, title=_title(job, encoder)))
+    print_readable(metrics_table(report.metrics, title=_title(job, encoder)))
     if report.interests:
-        console.print(interests_table(report))
+        print_readable(interests_table(report))
     if report.floors:
-        console.print(floors_table(report))
+        print_readable(floors_table(report))
     print(_about(report, encoder))
     if job.output:
         write_output(job.output, to_json(dump(report), indent=2) + "\n")

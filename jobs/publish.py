@@ -16,11 +16,11 @@ from typing import Literal
 
 from pydantic import ConfigDict, with_config
 from rich.console import Console
-from rich.measure import Measurement
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from jobs.cli import interactive, run
+from jobs.tables import print_whole
 from mind_dist.config import Addresses, KafkaConfig, MilvusConfig, PublishConfig, load
 from mind_dist.data.parquet import PreparedDataset
 from mind_dist.encoder import InterestEncoder
@@ -32,8 +32,6 @@ from mind_dist.publishing import KafkaHandOver, PublishReport, check_id_type, da
 from mind_dist.records import BehaviorSequence
 from mind_dist.training.run_versions import version_at
 
-_UNBOUNDED_WIDTH = 100_000
-
 
 @with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class PublishJob:
     """Bring a model version to readers, or put them back on an earlier one."""
 
     version_uri: str = ""
-    """URI of the model version to publish, or of a run, whose newest version it then is."""
+    """URI of the model version to publish, or of a run, whose best version it then is (its newest where no valid users watched)."""
     dataset: str = ""
     """URI of the prepared dataset whose users a first version begins with; empty for none."""
     evaluation: Path | None = None
@@ -143,14 +141,6 @@ def _summary(report: PublishReport) -> str:
     if report.retired:
         lines.append(f"dropped: {', '.join(report.retired)}")
     return "\n".join(lines)
-
-
-def print_whole(table: Table) -> None:
-    """Print a table as wide as it is, also where the terminal is narrower: a name that is cut cannot be copied."""
-    console = Console()
-    unbounded = console.options.update(max_width=_UNBOUNDED_WIDTH)
-    width = max(console.width, Measurement.get(console, unbounded, table).maximum)
-    Console(width=width).print(table, soft_wrap=True)
 
 
 def versions_table(store: VectorStore) -> Table:
