@@ -31,7 +31,6 @@ from benchmarks.leave_one_out import leave_one_out
 from benchmarks.measuring import Measurement, ModelInterests, PerUser, measure
 from benchmarks.tasks import History, Part, Protocol, Stage, Task, user_split
 from benchmarks.trained import changed, of_length, of_protocol, settings_of
-from mind_dist.data.codec import EventFeatures
 from mind_dist.data.parquet import PreparedDataset
 from mind_dist.data.sequences import ParquetExamples
 from mind_dist.encoder import InterestEncoder
@@ -117,18 +116,8 @@ def open_task(bench: Bench, name: str, split: int = COMIREC_SPLIT) -> Task:
 
 def train_cell(dataset: PreparedDataset, recipe: Recipe, directory: Path) -> InterestEncoder:
     """Train a recipe on a dataset, in this process, and return the version it ends with."""
-    training = recipe.training
-    examples = ParquetExamples(
-        dataset,
-        range(dataset.manifest.num_buckets),
-        max_behaviors=training.max_behaviors,
-        num_targets=training.num_targets,
-        window_stride=training.stride,
-        epochs=training.num_epochs,
-        seed=training.seed,
-        features=EventFeatures.of(recipe.model),
-    )
-    run = TrainingRun(examples, dataset, recipe.model, training, source=dataset.directory.uri)
+    examples = ParquetExamples.of(dataset, range(dataset.manifest.num_buckets), recipe.model, recipe.training)
+    run = TrainingRun(examples, dataset, recipe.model, recipe.training, source=dataset.directory.uri)
     for _ in run.steps():
         pass
     run.save(Directory.at(directory))

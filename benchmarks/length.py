@@ -98,17 +98,15 @@ def measure_length(dataset: PreparedDataset, recipe: Recipe, times: int, directo
 def _open(
     dataset: PreparedDataset, recipe: Recipe, training: TrainingConfig, version: ModelVersion | None = None
 ) -> TrainingRun:
-    examples = ParquetExamples(
+    model = dataset.manifest.fit(recipe.model)
+    examples = ParquetExamples.of(
         dataset,
         range(dataset.manifest.num_buckets),
-        max_behaviors=training.max_behaviors,
-        num_targets=training.num_targets,
-        window_stride=training.stride,
+        model,
+        training,
         epochs=EPOCHS_IN_CYCLES,
-        seed=training.seed,
         positions=version.manifest.positions if version else None,
     )
-    model = dataset.manifest.fit(recipe.model)
     opened = TrainingRun(examples, dataset, model, training, source=dataset.directory.uri)
     if version is not None:
         opened.resume(version)

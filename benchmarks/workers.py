@@ -85,17 +85,10 @@ def _rank(rank: int, num_workers: int, directory: str, dataset_uri: str, recipe:
 
 
 def _trained(ranks: Collectives, dataset: PreparedDataset, recipe: Recipe) -> tuple[float, float]:
-    training = recipe.training
-    examples = ParquetExamples(
-        dataset,
-        range(ranks.rank, dataset.manifest.num_buckets, ranks.world_size),
-        max_behaviors=training.max_behaviors,
-        num_targets=training.num_targets,
-        window_stride=training.stride,
-        epochs=training.num_epochs,
-        seed=training.seed,
-    )
-    opened = TrainingRun(examples, dataset, recipe.model, training, source=dataset.directory.uri, collectives=ranks)
+    mine = range(ranks.rank, dataset.manifest.num_buckets, ranks.world_size)
+    examples = ParquetExamples.of(dataset, mine, recipe.model, recipe.training)
+    source = dataset.directory.uri
+    opened = TrainingRun(examples, dataset, recipe.model, recipe.training, source=source, collectives=ranks)
     for _ in opened.steps():
         pass
     users = open_valid_users(dataset, _EVERYBODY)

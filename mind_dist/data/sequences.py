@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import compute as pc
 
+from mind_dist.config import ModelConfig, TrainingConfig
 from mind_dist.data.codec import NO_FEATURES, EventFeatures
 from mind_dist.data.event_values import event_keys
 from mind_dist.data.parquet import PreparedDataset
@@ -190,6 +191,30 @@ class ParquetExamples:
         self._seed = seed
         self._positions = {p: (positions or {}).get(p, 0) for p in self._buckets}
         self._orders: dict[int, tuple[int, Keys]] = {}
+
+    @classmethod
+    def of(
+        cls,
+        dataset: PreparedDataset,
+        partitions: Iterable[int],
+        model: ModelConfig,
+        training: TrainingConfig,
+        *,
+        epochs: int = 0,
+        positions: Positions | None = None,
+    ) -> ParquetExamples:
+        """Return what a model is trained on as its settings say, with `epochs` in place of theirs where they are set."""
+        return cls(
+            dataset,
+            partitions,
+            max_behaviors=training.max_behaviors,
+            num_targets=training.num_targets,
+            window_stride=training.stride,
+            epochs=epochs or training.num_epochs,
+            seed=training.seed,
+            positions=positions,
+            features=EventFeatures.of(model),
+        )
 
     @property
     def partitions(self) -> Sequence[int]:

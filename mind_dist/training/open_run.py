@@ -58,7 +58,7 @@ def open_run(
     if from_kafka:
         examples = _open_log(settings, bootstrap, dataset, saved, ranks, stage=stage, should_stop=should_stop)
     else:
-        num_epochs = EPOCHS_IN_CYCLES if in_cycles else settings.training.num_epochs
+        num_epochs = EPOCHS_IN_CYCLES if in_cycles else 0
         examples = _open_dataset(settings, dataset, saved, ranks, num_epochs)
     run = TrainingRun(
         examples,
@@ -97,17 +97,13 @@ def _open_dataset(
     ranks: Collectives,
     num_epochs: int,
 ) -> ExampleSource:
-    config = settings.training
-    return ParquetExamples(
+    return ParquetExamples.of(
         dataset,
         _share(dataset.manifest.num_buckets, ranks),
-        max_behaviors=config.max_behaviors,
-        num_targets=config.num_targets,
-        window_stride=config.stride,
+        settings.model,
+        settings.training,
         epochs=num_epochs,
-        seed=config.seed,
         positions=saved.manifest.positions if saved else None,
-        features=EventFeatures.of(settings.model),
     )
 
 

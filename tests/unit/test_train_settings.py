@@ -167,15 +167,9 @@ def test_every_position_of_a_long_history_is_trained_whatever_the_length_of_wind
     )
     counts = {"num_users": {"train": 1}, "num_events": {"train": 100}, "num_items": 100}
     write_manifest(directory, DatasetManifest("int64", num_buckets=1, first_ms=10, last_ms=1000, **counts))  # type: ignore[arg-type]
-    training = read_settings(Train, [*NEEDED, *options]).training
-    examples = ParquetExamples(
-        PreparedDataset.open(directory.uri),
-        [0],
-        max_behaviors=training.max_behaviors,
-        num_targets=training.num_targets,
-        window_stride=training.stride,
-        epochs=training.num_epochs,
-    )
+    settings = read_settings(Train, [*NEEDED, *options])
+    training = settings.training
+    examples = ParquetExamples.of(PreparedDataset.open(directory.uri), [0], settings.model, training)
     per_epoch = examples.num_examples // training.num_epochs
     for _ in range(training.num_epochs):
         trained = TrainedPositions.every(examples.take(0, per_epoch))

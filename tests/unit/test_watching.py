@@ -44,14 +44,9 @@ def users(dataset: PreparedDataset) -> ValidUsers:
 def opened(
     dataset: PreparedDataset, version: ModelVersion | None = None, config: TrainingConfig = CONFIG
 ) -> TrainingRun:
-    examples = ParquetExamples(
-        dataset,
-        range(dataset.manifest.num_buckets),
-        max_behaviors=config.max_behaviors,
-        num_targets=config.num_targets,
-        epochs=config.epochs or EPOCHS,
-        seed=config.seed,
-        positions=version.manifest.positions if version else None,
+    buckets, positions = range(dataset.manifest.num_buckets), version.manifest.positions if version else None
+    examples = ParquetExamples.of(
+        dataset, buckets, PROFILELESS, config, epochs=config.epochs or EPOCHS, positions=positions
     )
     run = TrainingRun(examples, dataset, PROFILELESS, config, source="toy")
     if version is not None:
