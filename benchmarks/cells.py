@@ -180,7 +180,9 @@ def _measure_floor(task: Task, stage: Stage, cell: Cell) -> tuple[dict[History, 
         history: measure(floor.recommender, stage, task.protocol, task.info.category, history)
         for history in task.histories
     }
-    return found, floor.settings, floor.tuning_s
+    tuning = floor.tuning
+    about = {"valid": round(tuning.valid_recall, 4), "trials": tuning.num_trials, "finished": tuning.finished}
+    return found, tuning.settings | about, tuning.cpu_s
 
 
 def _version(bench: Bench, cell: Cell, stage: Stage, directory: Path) -> tuple[InterestEncoder, float]:

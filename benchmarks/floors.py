@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
-
 from benchmarks.tasks import Stage, Task
-from mind_dist.evaluation import Recommender
-from mind_dist.evaluation.floors import FLOORS, Choice, TrainLog, tuned
+from mind_dist.evaluation import opponents
+from mind_dist.evaluation.floors import Choice, Effort, TrainLog
+from mind_dist.evaluation.opponents import Fitted
 
-
-@dataclass(frozen=True)
-class Fitted:
-    """A floor, tuned and fitted.
-
-    Attributes:
-        recommender: What it recommends.
-        settings: What it was tuned to.
-        tuning_s: Processor seconds that took.
-    """
-
-    recommender: Recommender
-    settings: dict[str, Any]
-    tuning_s: float
+_MAX_CPU_S = 300.0
+"""Processor seconds for one floor: none but EASE with ten thousand items and more needs a half of it."""
 
 
 def fitted(name: str, task: Task, stage: Stage) -> Fitted:
     """Return a floor at its best for a task, counted from a stage's train split."""
-    choosing, log = TrainLog.read(task.choosing.dataset), TrainLog.read(stage.dataset)
-    found = tuned(name, choosing, choice_by(task))
-    about = asdict(found.settings) | {"valid": round(found.quality, 4), "trials": found.num_trials}
-    return Fitted(FLOORS[name].fit(log, found.settings), about, found.cpu_s)
+    choosing, reporting = TrainLog.read(task.choosing.dataset), TrainLog.read(stage.dataset)
+    return opponents.fitted(name, choosing, choice_by(task), Effort(_MAX_CPU_S), reporting=reporting)
 
 
 def choice_by(task: Task) -> Choice:

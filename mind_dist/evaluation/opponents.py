@@ -46,7 +46,9 @@ class Fitted:
     recommender: Recommender
 
 
-def fitted(name: str, log: TrainLog, choice: Choice, effort: Effort | None = None) -> Fitted:
+def fitted(
+    name: str, log: TrainLog, choice: Choice, effort: Effort | None = None, *, reporting: TrainLog | None = None
+) -> Fitted:
     """Return a floor at its best.
 
     Args:
@@ -54,11 +56,12 @@ def fitted(name: str, log: TrainLog, choice: Choice, effort: Effort | None = Non
         log: What it is counted from.
         choice: The valid users.
         effort: How long tuning may take; fitting comes on top.
+        reporting: What it is counted from once it is tuned, where that is more.
     """
     found = tuned(name, log, choice, effort)
     settings = from_json(to_json(asdict(found.settings)))  # as a report has them once it is read again
     tuning = TunedFloor(settings, found.quality, found.num_trials, found.finished, found.cpu_s)
-    return Fitted(tuning, FLOORS[name].fit(log, found.settings))
+    return Fitted(tuning, FLOORS[name].fit(reporting or log, found.settings))
 
 
 def opponents(log: TrainLog, choice: Choice, effort: Effort) -> dict[str, Fitted]:
