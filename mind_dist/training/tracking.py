@@ -34,8 +34,8 @@ class Tracker(Protocol):
         """Write what is known after a step."""
         ...
 
-    def close(self) -> None:
-        """Write what is still in memory, and end."""
+    def close(self, *, failed: bool = False) -> None:
+        """Write what is still in memory, and end; say so where the run has failed."""
         ...
 
 
@@ -59,7 +59,7 @@ class TensorBoardTracker:
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
-    def close(self) -> None:
+    def close(self, *, failed: bool = False) -> None:  # noqa: ARG002 - event files have no place for it
         """See `Tracker`."""
         self._writer.close()
 
@@ -91,9 +91,9 @@ class MlflowTracker:
         for name, value in values.items():
             self._client.log_metric(self._run_id, name.replace("@", "_at_"), value, step=step)
 
-    def close(self) -> None:
+    def close(self, *, failed: bool = False) -> None:
         """See `Tracker`."""
-        self._client.set_terminated(self._run_id)
+        self._client.set_terminated(self._run_id, "FAILED" if failed else "FINISHED")
 
     def _open(self, experiment: str, run: str, name: str, settings: Mapping[str, Any]) -> str:
         found = self._client.get_experiment_by_name(experiment)
@@ -143,11 +143,11 @@ class Tracking:
                 logger.warning("figures are not tracked any more", extra={"fields": fields})
                 self._trackers.remove(tracker)
 
-    def close(self) -> None:
+    def close(self, *, failed: bool = False) -> None:
         """Close the trackers."""
         for tracker in self._trackers:
             try:
-                tracker.close()
+                tracker.close(failed=failed)
             except Exception as error:  # noqa: BLE001 - as above
                 logger.warning("a tracker did not end well", extra={"fields": {"error": error}})
 
@@ -158,8 +158,10 @@ def tracking(trackers: Sequence[Tracker]) -> Iterator[Tracking]:
     opened = Tracking(trackers)
     try:
         yield opened
-    finally:
-        opened.close()
+    except BaseException:
+        opened.close(failed=True)
+        raise
+    opened.close()
 
 
 def _flat(path: str, values: object) -> Iterator[tuple[str, object]]:

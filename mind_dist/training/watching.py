@@ -40,7 +40,9 @@ class ValidUsers(Protocol):
 
 
 OpenValidUsers = Callable[[PreparedDataset, int, EventFeatures], ValidUsers]
-"""A prepared dataset, the most users wanted, and what is read of each event → its valid users. It travels to the workers: a function of a module."""
+"""A prepared dataset, the most users wanted, and what is read of each event → its valid users.
+
+It travels to the workers: a function of a module."""
 
 
 class Watch:

@@ -65,6 +65,14 @@ def test_mlflow_has_one_run_with_its_settings_however_often_it_goes_on(mlflow_fo
     assert [(each.step, each.value) for each in history] == [(6, 0.2), (16, 0.2)]
 
 
+def test_mlflow_shows_a_run_that_failed_as_such(mlflow_folder: str) -> None:
+    with pytest.raises(ConfigError), tracking(open_trackers(Train("data", "runs", mlflow="shop"))):
+        raise ConfigError("dataset", "gone")
+    client: Any = importlib.import_module("mlflow").MlflowClient(mlflow_folder)
+    (run,) = client.search_runs([client.get_experiment_by_name("shop").experiment_id])
+    assert run.info.status == "FAILED"
+
+
 @pytest.mark.parametrize("extra", ["tensorboard", "mlflow"])
 def test_a_missing_package_is_one_line_that_says_what_to_install(extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, extra, None)
@@ -90,7 +98,7 @@ class Broken:
         self.num_writes += 1
         raise OSError(28, f"no space for {values} of step {step}")
 
-    def close(self) -> None:
+    def close(self, *, failed: bool = False) -> None:
         """See `Tracker`."""
 
 
