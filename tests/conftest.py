@@ -20,7 +20,7 @@ settings.load_profile("shared machine")
 
 pytest_plugins = ["tests.services"]
 
-_TOGETHER = {"contracts": "services", "drills": "services", "integration": "ray", "e2e": "ray"}
+_TOGETHER = {"contracts": "services", "drills": "services", "e2e": "services", "integration": "ray"}
 """Folders whose tests run one after the other in one process, where two run (`make test`): they share what they start."""
 
 
