@@ -31,13 +31,13 @@ from benchmarks.leave_one_out import leave_one_out
 from benchmarks.measuring import Measurement, ModelInterests, PerUser, measure
 from benchmarks.tasks import History, Part, Protocol, Stage, Task, user_split
 from benchmarks.trained import changed, of_length, of_protocol, settings_of
-from mind_dist.data.parquet import PreparedDataset
-from mind_dist.data.sequences import ParquetExamples
+from mind_dist.dataset.parquet import PreparedDataset
 from mind_dist.encoder import InterestEncoder
 from mind_dist.errors import ConfigError
 from mind_dist.evaluation import Cut
 from mind_dist.evaluation.floors import FLOORS
 from mind_dist.evaluation.measuring import CURVE_CUTOFFS
+from mind_dist.examples.parquet import ParquetExamples
 from mind_dist.recipes import RECIPES, Recipe
 from mind_dist.storage import Directory
 from mind_dist.training.run import TrainingRun

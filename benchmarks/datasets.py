@@ -18,9 +18,9 @@ from benchmarks.dataset_info import MOVIELENS_100K
 from benchmarks.folders import info_of, items_file, log_file
 from jobs.cli import connect_ray
 from mind_dist.config import LogConfig, MetadataConfig, PrepareConfig, SplitConfig
-from mind_dist.data.movielens import movielens_100k
-from mind_dist.data.parquet import PreparedDataset, sequences_table, write_manifest
-from mind_dist.data.prepare import prepare
+from mind_dist.dataset.movielens import movielens_100k
+from mind_dist.dataset.parquet import PreparedDataset, sequences_table, write_manifest
+from mind_dist.dataset.prepare import prepare
 from mind_dist.records import BehaviorSequence, no_keys
 from mind_dist.storage import Directory
 

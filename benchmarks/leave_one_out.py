@@ -16,7 +16,7 @@ from benchmarks.datasets import prepare_config, prepared, with_train
 from benchmarks.folders import info_of
 from benchmarks.tasks import Stage, Task
 from mind_dist.config import PrepareConfig, SplitConfig
-from mind_dist.data.parquet import PreparedDataset
+from mind_dist.dataset.parquet import PreparedDataset
 from mind_dist.evaluation import HeldOut, Recommender, metrics
 
 MAX_INPUT = 200

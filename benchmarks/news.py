@@ -21,7 +21,7 @@ from benchmarks.cells import train_cell
 from benchmarks.cold_items import without_items
 from benchmarks.news_world import World, open_world
 from jobs.cli import run
-from mind_dist.data.parquet import PreparedDataset
+from mind_dist.dataset.parquet import PreparedDataset
 from mind_dist.encoder import InterestEncoder
 from mind_dist.evaluation import (
     Moments,

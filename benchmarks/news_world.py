@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from benchmarks.datasets import prepared
 from mind_dist.config import FeatureConfig, LogConfig, MetadataConfig, PrepareConfig, SplitConfig
-from mind_dist.data.parquet import PreparedDataset
+from mind_dist.dataset.parquet import PreparedDataset
 from mind_dist.records import Keys
 
 _DAY_MS, _HOUR_MS = 86_400_000, 3_600_000

@@ -27,10 +27,10 @@ from rich.table import Table
 from benchmarks.cells import train_cell
 from benchmarks.planted_dataset import PlantedUser, write_planted
 from mind_dist.config import PenaltiesConfig
-from mind_dist.data.codec import EventFeatures, behavior_key
-from mind_dist.data.parquet import PreparedDataset
+from mind_dist.dataset.parquet import PreparedDataset
 from mind_dist.encoder import InterestEncoder
 from mind_dist.evaluation import HeldOut, held_out, in_context, measure, of_model
+from mind_dist.keys import EventFeatures, behavior_key
 from mind_dist.recipes import Recipe, best
 from mind_dist.records import BehaviorSequence, Keys
 

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from mind_dist.data.codec import EventFeatures, partition_of
-from mind_dist.data.event_values import distinct_values, values_column, write_values
-from mind_dist.data.parquet import (
+from mind_dist.dataset.event_values import distinct_values, values_column, write_values
+from mind_dist.dataset.parquet import (
     ITEM_SCHEMA,
     DatasetManifest,
     PreparedDataset,
@@ -19,6 +18,7 @@ from mind_dist.data.parquet import (
     sequences_table,
     write_manifest,
 )
+from mind_dist.keys import EventFeatures, partition_of
 from mind_dist.records import BehaviorSequence, Keys
 from mind_dist.storage import Directory
 

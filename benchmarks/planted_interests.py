@@ -22,10 +22,10 @@ from rich.table import Table
 from benchmarks.cells import train_cell
 from benchmarks.planted_dataset import PlantedUser, write_planted
 from mind_dist.config import MindConfig, ModelConfig
-from mind_dist.data.codec import NO_FEATURES
-from mind_dist.data.parquet import PreparedDataset
+from mind_dist.dataset.parquet import PreparedDataset
 from mind_dist.encoder import InterestEncoder
 from mind_dist.evaluation import held_out, measure, of_model
+from mind_dist.keys import NO_FEATURES
 from mind_dist.recipes import Recipe, best
 from mind_dist.records import BehaviorSequence, Keys
 from mind_dist.strict_json import to_json

@@ -28,14 +28,14 @@ from benchmarks.folders import info_of
 from jobs.cli import run
 from mind_dist.checkpoint import MANIFEST, ModelVersion
 from mind_dist.config import TrainingConfig
-from mind_dist.data.codec import PoisonGate, encode_event, encode_key
-from mind_dist.data.event_sequences import EventExamples
-from mind_dist.data.parquet import PreparedDataset
-from mind_dist.data.partitioner import key_hash
-from mind_dist.data.source import InMemoryDeadLetters, InMemoryLog, InMemorySource
+from mind_dist.dataset.parquet import PreparedDataset
 from mind_dist.encoder import InterestEncoder
 from mind_dist.errors import ConfigError
 from mind_dist.evaluation import HeldOut, measure, of_model
+from mind_dist.examples.events import EventExamples
+from mind_dist.log.codec import PoisonGate, encode_event, encode_key
+from mind_dist.log.partitioner import key_hash
+from mind_dist.log.source import InMemoryDeadLetters, InMemoryLog, InMemorySource
 from mind_dist.recipes import Recipe, best, stream
 from mind_dist.records import BehaviorSequence, UserHistory
 from mind_dist.storage import Directory

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from benchmarks.dataset_info import DatasetInfo
-from mind_dist.data.parquet import ItemCatalog, PreparedDataset
+from mind_dist.dataset.parquet import ItemCatalog, PreparedDataset
 from mind_dist.evaluation import Cut, HeldOut, Recommender, held_out, metrics
 
 Protocol = Literal["user-split", "leave-one-out"]

@@ -24,9 +24,9 @@ from torch import multiprocessing as processes
 from benchmarks.dataset_info import MOVIELENS_100K
 from benchmarks.datasets import open_dataset
 from jobs.cli import run
-from mind_dist.data.parquet import PreparedDataset
-from mind_dist.data.sequences import ParquetExamples
+from mind_dist.dataset.parquet import PreparedDataset
 from mind_dist.evaluation.valid_users import open_valid_users
+from mind_dist.examples.parquet import ParquetExamples
 from mind_dist.recipes import RECIPES, Recipe
 from mind_dist.strict_json import from_json, to_json
 from mind_dist.training.collectives import Collectives, ProcessGroup, SingleRank

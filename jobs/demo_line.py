@@ -18,13 +18,13 @@ from jobs import evaluate, prepare, publish, replay, train
 from jobs.cli import connect_ray
 from jobs.serve import deploy, take_down
 from mind_dist.config import Addresses, load
-from mind_dist.data.kafka import ensure_topics
-from mind_dist.data.parquet import ItemCatalog, PreparedDataset
+from mind_dist.dataset.parquet import ItemCatalog, PreparedDataset
 from mind_dist.encoder import InterestEncoder
 from mind_dist.errors import ConfigError, ServiceUnavailable
 from mind_dist.evaluation import EvaluationReport, HeldOut, held_out
 from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.index.vector_store import VectorStore
+from mind_dist.log.kafka import ensure_topics
 from mind_dist.serving.ray_app import UPDATER, application_name
 from mind_dist.strict_json import from_json
 

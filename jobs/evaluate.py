@@ -16,7 +16,7 @@ from rich.table import Column, Table
 from jobs.cli import check_output, run, write_output
 from jobs.tables import print_readable
 from mind_dist.config import dump
-from mind_dist.data.parquet import PreparedDataset
+from mind_dist.dataset.parquet import PreparedDataset
 from mind_dist.encoder import InterestEncoder
 from mind_dist.errors import without_secrets
 from mind_dist.evaluation import Cut, EvaluationReport, Report, evaluate_version

@@ -21,12 +21,12 @@ from rich.table import Table
 from jobs.cli import check_output, connect_ray, interactive, run
 from jobs.prepare_example import EXAMPLE
 from mind_dist.config import PrepareConfig
-from mind_dist.data.movielens import movielens_100k
-from mind_dist.data.parquet import DatasetManifest
-from mind_dist.data.prepare import Advance, prepare
-from mind_dist.data.prepare_report import rejections_text
-from mind_dist.data.provenance import Coverage
-from mind_dist.data.times import moment_text
+from mind_dist.dataset.movielens import movielens_100k
+from mind_dist.dataset.parquet import DatasetManifest
+from mind_dist.dataset.prepare import Advance, prepare
+from mind_dist.dataset.prepare_report import rejections_text
+from mind_dist.dataset.provenance import Coverage
+from mind_dist.dataset.times import moment_text
 from mind_dist.errors import ConfigError, without_secrets
 from mind_dist.storage import Directory
 

@@ -22,7 +22,7 @@ from rich.table import Table
 from jobs.cli import interactive, run
 from jobs.tables import print_whole
 from mind_dist.config import Addresses, KafkaConfig, MilvusConfig, PublishConfig, load
-from mind_dist.data.parquet import PreparedDataset
+from mind_dist.dataset.parquet import PreparedDataset
 from mind_dist.encoder import InterestEncoder
 from mind_dist.errors import ConfigError, without_secrets
 from mind_dist.evaluation import EvaluationReport

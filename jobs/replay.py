@@ -15,11 +15,11 @@ from rich.progress import track
 
 from jobs.cli import interactive, run
 from mind_dist.config import Addresses, KafkaConfig, LogConfig
-from mind_dist.data.codec import IdType
-from mind_dist.data.kafka import EVENT_PARTITIONS, EventProducer, ensure_event_topics
-from mind_dist.data.parquet import PreparedDataset
-from mind_dist.data.replay import Part, dataset_events, due_s, log_events, pace, rows
+from mind_dist.dataset.parquet import PreparedDataset
+from mind_dist.dataset.replay import Part, dataset_events, due_s, log_events, pace, rows
 from mind_dist.errors import ConfigError
+from mind_dist.keys import IdType
+from mind_dist.log.kafka import EVENT_PARTITIONS, EventProducer, ensure_event_topics
 
 _FLUSH_EVERY = 5_000  # bounds what waits in memory when the broker is slower than we are
 

@@ -22,9 +22,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.cli import connect_ray, run, stop_requested
 from mind_dist.config import Addresses, KafkaConfig, ServingConfig
-from mind_dist.data.kafka import ensure_dead_letter_topic, num_partitions, wait_for_broker
 from mind_dist.errors import ConfigError, MindDistError, ServiceUnavailable
 from mind_dist.index.milvus import MilvusVectorStore
+from mind_dist.log.kafka import ensure_dead_letter_topic, num_partitions, wait_for_broker
 from mind_dist.ports import check_port, is_local, reserved_port
 from mind_dist.serving.ray_app import APPLICATION, application_name, build_app
 

@@ -17,9 +17,9 @@ from tyro.conf import Positional
 
 from jobs.cli import run, stop_requested
 from mind_dist.config import Addresses, KafkaConfig
-from mind_dist.data.kafka import ensure_event_topics
 from mind_dist.errors import ConfigError
 from mind_dist.local_stack import LocalStack
+from mind_dist.log.kafka import ensure_event_topics
 from mind_dist.ports import is_open
 
 

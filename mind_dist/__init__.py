@@ -3,7 +3,10 @@
 The flow, in reading order:
 
     records      what travels: Event, BehaviorSequence, Candidate
-    data/        Kafka | Parquet → Event → BehaviorSequence → Batch
+    keys         outside ids → the keys that stand for them inside
+    log/         the ordered log of events: Kafka, and a twin in memory
+    dataset/     raw logs → a prepared dataset
+    examples/    a dataset or a log → examples → batches, with their positions
     model/       Batch → Interests → loss
     training/    batches → model version
     checkpoint   a model version on disk
@@ -13,5 +16,5 @@ The flow, in reading order:
     retrieval    interests × index → candidates
     evaluation   how good, beside what
 
-Ray is a thin shell around it: `training.ray_trainer`, `serving.ray_app`, `data.prepare`.
+Ray is a thin shell around it: `training.ray_trainer`, `serving.ray_app`, `dataset.prepare`.
 """

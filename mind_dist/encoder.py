@@ -18,9 +18,9 @@ from torch import Tensor
 
 from mind_dist.checkpoint import Manifest, ModelVersion, TableRows, VersionParts
 from mind_dist.config import ModelConfig
-from mind_dist.data.codec import no_context
-from mind_dist.data.parquet import ItemCatalog
+from mind_dist.dataset.parquet import ItemCatalog
 from mind_dist.errors import VersionError
+from mind_dist.keys import no_context
 from mind_dist.model.interests import Behaviors, Interests
 from mind_dist.model.item_bag import COLD_KEY, score_vectors
 from mind_dist.model.item_tower import ItemParts, ItemTower, item_chunks

@@ -1,7 +1,7 @@
 """The nodes of the flow: what travels between its parts. No torch, no clients.
 
 `Record` (bytes of a log) → `Event` | `Tombstone` → `BehaviorSequence` → … → `Candidate`.
-Keys are int64 (`mind_dist.data.codec`); every time is in milliseconds since the epoch.
+Keys are int64 (`mind_dist.keys`); every time is in milliseconds since the epoch.
 """
 
 from __future__ import annotations

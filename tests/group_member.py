@@ -11,8 +11,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from mind_dist.config import KafkaConfig
-from mind_dist.data.kafka import KafkaSource
 from mind_dist.errors import MindDistError
+from mind_dist.log.kafka import KafkaSource
 
 _ANSWER_WITHIN_S = 60
 

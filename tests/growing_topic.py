@@ -15,10 +15,10 @@ from kafka import KafkaAdminClient
 
 from mind_dist.checkpoint import ModelVersion
 from mind_dist.config import KafkaConfig
-from mind_dist.data.codec import encode_key
-from mind_dist.data.kafka import EventProducer, ensure_topics, num_partitions
-from mind_dist.data.kafka_groups import end_positions
-from mind_dist.data.partitioner import home_partition, key_hash
+from mind_dist.log.codec import encode_key
+from mind_dist.log.kafka import EventProducer, ensure_topics, num_partitions
+from mind_dist.log.kafka_groups import end_positions
+from mind_dist.log.partitioner import home_partition, key_hash
 from mind_dist.training.settings import TrainSettings
 from tests.services import BROKERS
 from tests.toy_training import FROM_LOG, MODEL, NUM_ITEMS, write_dataset

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mind_dist.config import LogConfig, PrepareConfig, SplitConfig
-from mind_dist.data.codec import EventFeatures, behavior_key, partition_of
-from mind_dist.data.parquet import DatasetManifest, PreparedDataset
-from mind_dist.data.raw_log import list_fragments
-from mind_dist.data.staging import filter_buckets, group_buckets, split_buckets, stage_events
-from mind_dist.data.times import Times
+from mind_dist.dataset.parquet import DatasetManifest, PreparedDataset
+from mind_dist.dataset.raw_log import list_fragments
+from mind_dist.dataset.staging import filter_buckets, group_buckets, split_buckets, stage_events
+from mind_dist.dataset.times import Times
+from mind_dist.keys import EventFeatures, behavior_key, partition_of
 from mind_dist.records import BehaviorSequence
 from mind_dist.storage import Directory
 

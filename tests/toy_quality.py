@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from mind_dist.data.codec import feature_key, partition_of
-from mind_dist.data.parquet import (
+from mind_dist.dataset.parquet import (
     ITEM_SCHEMA,
     DatasetManifest,
     FeatureInfo,
@@ -17,6 +16,7 @@ from mind_dist.data.parquet import (
     sequences_table,
     write_manifest,
 )
+from mind_dist.keys import feature_key, partition_of
 from mind_dist.records import BehaviorSequence
 from mind_dist.storage import Directory
 

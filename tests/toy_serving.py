@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from mind_dist.checkpoint import FORMAT_VERSION, Manifest
 from mind_dist.config import KafkaConfig, ModelConfig, ServingConfig
-from mind_dist.data.codec import encode_event, encode_key
-from mind_dist.data.source import InMemoryDeadLetters, InMemoryLog, InMemorySource
 from mind_dist.encoder import UserInterests
 from mind_dist.errors import ServiceUnavailable, StaleAssignment
 from mind_dist.index.memory import InMemoryVectorStore
 from mind_dist.index.vector_store import UserRow, VersionInfo
+from mind_dist.log.codec import encode_event, encode_key
+from mind_dist.log.source import InMemoryDeadLetters, InMemoryLog, InMemorySource
 from mind_dist.observability import InMemoryMetrics
 from mind_dist.records import MAX_TIES, BehaviorSequence, Keys, Positions, Record
 from mind_dist.serving.updater import UpdateStep, UserVectorUpdater

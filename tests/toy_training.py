@@ -11,18 +11,8 @@ import pyarrow as pa
 
 from mind_dist.checkpoint import ModelVersion
 from mind_dist.config import ModelConfig, SampledConfig, TrainingConfig
-from mind_dist.data.codec import (
-    NO_FEATURES,
-    EventFeatures,
-    PoisonGate,
-    encode_event,
-    encode_key,
-    feature_key,
-    partition_of,
-)
-from mind_dist.data.event_sequences import EventExamples
-from mind_dist.data.event_values import distinct_values, values_column, write_values
-from mind_dist.data.parquet import (
+from mind_dist.dataset.event_values import distinct_values, values_column, write_values
+from mind_dist.dataset.parquet import (
     FEATURE_VALUES,
     ITEM_SCHEMA,
     USER_SCHEMA,
@@ -32,8 +22,12 @@ from mind_dist.data.parquet import (
     sequences_table,
     write_manifest,
 )
-from mind_dist.data.sequences import ExampleSource, ParquetExamples
-from mind_dist.data.source import InMemoryDeadLetters, InMemoryLog, InMemorySource
+from mind_dist.examples.events import EventExamples
+from mind_dist.examples.parquet import ParquetExamples
+from mind_dist.examples.source import ExampleSource
+from mind_dist.keys import NO_FEATURES, EventFeatures, feature_key, partition_of
+from mind_dist.log.codec import PoisonGate, encode_event, encode_key
+from mind_dist.log.source import InMemoryDeadLetters, InMemoryLog, InMemorySource
 from mind_dist.records import BehaviorSequence
 from mind_dist.storage import Directory
 from mind_dist.training.run import TrainingRun

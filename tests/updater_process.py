@@ -4,9 +4,9 @@ import sys
 import time
 
 from mind_dist.config import KafkaConfig, MilvusConfig, ServingConfig
-from mind_dist.data.kafka import KafkaDeadLetters, KafkaSource
 from mind_dist.encoder import InterestEncoder
 from mind_dist.index.milvus import MilvusVectorStore
+from mind_dist.log.kafka import KafkaDeadLetters, KafkaSource
 from mind_dist.observability import InMemoryMetrics
 from mind_dist.serving.update_loop import OnStep, UpdateLoop
 from mind_dist.serving.updater import UserVectorUpdater

@@ -12,8 +12,8 @@ from typing import Any
 import xxhash
 
 from mind_dist.config import parse
-from mind_dist.data.codec import IdType
 from mind_dist.errors import ConfigError, VersionError
+from mind_dist.keys import IdType
 from mind_dist.records import PartTrained
 from mind_dist.storage import Directory
 from mind_dist.strict_json import from_json, to_json

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mind_dist.data.activity import Activity
-from mind_dist.data.parquet import AVAILABILITY_LIMITS, AVAILABLE_FROM, AVAILABLE_UNTIL, ItemCatalog
+from mind_dist.dataset.activity import Activity
+from mind_dist.dataset.parquet import AVAILABILITY_LIMITS, AVAILABLE_FROM, AVAILABLE_UNTIL, ItemCatalog
 from mind_dist.evaluation.users import HeldOut
 from mind_dist.records import Keys
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyarrow import compute as pc
 
-from mind_dist.data.parquet import DatasetManifest, ItemCatalog
+from mind_dist.dataset.parquet import DatasetManifest, ItemCatalog
 from mind_dist.errors import ConfigError
 
 _NEARLY_ALL = 0.95

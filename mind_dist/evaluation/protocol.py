@@ -13,8 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from mind_dist.data.codec import EventFeatures
-from mind_dist.data.parquet import ItemCatalog, PreparedDataset
+from mind_dist.dataset.parquet import ItemCatalog, PreparedDataset
 from mind_dist.encoder import InterestEncoder
 from mind_dist.errors import VersionError
 from mind_dist.evaluation import metrics
@@ -29,6 +28,7 @@ from mind_dist.evaluation.recommenders import Recommender, of_model, popularity
 from mind_dist.evaluation.task import Task, by_time, task_of
 from mind_dist.evaluation.users import Cut, HeldOut, in_context
 from mind_dist.evaluation.verdict import Verdict, verdict_of
+from mind_dist.keys import EventFeatures
 
 _RECENT = FLOORS["recent_popularity"].title
 

@@ -8,12 +8,12 @@ from typing import Literal
 
 import numpy as np
 
-from mind_dist.data.activity import read_activity
-from mind_dist.data.codec import EventFeatures
-from mind_dist.data.parquet import PreparedDataset
+from mind_dist.dataset.activity import read_activity
+from mind_dist.dataset.parquet import PreparedDataset
 from mind_dist.errors import DatasetError
 from mind_dist.evaluation.availability import Availability, Moments
 from mind_dist.evaluation.users import Cut, HeldOut, cut_users
+from mind_dist.keys import EventFeatures
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from typing import Literal
 
 import numpy as np
 
-from mind_dist.data.codec import EventFeatures
-from mind_dist.data.parquet import DatasetManifest, PreparedDataset
+from mind_dist.dataset.parquet import DatasetManifest, PreparedDataset
 from mind_dist.errors import DatasetError
+from mind_dist.keys import EventFeatures
 from mind_dist.records import BehaviorSequence, Keys
 
 Cut = Literal["share", "visit", "last"]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mind_dist.checkpoint import VersionParts
-from mind_dist.data.codec import NO_FEATURES, EventFeatures
-from mind_dist.data.parquet import PreparedDataset
+from mind_dist.dataset.parquet import PreparedDataset
 from mind_dist.encoder import InterestEncoder
 from mind_dist.evaluation import metrics
 from mind_dist.evaluation.availability import Availability, Moments
 from mind_dist.evaluation.recommenders import of_model
 from mind_dist.evaluation.task import Task, find_task
+from mind_dist.keys import NO_FEATURES, EventFeatures
 
 LIMIT = 50
 """Length of the lists."""

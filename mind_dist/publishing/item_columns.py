@@ -8,10 +8,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from mind_dist.data.codec import IdType
-from mind_dist.data.parquet import AVAILABILITY_LIMITS, FEATURE_VALUES, IS_COLD, ITEM_SCHEMA, ItemCatalog
+from mind_dist.dataset.parquet import AVAILABILITY_LIMITS, FEATURE_VALUES, IS_COLD, ITEM_SCHEMA, ItemCatalog
 from mind_dist.errors import PublishError
 from mind_dist.index.vector_store import Column
+from mind_dist.keys import IdType
 from mind_dist.limits import MAX_COLUMNS, index_problem
 from mind_dist.records import Keys
 

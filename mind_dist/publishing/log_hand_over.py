@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mind_dist.config import KafkaConfig
-from mind_dist.data.kafka_groups import end_positions, hand_over, lag
+from mind_dist.log.kafka_groups import end_positions, hand_over, lag
 from mind_dist.records import Positions
 
 

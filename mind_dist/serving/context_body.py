@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from mind_dist.data.codec import is_unicode
+from mind_dist.keys import is_unicode
 from mind_dist.limits import MAX_NAME
 
 MAX_CONTEXT = 64

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from mind_dist.config import ServingConfig
-from mind_dist.data.kafka import num_partitions
-from mind_dist.data.kafka_groups import end_positions, lag
 from mind_dist.errors import MindDistError
+from mind_dist.log.kafka import num_partitions
+from mind_dist.log.kafka_groups import end_positions, lag
 from mind_dist.records import Positions
 
 

@@ -18,10 +18,11 @@ from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 from starlette.exceptions import HTTPException
 
-from mind_dist.data.codec import check_text, check_time, id_key, user_id_key
-from mind_dist.data.times import FIRST_MS
+from mind_dist.dataset.times import FIRST_MS
 from mind_dist.errors import InvalidRequest, MindDistError, PoisonEvent, UnknownUser
 from mind_dist.index.filters import MAX_FILTER_VALUES
+from mind_dist.keys import check_text, id_key, user_id_key
+from mind_dist.log.codec import check_time
 from mind_dist.retrieval import Merging
 from mind_dist.serving.context_body import LONGEST_TEXT, Context
 from mind_dist.serving.filter_body import FORMS, Wish, plain_filter

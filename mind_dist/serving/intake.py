@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from mind_dist.config import KafkaConfig
-from mind_dist.data.codec import NO_FEATURES, EventFeatures, IdType, PoisonGate, decode, is_kept
-from mind_dist.data.source import DeadLetters
 from mind_dist.errors import PoisonEvent
+from mind_dist.keys import NO_FEATURES, EventFeatures, IdType
+from mind_dist.log.codec import PoisonGate, decode, is_kept
+from mind_dist.log.source import DeadLetters
 from mind_dist.records import Event, Record, Tombstone
 
 

@@ -20,10 +20,10 @@ from ray import serve
 from ray.util import metrics as ray_metrics
 
 from mind_dist.config import Addresses, ServingConfig, dump, parse, prefixed
-from mind_dist.data.kafka import EventProducer, KafkaDeadLetters, KafkaSource, ensure_dead_letter_topic
 from mind_dist.encoder import InterestEncoder
 from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.index.vector_store import VersionInfo
+from mind_dist.log.kafka import EventProducer, KafkaDeadLetters, KafkaSource, ensure_dead_letter_topic
 from mind_dist.observability import METRICS, Metric, configure_logging
 from mind_dist.serving.group_progress import GroupProgress
 from mind_dist.serving.health import Problem, Problems, UpdaterWatch

@@ -16,10 +16,10 @@ import numpy as np
 import pyarrow as pa
 
 from mind_dist.config import ServingConfig
-from mind_dist.data.codec import Value, context_key, id_key, value_text
 from mind_dist.encoder import InterestEncoder, UserInterests
 from mind_dist.errors import InvalidRequest, NotReady, PoisonEvent, UnknownUser, VectorStoreError
 from mind_dist.index.vector_store import Filter, UserRow, VectorStore
+from mind_dist.keys import Value, context_key, id_key, value_text
 from mind_dist.observability import Metrics
 from mind_dist.records import BehaviorSequence, Candidate, Keys, no_keys
 from mind_dist.retrieval import Merging, check_merging, retrieve

@@ -28,11 +28,11 @@ from numpy.typing import NDArray
 
 from mind_dist.checkpoint import Manifest
 from mind_dist.config import ModelConfig, ServingConfig
-from mind_dist.data.codec import EventFeatures
-from mind_dist.data.source import DeadLetters, EventSource
 from mind_dist.encoder import UserInterests
 from mind_dist.errors import MindDistError, StaleAssignment
 from mind_dist.index.vector_store import UserRow, VectorStore
+from mind_dist.keys import EventFeatures
+from mind_dist.log.source import DeadLetters, EventSource
 from mind_dist.observability import Metrics
 from mind_dist.records import BehaviorSequence, Keys, Positions, Record
 from mind_dist.serving.intake import Delivery, Intake, Taken

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mind_dist.checkpoint import SightingCounts, TableRows
-from mind_dist.data.codec import partition_of
+from mind_dist.keys import partition_of
 from mind_dist.records import Keys, no_keys
 from mind_dist.training.collectives import Collectives, SingleRank
 from mind_dist.training.draws import EVENLY, DrawLaw, ItemDraws

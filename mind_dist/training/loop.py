@@ -21,8 +21,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from mind_dist.config import ModelConfig, TrainingConfig
-from mind_dist.data.batches import Batch
 from mind_dist.errors import TrainingError
+from mind_dist.examples.batches import Batch
 from mind_dist.model.interests import Interests
 from mind_dist.model.item_bag import score_vectors
 from mind_dist.model.item_tower import ItemFeatures

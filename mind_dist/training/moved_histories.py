@@ -10,8 +10,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from mind_dist.checkpoint import ModelVersion
-from mind_dist.data.partitioner import home_partition
 from mind_dist.errors import ConfigError
+from mind_dist.log.partitioner import home_partition
 from mind_dist.records import Positions, UserHistory
 
 

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mind_dist.config import NegativesConfig, SampledConfig, TrainingConfig
-from mind_dist.data.batches import Batch
-from mind_dist.data.codec import no_context
+from mind_dist.examples.batches import Batch
+from mind_dist.keys import no_context
 from mind_dist.model.item_tower import ItemFeatures
 from mind_dist.model.objectives.inclusion import log_inclusion_probability
 from mind_dist.records import Keys

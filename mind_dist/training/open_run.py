@@ -8,14 +8,16 @@ from functools import partial
 import torch
 
 from mind_dist.checkpoint import ModelVersion
-from mind_dist.data.codec import EventFeatures, PoisonGate
-from mind_dist.data.event_sequences import EventExamples
-from mind_dist.data.kafka import KafkaDeadLetters, KafkaSource
-from mind_dist.data.kafka import num_partitions as num_partitions_of
-from mind_dist.data.parquet import PreparedDataset
-from mind_dist.data.placement import Placement
-from mind_dist.data.sequences import ExampleSource, ParquetExamples
+from mind_dist.dataset.parquet import PreparedDataset
 from mind_dist.errors import ConfigError
+from mind_dist.examples.events import EventExamples
+from mind_dist.examples.parquet import ParquetExamples
+from mind_dist.examples.placement import Placement
+from mind_dist.examples.source import ExampleSource
+from mind_dist.keys import EventFeatures
+from mind_dist.log.codec import PoisonGate
+from mind_dist.log.kafka import KafkaDeadLetters, KafkaSource
+from mind_dist.log.kafka import num_partitions as num_partitions_of
 from mind_dist.training.collectives import Collectives
 from mind_dist.training.moved_histories import saved_histories, saved_positions
 from mind_dist.training.run import TrainingRun

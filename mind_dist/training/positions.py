@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mind_dist.data.sequences import Examples, Mask
+from mind_dist.examples.source import Mask
+from mind_dist.examples.source import Examples
 from mind_dist.records import Keys
 
 

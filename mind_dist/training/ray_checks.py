@@ -9,8 +9,8 @@ import ray
 
 from mind_dist.checkpoint import ModelVersion
 from mind_dist.config import dump
-from mind_dist.data.kafka import ensure_topics, num_partitions
 from mind_dist.errors import ConfigError
+from mind_dist.log.kafka import ensure_topics, num_partitions
 from mind_dist.storage import Directory
 from mind_dist.training.moved_histories import check_partitions
 from mind_dist.training.resuming import check_resume, differences

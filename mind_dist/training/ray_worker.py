@@ -16,9 +16,9 @@ from ray.train import torch as ray_torch
 from torch import distributed
 
 from mind_dist.checkpoint import ModelVersion
-from mind_dist.data.codec import EventFeatures
-from mind_dist.data.parquet import PreparedDataset
-from mind_dist.data.sequences import ExampleSource
+from mind_dist.dataset.parquet import PreparedDataset
+from mind_dist.examples.source import ExampleSource
+from mind_dist.keys import EventFeatures
 from mind_dist.training.collectives import Collectives, ProcessGroup, SingleRank, failing_together
 from mind_dist.training.loop import StepReport
 from mind_dist.training.open_run import open_run

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from mind_dist.checkpoint import ModelVersion
 from mind_dist.config import ModelConfig, TrainingConfig, dump
-from mind_dist.data.parquet import PreparedDataset
+from mind_dist.dataset.parquet import PreparedDataset
 from mind_dist.errors import ConfigError
 
 _OF_EVERY_RUN = ("seed",)

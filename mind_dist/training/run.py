@@ -15,10 +15,10 @@ import torch
 
 from mind_dist.checkpoint import FORMAT_VERSION, Manifest, ModelVersion, UnsavedVersion, VersionWriter, WatchState, seal
 from mind_dist.config import ModelConfig, TrainingConfig, dump
-from mind_dist.data.batches import Batch, batches
-from mind_dist.data.codec import EventFeatures
-from mind_dist.data.parquet import PreparedDataset
-from mind_dist.data.sequences import Examples, ExampleSource
+from mind_dist.dataset.parquet import PreparedDataset
+from mind_dist.examples.batches import Batch, batches
+from mind_dist.examples.source import Examples, ExampleSource
+from mind_dist.keys import EventFeatures
 from mind_dist.model.item_bag import COLD_KEY
 from mind_dist.model.multi_interest import MultiInterestModel
 from mind_dist.storage import Directory

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mind_dist.config import KafkaConfig, ModelConfig, TrainingConfig, WatchConfig, check_from_log, check_together
-from mind_dist.data.parquet import PreparedDataset
+from mind_dist.dataset.parquet import PreparedDataset
 from mind_dist.errors import ConfigError, DatasetError
 from mind_dist.recipes import best
 from mind_dist.storage import Directory

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mind_dist.data.codec import mix
+from mind_dist.keys import mix
 from mind_dist.records import Keys, no_keys
 
 BETAS = (0.9, 0.98)

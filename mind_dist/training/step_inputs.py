@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mind_dist.data.sequences import Examples
+from mind_dist.examples.source import Examples
 from mind_dist.model.interests import Behaviors
 from mind_dist.model.item_tower import ItemFeatures, ItemParts, item_parts, part_keys
 from mind_dist.records import Keys

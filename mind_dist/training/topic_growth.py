@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from mind_dist.config import KafkaConfig
-from mind_dist.data.kafka import KafkaSource, num_partitions
-from mind_dist.data.partitioner import home_partition, key_hash
 from mind_dist.errors import MindDistError
+from mind_dist.log.kafka import KafkaSource, num_partitions
+from mind_dist.log.partitioner import home_partition, key_hash
 from mind_dist.records import FOREVER_MS, Record
 
 logger = logging.getLogger(__name__)

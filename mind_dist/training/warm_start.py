@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pyarrow import compute as pc
 from torch import Tensor
 
-from mind_dist.data.parquet import ItemCatalog, PreparedDataset
+from mind_dist.dataset.parquet import ItemCatalog, PreparedDataset
 from mind_dist.records import Keys
 
 _WINDOW = 10

@@ -13,8 +13,8 @@ from typing import Protocol
 
 from mind_dist.checkpoint import UnsavedVersion, WatchState
 from mind_dist.config import WatchConfig
-from mind_dist.data.codec import EventFeatures
-from mind_dist.data.parquet import PreparedDataset
+from mind_dist.dataset.parquet import PreparedDataset
+from mind_dist.keys import EventFeatures
 from mind_dist.training.collectives import Collectives
 from mind_dist.training.run import TrainingRun
 from mind_dist.training.run_monitor import RECALL, RECALL_REMOVED, Look

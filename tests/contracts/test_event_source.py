@@ -17,9 +17,9 @@ import pytest
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 
 from mind_dist.config import KafkaConfig
-from mind_dist.data.kafka import KafkaSource, ensure_topics
-from mind_dist.data.source import EventSource, InMemoryLog, InMemorySource
 from mind_dist.errors import PositionLost, StaleAssignment, UnreadableBatch
+from mind_dist.log.kafka import KafkaSource, ensure_topics
+from mind_dist.log.source import EventSource, InMemoryLog, InMemorySource
 from mind_dist.records import Record
 from tests.services import BROKERS
 

@@ -6,8 +6,8 @@ from contextlib import closing
 import pytest
 
 from mind_dist.config import KafkaConfig, ServingConfig
-from mind_dist.data.kafka import EventProducer, KafkaSource, ensure_topics
 from mind_dist.local_process import free_ports
+from mind_dist.log.kafka import EventProducer, KafkaSource, ensure_topics
 from mind_dist.serving.group_progress import GroupProgress
 from tests.services import BROKERS
 

@@ -8,8 +8,8 @@ import pytest
 from kafka import KafkaProducer
 
 from mind_dist.config import KafkaConfig
-from mind_dist.data.kafka import KafkaSource, ensure_topics
 from mind_dist.errors import StaleAssignment
+from mind_dist.log.kafka import KafkaSource, ensure_topics
 from mind_dist.records import Record
 from tests.group_member import member_process
 from tests.services import BROKERS

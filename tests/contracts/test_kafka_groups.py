@@ -5,8 +5,8 @@ import uuid
 import pytest
 
 from mind_dist.config import KafkaConfig
-from mind_dist.data.kafka import EventProducer, KafkaSource, ensure_topics
-from mind_dist.data.kafka_groups import end_positions, hand_over, lag
+from mind_dist.log.kafka import EventProducer, KafkaSource, ensure_topics
+from mind_dist.log.kafka_groups import end_positions, hand_over, lag
 from tests.services import BROKERS
 
 PARTITIONS = 3

@@ -11,7 +11,8 @@ from kafka.admin import ConfigResource, ConfigResourceType
 
 from mind_dist import local_stack
 from mind_dist.config import KafkaConfig
-from mind_dist.data.kafka import (
+from mind_dist.errors import ConfigError, ServiceUnavailable
+from mind_dist.log.kafka import (
     EVENT_PARTITIONS,
     EventProducer,
     KafkaDeadLetters,
@@ -20,9 +21,8 @@ from mind_dist.data.kafka import (
     ensure_event_topics,
     num_partitions,
 )
-from mind_dist.data.kafka_broker import admin_client
-from mind_dist.data.kafka_topics import DEAD_LETTER_CONFIGS, EVENT_CONFIGS
-from mind_dist.errors import ConfigError, ServiceUnavailable
+from mind_dist.log.kafka_broker import admin_client
+from mind_dist.log.kafka_topics import DEAD_LETTER_CONFIGS, EVENT_CONFIGS
 from mind_dist.records import Record
 from tests.services import BROKERS, KAFKA_HOME
 

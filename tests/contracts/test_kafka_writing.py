@@ -14,11 +14,11 @@ import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 
 from mind_dist.config import KafkaConfig
-from mind_dist.data.codec import decode, encode_event
-from mind_dist.data.kafka import EventProducer, KafkaDeadLetters, KafkaSource, ensure_topics, num_partitions
 from mind_dist.errors import ConfigError, ServiceUnavailable, StaleAssignment
 from mind_dist.local_process import LocalProcess
 from mind_dist.local_stack import tansu
+from mind_dist.log.codec import decode, encode_event
+from mind_dist.log.kafka import EventProducer, KafkaDeadLetters, KafkaSource, ensure_topics, num_partitions
 from mind_dist.records import Event, Record, Tombstone
 from tests.services import BROKERS
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from mind_dist.data.columns import read_column
+from mind_dist.dataset.columns import read_column
 from mind_dist.index.vector_store import Column, ItemRows, VectorStore, VersionInfo
 from mind_dist.limits import FIRST_KEY, LAST_KEY, MAX_NAME, MAX_TEXT_BYTES, MAX_TEXTS, allowed_name
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from mind_dist.config import KafkaConfig, ModelConfig
-from mind_dist.data.codec import PoisonGate
-from mind_dist.data.event_sequences import EventExamples
-from mind_dist.data.kafka import EventProducer, KafkaSource, ensure_topics
-from mind_dist.data.source import InMemoryDeadLetters
+from mind_dist.examples.events import EventExamples
 from mind_dist.index.memory import InMemoryVectorStore
+from mind_dist.log.codec import PoisonGate
+from mind_dist.log.kafka import EventProducer, KafkaSource, ensure_topics
+from mind_dist.log.source import InMemoryDeadLetters
 from mind_dist.observability import InMemoryMetrics
 from mind_dist.records import MAX_TIES, BehaviorSequence
 from mind_dist.serving.updater import UserVectorUpdater

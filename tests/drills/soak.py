@@ -29,13 +29,13 @@ from kafka import KafkaProducer
 from kafka.partitioner import murmur2
 
 from mind_dist.config import Addresses, KafkaConfig, MilvusConfig, ServingConfig
-from mind_dist.data.codec import encode_event, encode_key
-from mind_dist.data.kafka import KafkaSource, ensure_event_topics
-from mind_dist.data.source import InMemoryDeadLetters, InMemoryLog, InMemorySource
 from mind_dist.encoder import InterestEncoder
 from mind_dist.index.memory import InMemoryVectorStore
 from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.local_process import free_ports
+from mind_dist.log.codec import encode_event, encode_key
+from mind_dist.log.kafka import KafkaSource, ensure_event_topics
+from mind_dist.log.source import InMemoryDeadLetters, InMemoryLog, InMemorySource
 from mind_dist.observability import InMemoryMetrics
 from mind_dist.publishing import publish
 from mind_dist.records import Record

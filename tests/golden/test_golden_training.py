@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mind_dist.data.parquet import PreparedDataset
+from mind_dist.dataset.parquet import PreparedDataset
 from tests.toy_training import TRAINING, event_examples, open_run, parquet_examples, toy_log, write_dataset
 
 DATASET_LOSSES = [

@@ -12,10 +12,10 @@ from jobs.cli import run
 from jobs.publish import PublishJob, main
 from mind_dist import local_stack
 from mind_dist.config import Addresses, KafkaConfig, MilvusConfig, ServingConfig
-from mind_dist.data.codec import IdType, id_key
-from mind_dist.data.kafka import EventProducer, KafkaDeadLetters, KafkaSource, ensure_topics
 from mind_dist.encoder import InterestEncoder
 from mind_dist.index.milvus import MilvusVectorStore
+from mind_dist.keys import IdType, id_key
+from mind_dist.log.kafka import EventProducer, KafkaDeadLetters, KafkaSource, ensure_topics
 from mind_dist.observability import InMemoryMetrics
 from mind_dist.serving.ray_app import application_name
 from mind_dist.serving.updater import UserVectorUpdater

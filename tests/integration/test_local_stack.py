@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 
 from mind_dist.config import Addresses, KafkaConfig, MilvusConfig
-from mind_dist.data.kafka import EventProducer, KafkaSource, ensure_topics, num_partitions, wait_for_broker
 from mind_dist.errors import ConfigError, PortInUse, ServiceUnavailable
 from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.index.vector_store import UserRow
 from mind_dist.local_process import LocalProcess, free_ports, listeners
 from mind_dist.local_stack import LocalStack, apache_kafka, milvus_lite, ray_head, tansu, tansu_object_store
 from mind_dist.local_stack.kept import kept_ports
+from mind_dist.log.kafka import EventProducer, KafkaSource, ensure_topics, num_partitions, wait_for_broker
 from tests.ray_jobs import run_job
 from tests.services import KAFKA_HOME
 from tests.toy_serving import INFO, VERSION

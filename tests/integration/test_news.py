@@ -11,7 +11,7 @@ import ray
 
 from benchmarks.news import Found, News, measure_world, summary
 from benchmarks.news_world import World, open_world
-from mind_dist.data.parquet import PreparedDataset
+from mind_dist.dataset.parquet import PreparedDataset
 from mind_dist.encoder import InterestEncoder
 from mind_dist.evaluation import task_of
 from mind_dist.index.memory import InMemoryVectorStore

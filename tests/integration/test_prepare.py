@@ -19,12 +19,12 @@ from benchmarks.datasets import log_of, metadata_of
 from jobs.cli import connect_ray
 from jobs.prepare import PrepareJob, main
 from mind_dist.config import FeatureConfig, LogConfig, MetadataConfig, PrepareConfig, SplitConfig
-from mind_dist.data.activity import read_activity
-from mind_dist.data.codec import behavior_key, context_key, feature_key, fingerprint
-from mind_dist.data.movielens import movielens_100k
-from mind_dist.data.parquet import AVAILABILITY_LIMITS, PreparedDataset, Split
-from mind_dist.data.prepare import prepare
+from mind_dist.dataset.activity import read_activity
+from mind_dist.dataset.movielens import movielens_100k
+from mind_dist.dataset.parquet import AVAILABILITY_LIMITS, PreparedDataset, Split
+from mind_dist.dataset.prepare import prepare
 from mind_dist.errors import ConfigError, DatasetError
+from mind_dist.keys import behavior_key, context_key, feature_key, fingerprint
 from tests.reference import prepare_loops
 
 Rows = list[tuple[int, int, int]]
@@ -132,7 +132,7 @@ def test_what_events_say_stays_with_their_behaviors(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("merge_rows", [1, 1 << 20])
 def test_item_counts_come_from_train_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, merge_rows: int) -> None:
-    monkeypatch.setattr("mind_dist.data.item_counts._MERGE_ROWS", merge_rows)
+    monkeypatch.setattr("mind_dist.dataset.item_counts._MERGE_ROWS", merge_rows)
     manifest = prepare(config(tmp_path, as_table(random_rows())))
     dataset = PreparedDataset.open(str(tmp_path / "out"))
     train = np.concatenate([sequence.item_keys for sequence in dataset.sequences("train")])

@@ -16,9 +16,9 @@ import ray
 from jobs.cli import connect_ray, read_settings
 from jobs.prepare import PrepareJob, main
 from mind_dist.config import LogConfig, PrepareConfig
-from mind_dist.data.codec import fingerprint
-from mind_dist.data.parquet import PreparedDataset, Split
-from mind_dist.data.prepare import prepare
+from mind_dist.dataset.parquet import PreparedDataset, Split
+from mind_dist.dataset.prepare import prepare
+from mind_dist.keys import fingerprint
 from mind_dist.storage import Directory
 
 NUM_USERS, NUM_ITEMS = 60, 25

@@ -16,13 +16,13 @@ from jobs.publish import PublishJob, _metrics, main
 from mind_dist import local_stack
 from mind_dist.checkpoint import TableRows, VersionWriter, seal
 from mind_dist.config import KafkaConfig, MilvusConfig, ModelConfig, TrainingConfig, dump
-from mind_dist.data.codec import IdType
-from mind_dist.data.kafka import EventProducer, KafkaSource, ensure_topics
-from mind_dist.data.parquet import ITEM_SCHEMA, DatasetManifest, ItemCatalog, sequences_table, write_manifest
+from mind_dist.dataset.parquet import ITEM_SCHEMA, DatasetManifest, ItemCatalog, sequences_table, write_manifest
 from mind_dist.encoder import InterestEncoder
 from mind_dist.errors import ConfigError
 from mind_dist.evaluation import EvaluationReport
 from mind_dist.index.milvus import MilvusVectorStore
+from mind_dist.keys import IdType
+from mind_dist.log.kafka import EventProducer, KafkaSource, ensure_topics
 from mind_dist.model.multi_interest import MultiInterestModel
 from mind_dist.records import BehaviorSequence
 from mind_dist.retrieval import retrieve

@@ -10,9 +10,9 @@ import pytest
 from pymilvus import MilvusClient
 
 from mind_dist.config import MilvusConfig
-from mind_dist.data.codec import id_key
 from mind_dist.encoder import InterestEncoder
 from mind_dist.index.milvus import MilvusVectorStore
+from mind_dist.keys import id_key
 from mind_dist.publishing import publish
 from mind_dist.records import BehaviorSequence
 from mind_dist.retrieval import retrieve

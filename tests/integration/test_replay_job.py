@@ -8,9 +8,9 @@ import pytest
 
 from jobs.replay import Replay, main
 from mind_dist.config import KafkaConfig, LogConfig
-from mind_dist.data.codec import decode
-from mind_dist.data.kafka import KafkaSource, num_partitions
 from mind_dist.errors import ConfigError
+from mind_dist.log.codec import decode
+from mind_dist.log.kafka import KafkaSource, num_partitions
 from mind_dist.records import Event
 
 

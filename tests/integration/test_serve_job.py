@@ -18,9 +18,9 @@ from ray.serve.config import HTTPOptions
 from jobs import serve as serve_job
 from jobs.serve import Serve, deploy, main, take_down
 from mind_dist.config import Addresses, KafkaConfig, MilvusConfig, ServingConfig
-from mind_dist.data.kafka import ensure_topics, num_partitions
 from mind_dist.errors import ConfigError, PortInUse, ServiceUnavailable
 from mind_dist.local_process import free_ports
+from mind_dist.log.kafka import ensure_topics, num_partitions
 
 
 @pytest.fixture(autouse=True)

@@ -24,11 +24,11 @@ from ray.util.state import list_actors
 from jobs.serve import deploy
 from mind_dist import local_stack
 from mind_dist.config import Addresses, KafkaConfig, MilvusConfig, ServingConfig, dump
-from mind_dist.data.kafka import EventProducer, KafkaSource, ensure_topics
 from mind_dist.encoder import InterestEncoder
 from mind_dist.errors import UpdaterStopped
 from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.local_process import LocalProcess, free_ports
+from mind_dist.log.kafka import EventProducer, KafkaSource, ensure_topics
 from mind_dist.publishing import publish
 from mind_dist.records import BehaviorSequence
 from mind_dist.serving.health import NO_ACTIVE_VERSION, UPDATE_FAILING, UPDATERS_MISSING

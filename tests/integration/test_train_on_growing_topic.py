@@ -17,8 +17,8 @@ from kafka import KafkaAdminClient
 
 from mind_dist.checkpoint import ModelVersion
 from mind_dist.config import Addresses
-from mind_dist.data.kafka import ensure_topics
 from mind_dist.errors import ConfigError, StoppedBeforeSaving
+from mind_dist.log.kafka import ensure_topics
 from mind_dist.training import topic_growth
 from mind_dist.training.ray_trainer import train_on_ray
 from mind_dist.training.run_monitor import TrainProgress

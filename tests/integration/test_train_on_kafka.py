@@ -14,8 +14,8 @@ from kafka import KafkaProducer
 
 from mind_dist.checkpoint import ModelVersion
 from mind_dist.config import KafkaConfig
-from mind_dist.data.kafka import KafkaSource, ensure_topics
-from mind_dist.data.source import InMemoryLog
+from mind_dist.log.kafka import KafkaSource, ensure_topics
+from mind_dist.log.source import InMemoryLog
 from mind_dist.storage import Directory
 from mind_dist.training.collectives import SingleRank
 from mind_dist.training.open_run import open_run

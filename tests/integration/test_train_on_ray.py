@@ -17,7 +17,7 @@ from ray.util.state import list_actors
 from jobs.train import Train, main
 from mind_dist.checkpoint import ModelVersion
 from mind_dist.config import Addresses, WatchConfig
-from mind_dist.data.parquet import PreparedDataset
+from mind_dist.dataset.parquet import PreparedDataset
 from mind_dist.errors import ConfigError, DatasetError, TrainingError, VersionError
 from mind_dist.evaluation.valid_users import open_valid_users
 from mind_dist.training.ray_trainer import train_on_ray

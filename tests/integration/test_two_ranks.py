@@ -17,10 +17,11 @@ from torch import multiprocessing as processes
 
 from mind_dist.checkpoint import ModelVersion, TableRows
 from mind_dist.config import SampledConfig, TrainingConfig
-from mind_dist.data.batches import Batch
-from mind_dist.data.parquet import PreparedDataset
-from mind_dist.data.sequences import Examples, ParquetExamples
+from mind_dist.dataset.parquet import PreparedDataset
 from mind_dist.errors import ConfigError, MindDistError, TrainingError
+from mind_dist.examples.batches import Batch
+from mind_dist.examples.parquet import ParquetExamples
+from mind_dist.examples.source import Examples
 from mind_dist.records import Keys
 from mind_dist.storage import Directory
 from mind_dist.training.collectives import Collectives, ProcessGroup, SingleRank, failing_together

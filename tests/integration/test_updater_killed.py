@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from mind_dist.data.kafka import EventProducer, KafkaSource, ensure_topics
-from mind_dist.data.source import InMemoryDeadLetters, InMemoryLog, InMemorySource
 from mind_dist.encoder import InterestEncoder
 from mind_dist.index.memory import InMemoryVectorStore
 from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.index.vector_store import VersionInfo
+from mind_dist.log.kafka import EventProducer, KafkaSource, ensure_topics
+from mind_dist.log.source import InMemoryDeadLetters, InMemoryLog, InMemorySource
 from mind_dist.observability import InMemoryMetrics
 from mind_dist.records import MAX_TIES, Record
 from mind_dist.serving.updater import UserVectorUpdater

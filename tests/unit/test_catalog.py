@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from mind_dist.config import LogConfig, MetadataConfig, PrepareConfig
-from mind_dist.data.catalog import catalog_items, read_availability
-from mind_dist.data.codec import fingerprint
-from mind_dist.data.parquet import AVAILABILITY_LIMITS
+from mind_dist.dataset.catalog import catalog_items, read_availability
+from mind_dist.dataset.parquet import AVAILABILITY_LIMITS
 from mind_dist.errors import DatasetError
+from mind_dist.keys import fingerprint
 
 NEVER_ENDS = AVAILABILITY_LIMITS["available_until"]
 

@@ -15,10 +15,10 @@ import torch
 from mind_dist.checkpoint import FORMAT_VERSION, FileEntry, Manifest, ModelVersion, TableRows, VersionWriter, seal
 from mind_dist.checkpoint.manifest import _digest_of
 from mind_dist.config import ModelConfig, TrainingConfig, dump
-from mind_dist.data.codec import IdType
-from mind_dist.data.parquet import ITEM_SCHEMA, ItemCatalog
-from mind_dist.data.partitioner import key_hash
+from mind_dist.dataset.parquet import ITEM_SCHEMA, ItemCatalog
 from mind_dist.errors import VersionError
+from mind_dist.keys import IdType
+from mind_dist.log.partitioner import key_hash
 from mind_dist.records import BehaviorSequence, PartTrained, Positions, UserHistory, no_keys
 from mind_dist.storage import Directory
 

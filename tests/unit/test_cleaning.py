@@ -10,11 +10,11 @@ import pyarrow as pa
 import pytest
 
 from mind_dist.config import LogConfig
-from mind_dist.data.cleaning import by_reason, clean, keys_of, parse_ids
-from mind_dist.data.codec import fingerprint
-from mind_dist.data.raw_log import RawBatch
-from mind_dist.data.times import Times
+from mind_dist.dataset.cleaning import by_reason, clean, keys_of, parse_ids
+from mind_dist.dataset.raw_log import RawBatch
+from mind_dist.dataset.times import Times
 from mind_dist.errors import DatasetError
+from mind_dist.keys import fingerprint
 
 SECONDS = Times("s", 1_750_000_000_000)
 

@@ -6,21 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mind_dist.data.codec import (
-    EventFeatures,
-    IdType,
-    PoisonGate,
-    behavior_key,
-    context_key,
-    decode,
-    encode_event,
-    encode_key,
-    fingerprint,
-    id_key,
-    no_context,
-)
 from mind_dist.errors import PoisonEvent, PoisonLimitExceeded
+from mind_dist.keys import EventFeatures, IdType, behavior_key, context_key, fingerprint, id_key, no_context
 from mind_dist.limits import FIRST_KEY, LAST_KEY
+from mind_dist.log.codec import PoisonGate, decode, encode_event, encode_key
 from mind_dist.records import Event, Record, Tombstone
 
 INT64 = st.integers(-(2**63), 2**63 - 1)

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from mind_dist.data.columns import ColumnKind, read_column
+from mind_dist.dataset.columns import ColumnKind, read_column
 from mind_dist.errors import DatasetError
 
 DAY_MS = 86_400_000

@@ -15,12 +15,13 @@ from pydantic import TypeAdapter
 
 from benchmarks.planted_dataset import PlantedUser, write_planted
 from mind_dist.config import ServingConfig
-from mind_dist.data.codec import EventFeatures, Value, behavior_key, context_key, encode_event
 from mind_dist.encoder import InterestEncoder, UserInterests
 from mind_dist.errors import InvalidRequest
 from mind_dist.evaluation import HeldOut, evaluate_version, in_context, of_model
 from mind_dist.index.memory import InMemoryVectorStore
+from mind_dist.keys import EventFeatures, Value, behavior_key, context_key
 from mind_dist.limits import MAX_NAME
+from mind_dist.log.codec import encode_event
 from mind_dist.observability import InMemoryMetrics
 from mind_dist.publishing import publish
 from mind_dist.records import BehaviorSequence, no_keys

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mind_dist.data.continuous import CLIP, Standard
+from mind_dist.dataset.continuous import CLIP, Standard
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 

@@ -11,7 +11,7 @@ import yaml
 
 from jobs.replay import Replay
 from mind_dist.config import KafkaConfig
-from mind_dist.data.kafka_topics import DEAD_LETTER_CONFIGS, EVENT_CONFIGS, EVENT_PARTITIONS
+from mind_dist.log.kafka_topics import DEAD_LETTER_CONFIGS, EVENT_CONFIGS, EVENT_PARTITIONS
 from mind_dist.observability import METRICS
 from mind_dist.serving import health
 

@@ -13,7 +13,7 @@ import torch
 
 from mind_dist.checkpoint import ModelVersion, TableRows, VersionWriter, seal
 from mind_dist.config import ModelConfig, TrainingConfig, dump
-from mind_dist.data.parquet import IS_COLD, ITEM_SCHEMA, ItemCatalog
+from mind_dist.dataset.parquet import IS_COLD, ITEM_SCHEMA, ItemCatalog
 from mind_dist.encoder import CHUNK_USERS, InterestEncoder, UserInterests
 from mind_dist.errors import VersionError
 from mind_dist.model.interests import Behaviors

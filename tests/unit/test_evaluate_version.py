@@ -13,8 +13,8 @@ import torch
 from jobs.evaluate import EvaluateJob, main
 from mind_dist.checkpoint import TableRows, VersionWriter, seal
 from mind_dist.config import ModelConfig, TrainingConfig, dump, load
-from mind_dist.data.activity import activity_of
-from mind_dist.data.parquet import (
+from mind_dist.dataset.activity import activity_of
+from mind_dist.dataset.parquet import (
     IS_COLD,
     ITEM_SCHEMA,
     DatasetManifest,

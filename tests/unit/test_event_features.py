@@ -13,12 +13,12 @@ import torch
 
 from mind_dist.checkpoint import ModelVersion
 from mind_dist.config import CausalConfig, ModelConfig, TransformerConfig
-from mind_dist.data.batches import next_batch
-from mind_dist.data.codec import EventFeatures, behavior_key, context_key, no_context, value_text
-from mind_dist.data.parquet import PreparedDataset
-from mind_dist.data.sequences import Examples
+from mind_dist.dataset.parquet import PreparedDataset
 from mind_dist.encoder import CHUNK_USERS, InterestEncoder, UserInterests
 from mind_dist.errors import ConfigError
+from mind_dist.examples.batches import next_batch
+from mind_dist.examples.source import Examples
+from mind_dist.keys import EventFeatures, behavior_key, context_key, no_context, value_text
 from mind_dist.records import BehaviorSequence, Keys
 from mind_dist.storage import Directory
 from mind_dist.training.positions import TrainedPositions

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mind_dist.data.batches import Batch, batches, next_batch
-from mind_dist.data.codec import PoisonGate, encode_event, encode_key
-from mind_dist.data.parquet import PreparedDataset
-from mind_dist.data.sequences import Examples, ExampleSource, ParquetExamples
-from mind_dist.data.source import InMemoryDeadLetters, InMemoryLog
+from mind_dist.dataset.parquet import PreparedDataset
 from mind_dist.errors import PoisonLimitExceeded, PositionLost
+from mind_dist.examples.batches import Batch, batches, next_batch
+from mind_dist.examples.parquet import ParquetExamples
+from mind_dist.examples.source import Examples, ExampleSource
+from mind_dist.log.codec import PoisonGate, encode_event, encode_key
+from mind_dist.log.source import InMemoryDeadLetters, InMemoryLog
 from tests.toy_training import NUM_BUCKETS, event_examples, toy_log, toy_users, write_dataset
 
 Window = tuple[tuple[int, ...], tuple[int, ...]]

@@ -13,9 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mind_dist.config import FeatureConfig, MetadataConfig
-from mind_dist.data.codec import IdType, feature_key, fingerprint
-from mind_dist.data.continuous import CLIP
-from mind_dist.data.features import (
+from mind_dist.dataset.continuous import CLIP
+from mind_dist.dataset.features import (
     Features,
     bags,
     feature_values,
@@ -24,7 +23,8 @@ from mind_dist.data.features import (
     quantile_boundaries,
     read_features,
 )
-from mind_dist.data.parquet import FeatureInfo
+from mind_dist.dataset.parquet import FeatureInfo
+from mind_dist.keys import IdType, feature_key, fingerprint
 
 
 def read(path: Path, keys: list[int], *features: FeatureConfig, id_type: IdType = "int64", **columns: Any) -> Features:

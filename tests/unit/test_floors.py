@@ -11,7 +11,7 @@ import pytest
 from benchmarks.dataset_info import DatasetInfo
 from benchmarks.floors import fitted
 from benchmarks.tasks import mean_recall, user_split
-from mind_dist.data.parquet import PreparedDataset
+from mind_dist.dataset.parquet import PreparedDataset
 from mind_dist.evaluation import HeldOut, held_out
 from mind_dist.evaluation.floors import FLOORS, Choice, Effort, TrainLog, ease, item_knn, neighbors, tuned
 from mind_dist.evaluation.floors.item_knn import ItemKNN

@@ -14,10 +14,10 @@ import pytest
 from fastapi import FastAPI
 
 from mind_dist.config import ServingConfig
-from mind_dist.data.codec import IdType, id_key
 from mind_dist.encoder import InterestEncoder
 from mind_dist.errors import ServiceUnavailable
 from mind_dist.index.memory import InMemoryVectorStore
+from mind_dist.keys import IdType, id_key
 from mind_dist.limits import FIRST_KEY, LAST_KEY
 from mind_dist.observability import InMemoryMetrics
 from mind_dist.publishing import publish

@@ -13,8 +13,7 @@ import torch
 
 from mind_dist.checkpoint import ModelVersion
 from mind_dist.config import ItemTowerConfig, ModelConfig, TrainingConfig, TwoTowerConfig
-from mind_dist.data.codec import encode_event, encode_key
-from mind_dist.data.parquet import (
+from mind_dist.dataset.parquet import (
     FEATURE_VALUES,
     ITEM_SCHEMA,
     DatasetManifest,
@@ -25,6 +24,7 @@ from mind_dist.data.parquet import (
 )
 from mind_dist.encoder import InterestEncoder
 from mind_dist.errors import VersionError
+from mind_dist.log.codec import encode_event, encode_key
 from mind_dist.model.item_tower import item_chunks
 from mind_dist.records import BehaviorSequence, Keys
 from mind_dist.storage import Directory

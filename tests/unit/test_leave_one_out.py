@@ -10,7 +10,7 @@ import pytest
 from benchmarks.leave_one_out import MAX_INPUT, leave_one_out
 from benchmarks.measuring import leave_one_out_metrics
 from benchmarks.tasks import Part, Task
-from mind_dist.data.parquet import PreparedDataset
+from mind_dist.dataset.parquet import PreparedDataset
 from tests.toy_quality import SPLITS, write_quality_dataset
 
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mind_dist.data.activity import ACTIVITY, Activity, activity_of, read_activity
-from mind_dist.data.parquet import (
+from mind_dist.dataset.activity import ACTIVITY, Activity, activity_of, read_activity
+from mind_dist.dataset.parquet import (
     IS_COLD,
     ITEM_SCHEMA,
     DatasetManifest,

@@ -10,9 +10,9 @@ import pytest
 
 from mind_dist.checkpoint import ModelVersion, VersionWriter
 from mind_dist.checkpoint.manifest import FORMAT_VERSION, Manifest
-from mind_dist.data.codec import encode_key
-from mind_dist.data.partitioner import home_partition, key_hash
 from mind_dist.errors import ConfigError
+from mind_dist.log.codec import encode_key
+from mind_dist.log.partitioner import home_partition, key_hash
 from mind_dist.records import BehaviorSequence, PartTrained, UserHistory
 from mind_dist.storage import Directory
 from mind_dist.training.moved_histories import saved_histories, saved_positions

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mind_dist.config import SampledConfig, TrainingConfig
-from mind_dist.data.batches import batches
-from mind_dist.data.parquet import DatasetManifest, PreparedDataset, sequences_table, write_manifest
-from mind_dist.data.sequences import ParquetExamples
+from mind_dist.dataset.parquet import DatasetManifest, PreparedDataset, sequences_table, write_manifest
+from mind_dist.examples.batches import batches
+from mind_dist.examples.parquet import ParquetExamples
 from mind_dist.records import BehaviorSequence, Keys
 from mind_dist.storage import Directory
 from mind_dist.training.collectives import SingleRank

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mind_dist.data.numbers import parse_integers, parse_reals
+from mind_dist.dataset.numbers import parse_integers, parse_reals
 
 LIMIT = 1 << 63
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from mind_dist.checkpoint import ModelVersion
-from mind_dist.data.batches import batches
-from mind_dist.data.codec import encode_event, encode_key
-from mind_dist.data.parquet import PreparedDataset
-from mind_dist.data.partition_reader import PartitionReader
-from mind_dist.data.source import InMemoryLog, InMemorySource
+from mind_dist.dataset.parquet import PreparedDataset
 from mind_dist.errors import PartitionStalled, UnreadableBatch
+from mind_dist.examples.batches import batches
+from mind_dist.examples.partition_reader import PartitionReader
+from mind_dist.log.codec import encode_event, encode_key
+from mind_dist.log.source import InMemoryLog, InMemorySource
 from mind_dist.records import Record
 from mind_dist.storage import Directory
 from mind_dist.training.run import TrainingRun

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kafka.partitioner.default import murmur2
 
-from mind_dist.data.partitioner import home_partition, key_hash
+from mind_dist.log.partitioner import home_partition, key_hash
 
 
 @given(st.binary(max_size=40), st.integers(1, 1000))

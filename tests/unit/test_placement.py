@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mind_dist.data.batches import batches
-from mind_dist.data.codec import encode_event, encode_key
-from mind_dist.data.event_sequences import EventExamples
-from mind_dist.data.partitioner import home_partition, key_hash
-from mind_dist.data.placement import Placement
-from mind_dist.data.source import InMemoryDeadLetters, InMemoryLog
+from mind_dist.examples.batches import batches
+from mind_dist.examples.events import EventExamples
+from mind_dist.examples.placement import Placement
+from mind_dist.log.codec import encode_event, encode_key
+from mind_dist.log.partitioner import home_partition, key_hash
+from mind_dist.log.source import InMemoryDeadLetters, InMemoryLog
 from mind_dist.records import PartTrained, Positions, UserHistory
 from tests.toy_training import event_examples
 

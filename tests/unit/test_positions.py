@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mind_dist.data.sequences import Examples
+from mind_dist.examples.source import Examples
 from mind_dist.training.positions import TrainedPositions
 
 LONGEST, HORIZON = 6, 3

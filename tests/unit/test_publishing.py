@@ -13,7 +13,7 @@ import pytest
 from jobs.publish import _summary
 from mind_dist.checkpoint import FORMAT_VERSION, Manifest
 from mind_dist.config import ModelConfig, PublishConfig
-from mind_dist.data.parquet import (
+from mind_dist.dataset.parquet import (
     AVAILABILITY_LIMITS,
     ITEM_SCHEMA,
     DatasetManifest,

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mind_dist.config import FilesConfig
-from mind_dist.data.raw_log import list_files, list_fragments, plain, read_all, read_fragment
+from mind_dist.dataset.raw_log import list_files, list_fragments, plain, read_all, read_fragment
 from mind_dist.errors import DatasetError
 
 COLUMNS = {"user": "u", "time": "t"}

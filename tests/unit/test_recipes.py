@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jobs.train import Train
-from mind_dist.data.parquet import PreparedDataset
+from mind_dist.dataset.parquet import PreparedDataset
 from mind_dist.encoder import InterestEncoder
 from mind_dist.recipes import RECIPES, best
 from mind_dist.storage import Directory

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from mind_dist.config import ServingConfig
-from mind_dist.data.codec import IdType, id_key
 from mind_dist.encoder import InterestEncoder
 from mind_dist.errors import InvalidRequest, NotReady, UnknownUser, VectorStoreError
 from mind_dist.index.memory import InMemoryVectorStore
 from mind_dist.index.vector_store import UserRow
+from mind_dist.keys import IdType, id_key
 from mind_dist.observability import InMemoryMetrics
 from mind_dist.publishing import publish
 from mind_dist.records import BehaviorSequence, Candidate

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mind_dist.data.parquet import (
+from mind_dist.dataset.parquet import (
     ITEM_SCHEMA,
     DatasetManifest,
     ItemCatalog,

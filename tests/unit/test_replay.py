@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mind_dist.config import LogConfig
-from mind_dist.data.codec import IdType, fingerprint
-from mind_dist.data.parquet import (
+from mind_dist.dataset.parquet import (
     ITEM_SCHEMA,
     USER_SCHEMA,
     DatasetManifest,
@@ -20,8 +19,9 @@ from mind_dist.data.parquet import (
     sequences_table,
     write_manifest,
 )
-from mind_dist.data.replay import dataset_events, due_s, log_events, pace, rows
+from mind_dist.dataset.replay import dataset_events, due_s, log_events, pace, rows
 from mind_dist.errors import ConfigError
+from mind_dist.keys import IdType, fingerprint
 from mind_dist.records import BehaviorSequence
 from mind_dist.storage import Directory
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mind_dist.checkpoint import ModelVersion
-from mind_dist.data.parquet import ItemCatalog, PreparedDataset
+from mind_dist.dataset.parquet import ItemCatalog, PreparedDataset
 from mind_dist.encoder import InterestEncoder
 from mind_dist.errors import ConfigError
 from mind_dist.storage import Directory

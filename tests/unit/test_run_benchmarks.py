@@ -12,8 +12,8 @@ from benchmarks.cells import train_cell
 from benchmarks.length import measure_length
 from benchmarks.stream import go_on, timeline
 from mind_dist.checkpoint import ModelVersion
-from mind_dist.data.codec import decode
-from mind_dist.data.parquet import PreparedDataset
+from mind_dist.dataset.parquet import PreparedDataset
+from mind_dist.log.codec import decode
 from mind_dist.recipes import Recipe
 from mind_dist.records import Event
 from tests.toy_quality import write_quality_dataset

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mind_dist.checkpoint import ModelVersion, WatchState
-from mind_dist.data.parquet import PreparedDataset
+from mind_dist.dataset.parquet import PreparedDataset
 from mind_dist.errors import VersionError
 from mind_dist.storage import Directory
 from mind_dist.training.run import TrainingRun

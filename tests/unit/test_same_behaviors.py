@@ -12,11 +12,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mind_dist.config import KafkaConfig, LogConfig, ModelConfig
-from mind_dist.data.codec import encode_event, encode_key
-from mind_dist.data.replay import log_events, rows
-from mind_dist.data.source import InMemoryLog
+from mind_dist.dataset.replay import log_events, rows
 from mind_dist.index.memory import InMemoryVectorStore
 from mind_dist.index.vector_store import UserRow
+from mind_dist.log.codec import encode_event, encode_key
+from mind_dist.log.source import InMemoryLog
 from mind_dist.publishing.backfill import from_sequences
 from mind_dist.records import MAX_TIES, BehaviorSequence, no_keys
 from mind_dist.serving.updater import UpdateStep

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mind_dist.config import LogConfig, PrepareConfig, SplitConfig
-from mind_dist.data.codec import fingerprint, partition_of
-from mind_dist.data.parquet import SEQUENCE_SCHEMA
-from mind_dist.data.raw_log import list_fragments
-from mind_dist.data.staging import SPLITS, filter_buckets, group_buckets, split_buckets, split_by_time, stage_events
-from mind_dist.data.times import Times
+from mind_dist.dataset.parquet import SEQUENCE_SCHEMA
+from mind_dist.dataset.raw_log import list_fragments
+from mind_dist.dataset.staging import SPLITS, filter_buckets, group_buckets, split_buckets, split_by_time, stage_events
+from mind_dist.dataset.times import Times
+from mind_dist.keys import fingerprint, partition_of
 from tests.reference import prepare_loops
 
 NUM_BUCKETS = 3

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from mind_dist.config import CausalConfig, ComirecDrConfig, ModelConfig, TransformerConfig
-from mind_dist.data.sequences import Examples
+from mind_dist.examples.source import Examples
 from mind_dist.model.interests import Interests
 from mind_dist.model.item_tower import ItemTower
 from mind_dist.model.multi_interest import MultiInterestModel

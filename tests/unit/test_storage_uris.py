@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mind_dist.config import FilesConfig
-from mind_dist.data.raw_log import list_files, read_all
+from mind_dist.dataset.raw_log import list_files, read_all
 from mind_dist.errors import ConfigError, DatasetError, VersionError, without_secrets
 from mind_dist.storage import Directory
 

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import pytest
 
 from mind_dist.config import ModelConfig, TrainingConfig, dump, parse
-from mind_dist.data.parquet import PreparedDataset
+from mind_dist.dataset.parquet import PreparedDataset
 from mind_dist.errors import DatasetError
 from mind_dist.storage import Directory
 from mind_dist.strict_json import from_json, to_json

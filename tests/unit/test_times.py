@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mind_dist.config import LogConfig, TimeUnit
-from mind_dist.data.raw_log import list_fragments
-from mind_dist.data.times import Times, parse_times, times_of
+from mind_dist.dataset.raw_log import list_fragments
+from mind_dist.dataset.times import Times, parse_times, times_of
 from mind_dist.errors import ConfigError
 
 LIMIT = 1 << 63

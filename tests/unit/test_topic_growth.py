@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mind_dist.data.codec import encode_key
-from mind_dist.data.partitioner import home_partition, key_hash
+from mind_dist.log.codec import encode_key
+from mind_dist.log.partitioner import home_partition, key_hash
 from mind_dist.records import Record
 from mind_dist.training.topic_growth import Stage, counts_explaining, stages_explaining
 

@@ -12,9 +12,9 @@ import pytest
 
 from jobs.cli import read_settings
 from jobs.train import Train, jobs_by_recipe, shown_progress, with_recipe_of_source
-from mind_dist.data.parquet import DatasetManifest, PreparedDataset, sequences_table, write_manifest
-from mind_dist.data.sequences import ParquetExamples
+from mind_dist.dataset.parquet import DatasetManifest, PreparedDataset, sequences_table, write_manifest
 from mind_dist.errors import ConfigError, DatasetError
+from mind_dist.examples.parquet import ParquetExamples
 from mind_dist.recipes import best, stream
 from mind_dist.records import BehaviorSequence
 from mind_dist.storage import Directory

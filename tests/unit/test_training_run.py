@@ -34,13 +34,13 @@ from mind_dist.config import (
     TransformerConfig,
     TwoTowerConfig,
 )
-from mind_dist.data.batches import next_batch
-from mind_dist.data.codec import encode_event, encode_key
-from mind_dist.data.parquet import PreparedDataset
-from mind_dist.data.sequences import Examples
-from mind_dist.data.source import InMemoryLog
+from mind_dist.dataset.parquet import PreparedDataset
 from mind_dist.encoder import InterestEncoder, UserInterests
 from mind_dist.errors import TrainingError
+from mind_dist.examples.batches import next_batch
+from mind_dist.examples.source import Examples
+from mind_dist.log.codec import encode_event, encode_key
+from mind_dist.log.source import InMemoryLog
 from mind_dist.records import BehaviorSequence, Keys
 from mind_dist.storage import Directory
 from mind_dist.training.positions import TrainedPositions

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mind_dist.config import KafkaConfig
-from mind_dist.data.codec import encode_event, encode_key
 from mind_dist.errors import PoisonLimitExceeded, ServiceUnavailable, StaleAssignment
 from mind_dist.index.vector_store import UserRow
 from mind_dist.limits import FIRST_KEY, LAST_KEY
+from mind_dist.log.codec import encode_event, encode_key
 from mind_dist.serving.updater import UpdateStep
 from tests.toy_serving import (
     DIM,

@@ -11,11 +11,11 @@ import pytest
 
 from mind_dist.checkpoint import ModelVersion, WatchState
 from mind_dist.config import TrainingConfig, WatchConfig
-from mind_dist.data.parquet import PreparedDataset
-from mind_dist.data.sequences import ParquetExamples
+from mind_dist.dataset.parquet import PreparedDataset
 from mind_dist.encoder import InterestEncoder
 from mind_dist.evaluation import evaluate_version
 from mind_dist.evaluation.valid_users import ValidUsers, open_valid_users
+from mind_dist.examples.parquet import ParquetExamples
 from mind_dist.storage import Directory
 from mind_dist.training.collectives import SingleRank
 from mind_dist.training.run import TrainingRun

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from mind_dist.data.parquet import PreparedDataset
+from mind_dist.dataset.parquet import PreparedDataset
 from mind_dist.evaluation.floors import ease, item_knn, popularity, recent_popularity, transition_graph
 from mind_dist.evaluation.floors.train_log import TrainLog
 from mind_dist.evaluation.floors.tuning import Choice, Effort, Tuned

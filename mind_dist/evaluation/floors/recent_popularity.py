@@ -8,7 +8,7 @@ from itertools import repeat
 
 import numpy as np
 
-from mind_dist.data.activity import SLOT_MS, Activity
+from mind_dist.dataset.activity import SLOT_MS, Activity
 from mind_dist.evaluation.availability import Moments
 from mind_dist.evaluation.floors.ranking import Scored, ranked_rows, seen_rows
 from mind_dist.evaluation.floors.train_log import TrainLog

@@ -13,8 +13,8 @@ import pyarrow as pa
 from pyarrow import compute as pc
 
 from mind_dist.config import LogConfig, TimeUnit
-from mind_dist.data.numbers import EXACT_FLOAT, INT64_LIMITS, parse_integers, parse_reals
-from mind_dist.data.raw_log import Fragment, plain, read_fragment
+from mind_dist.dataset.numbers import EXACT_FLOAT, INT64_LIMITS, parse_integers, parse_reals
+from mind_dist.dataset.raw_log import Fragment, plain, read_fragment
 from mind_dist.errors import ConfigError
 
 FIRST_MS = 788_918_400_000

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import compute as pc
 
-from mind_dist.data.codec import EventFeatures, behavior_key, context_key, no_context
+from mind_dist.keys import EventFeatures, behavior_key, context_key, no_context
 from mind_dist.records import KeyRows, Keys
 from mind_dist.storage import Directory
 

@@ -9,7 +9,7 @@
 Items are counted after duplicates are dropped and users are cut to their newest events (2), so that neither a log that
 was written twice nor a bot with 50,000 events makes an item frequent.
 
-The shuffle by user goes through files under the output (`mind_dist.data.staging`), not through Ray's object store: no
+The shuffle by user goes through files under the output (`mind_dist.dataset.staging`), not through Ray's object store: no
 event stays in memory for longer than its batch, a lost task just writes its file again, and a small log does not wait
 for shuffle workers to start. This process collects tables with one row an item and one row a user, never events.
 """
@@ -33,15 +33,15 @@ from pyarrow import compute as pc
 from ray.exceptions import RayTaskError
 
 from mind_dist.config import MetadataConfig, PrepareConfig, SplitConfig
-from mind_dist.data.catalog import catalog_items, read_availability
-from mind_dist.data.event_values import VALUES, write_values
-from mind_dist.data.features import Features, bags, feature_values, no_features, profiles, read_features
-from mind_dist.data.item_counts import ItemCounts
-from mind_dist.data.parquet import FEATURE_VALUES, IS_COLD, ITEM_SCHEMA, USER_SCHEMA, DatasetManifest, write_manifest
-from mind_dist.data.prepare_report import check_rejected, filter_steps, no_events, nothing_left, total
-from mind_dist.data.raw_log import Fragment, list_fragments
-from mind_dist.data.staging import READ_SCHEMA, SPLITS, filter_buckets, group_buckets, split_buckets, stage_events
-from mind_dist.data.times import Times, times_of
+from mind_dist.dataset.catalog import catalog_items, read_availability
+from mind_dist.dataset.event_values import VALUES, write_values
+from mind_dist.dataset.features import Features, bags, feature_values, no_features, profiles, read_features
+from mind_dist.dataset.item_counts import ItemCounts
+from mind_dist.dataset.parquet import FEATURE_VALUES, IS_COLD, ITEM_SCHEMA, USER_SCHEMA, DatasetManifest, write_manifest
+from mind_dist.dataset.prepare_report import check_rejected, filter_steps, no_events, nothing_left, total
+from mind_dist.dataset.raw_log import Fragment, list_fragments
+from mind_dist.dataset.staging import READ_SCHEMA, SPLITS, filter_buckets, group_buckets, split_buckets, stage_events
+from mind_dist.dataset.times import Times, times_of
 from mind_dist.errors import ConfigError, DatasetError, MindDistError
 from mind_dist.records import Keys
 from mind_dist.storage import Directory

@@ -10,9 +10,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import compute as pc
 
-from mind_dist.data.numbers import INT64_LIMITS, parse_reals
-from mind_dist.data.raw_log import plain
-from mind_dist.data.times import parse_times
+from mind_dist.dataset.numbers import INT64_LIMITS, parse_reals
+from mind_dist.dataset.raw_log import plain
+from mind_dist.dataset.times import parse_times
 from mind_dist.errors import DatasetError
 from mind_dist.limits import MAX_TEXT_BYTES, MAX_TEXTS
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 from pyarrow import compute as pc
 
 from mind_dist.config import PrepareConfig
-from mind_dist.data.provenance import FilterStep
+from mind_dist.dataset.provenance import FilterStep
 from mind_dist.errors import DatasetError
 from mind_dist.storage import Directory
 

@@ -23,17 +23,17 @@ from kafka.errors import (
 )
 
 from mind_dist.config import KafkaConfig
-from mind_dist.data.kafka_broker import connect, translated, wait_for_broker
-from mind_dist.data.kafka_probe import UNREADABLE, PartitionProbe
-from mind_dist.data.kafka_topics import (
+from mind_dist.errors import ConfigError, PositionLost, ServiceUnavailable, StaleAssignment, UnreadableBatch
+from mind_dist.log.kafka_broker import connect, translated, wait_for_broker
+from mind_dist.log.kafka_probe import UNREADABLE, PartitionProbe
+from mind_dist.log.kafka_topics import (
     EVENT_PARTITIONS,
     ensure_dead_letter_topic,
     ensure_event_topics,
     ensure_topics,
     num_partitions,
 )
-from mind_dist.data.kafka_writing import EventProducer, KafkaDeadLetters
-from mind_dist.errors import ConfigError, PositionLost, ServiceUnavailable, StaleAssignment, UnreadableBatch
+from mind_dist.log.kafka_writing import EventProducer, KafkaDeadLetters
 from mind_dist.records import Positions, Record
 
 __all__ = [

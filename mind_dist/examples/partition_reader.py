@@ -11,8 +11,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from mind_dist.data.source import EventSource
 from mind_dist.errors import PartitionStalled
+from mind_dist.log.source import EventSource
 from mind_dist.records import Record
 
 _POLL_S = 0.2

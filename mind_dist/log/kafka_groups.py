@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mind_dist.config import KafkaConfig
-from mind_dist.data.kafka import KafkaSource, num_partitions
+from mind_dist.log.kafka import KafkaSource, num_partitions
 from mind_dist.records import Positions
 
 

@@ -15,7 +15,7 @@ from pyarrow import compute as pc
 from pyarrow import fs
 
 from mind_dist.config import FilesConfig, LogConfig
-from mind_dist.data.event_values import values_column
+from mind_dist.dataset.event_values import values_column
 from mind_dist.errors import DatasetError
 from mind_dist.storage import Directory
 

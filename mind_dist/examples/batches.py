@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mind_dist.data.sequences import Examples, ExampleSource
+from mind_dist.examples.source import Examples, ExampleSource
 from mind_dist.records import Positions
 
 

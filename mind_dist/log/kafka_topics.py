@@ -11,8 +11,8 @@ from typing import Any
 from kafka.errors import BrokerResponseError, TopicAlreadyExistsError
 
 from mind_dist.config import KafkaConfig
-from mind_dist.data.kafka_broker import admin_client
 from mind_dist.errors import ConfigError, ServiceUnavailable
+from mind_dist.log.kafka_broker import admin_client
 
 EVENT_PARTITIONS = 16
 """Partitions of the events' topic where nothing else is asked for; they bound how many workers can share it."""

@@ -12,13 +12,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mind_dist.data.codec import NO_FEATURES, EventFeatures, IdType, PoisonGate, decode, is_kept
-from mind_dist.data.partition_reader import PartitionReader
-from mind_dist.data.partitioner import key_hash
-from mind_dist.data.placement import Placement
-from mind_dist.data.sequences import Examples
-from mind_dist.data.source import DeadLetters, EventSource
 from mind_dist.errors import PoisonEvent
+from mind_dist.examples.partition_reader import PartitionReader
+from mind_dist.examples.placement import Placement
+from mind_dist.examples.source import Examples
+from mind_dist.keys import NO_FEATURES, EventFeatures, IdType
+from mind_dist.log.codec import PoisonGate, decode, is_kept
+from mind_dist.log.partitioner import key_hash
+from mind_dist.log.source import DeadLetters, EventSource
 from mind_dist.records import BehaviorSequence, Event, Keys, PartTrained, Positions, Record, Tombstone, UserHistory
 
 

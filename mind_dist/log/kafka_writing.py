@@ -11,9 +11,10 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
 from mind_dist.config import KafkaConfig
-from mind_dist.data.codec import DEFAULT_TYPE, Value, encode_event, encode_key
-from mind_dist.data.kafka_broker import connect, translated
 from mind_dist.errors import ServiceUnavailable
+from mind_dist.keys import DEFAULT_TYPE, Value
+from mind_dist.log.codec import encode_event, encode_key
+from mind_dist.log.kafka_broker import connect, translated
 from mind_dist.records import Record
 
 _CLOSE_TIMEOUT_S = 5.0

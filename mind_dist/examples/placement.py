@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from mind_dist.data.partitioner import home_partition, key_hash
+from mind_dist.log.partitioner import home_partition, key_hash
 from mind_dist.records import FOREVER_MS, PartTrained, Positions, Record
 
 logger = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""Raw log → events by user bucket → users → sequences → splits: the work of `mind_dist.data.prepare`'s tasks, without Ray.
+"""Raw log → events by user bucket → users → sequences → splits: the work of `mind_dist.dataset.prepare`'s tasks, without Ray.
 
 Each function takes a table with one row a part (of the log, or a bucket) and yields small tables of what it found;
 events travel through files: `staging/events/*.parquet`, one row group a bucket, then `staging/users/bucket-*.parquet`
@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from pyarrow import compute as pc
 
 from mind_dist.config import PrepareConfig, SplitConfig
-from mind_dist.data.activity import ACTIVITY, activity_of
-from mind_dist.data.cleaning import by_reason, clean, keys_of
-from mind_dist.data.codec import partition_of
-from mind_dist.data.event_values import distinct_values, values_column
-from mind_dist.data.parquet import Split
-from mind_dist.data.raw_log import Fragment, log_columns, read_fragment
-from mind_dist.data.times import Times
+from mind_dist.dataset.activity import ACTIVITY, activity_of
+from mind_dist.dataset.cleaning import by_reason, clean, keys_of
+from mind_dist.dataset.event_values import distinct_values, values_column
+from mind_dist.dataset.parquet import Split
+from mind_dist.dataset.raw_log import Fragment, log_columns, read_fragment
+from mind_dist.dataset.times import Times
+from mind_dist.keys import partition_of
 from mind_dist.records import Keys
 from mind_dist.storage import Directory
 

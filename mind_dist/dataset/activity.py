@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import compute as pc
 
-from mind_dist.data.parquet import PreparedDataset
+from mind_dist.dataset.parquet import PreparedDataset
 from mind_dist.errors import DatasetError
 from mind_dist.records import Keys
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from mind_dist.data.memory_log import InMemoryLog
 from mind_dist.errors import StaleAssignment
+from mind_dist.log.memory_log import InMemoryLog
 from mind_dist.records import Positions, Record
 
 __all__ = ["DeadLetters", "EventSource", "InMemoryDeadLetters", "InMemoryLog", "InMemorySource"]

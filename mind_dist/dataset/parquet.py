@@ -8,7 +8,7 @@
     activity/bucket-00000.parquet …      when each item had how many events (split by time only)
     rejected/part-*.parquet              unusable rows of the raw log with reasons (where there were any)
 
-Ids in it are keys (`mind_dist.data.codec`); the catalog keeps the outside ids.
+Ids in it are keys (`mind_dist.keys`); the catalog keeps the outside ids.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 from pyarrow import compute as pc
 
 from mind_dist.config import ModelConfig, parse
-from mind_dist.data.codec import NO_FEATURES, EventFeatures, IdType
-from mind_dist.data.event_values import VALUE_SCHEMA, VALUES, event_keys, value_keys
-from mind_dist.data.provenance import Coverage, FilterStep
+from mind_dist.dataset.event_values import VALUE_SCHEMA, VALUES, event_keys, value_keys
+from mind_dist.dataset.provenance import Coverage, FilterStep
 from mind_dist.errors import ConfigError, DatasetError
+from mind_dist.keys import NO_FEATURES, EventFeatures, IdType
 from mind_dist.records import BehaviorSequence, Keys
 from mind_dist.storage import Directory
 from mind_dist.strict_json import from_json, to_json

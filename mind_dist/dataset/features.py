@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from pyarrow import compute as pc
 
 from mind_dist.config import FeatureConfig, MetadataConfig
-from mind_dist.data.cleaning import keys_of, parse_ids
-from mind_dist.data.codec import IdType, feature_key
-from mind_dist.data.columns import ColumnKind, Values, read_column
-from mind_dist.data.continuous import Standard
-from mind_dist.data.parquet import FeatureInfo
-from mind_dist.data.provenance import Coverage
-from mind_dist.data.raw_log import plain, read_all
+from mind_dist.dataset.cleaning import keys_of, parse_ids
+from mind_dist.dataset.columns import ColumnKind, Values, read_column
+from mind_dist.dataset.continuous import Standard
+from mind_dist.dataset.parquet import FeatureInfo
+from mind_dist.dataset.provenance import Coverage
+from mind_dist.dataset.raw_log import plain, read_all
 from mind_dist.errors import DatasetError
+from mind_dist.keys import IdType, feature_key
 from mind_dist.records import Keys
 
 

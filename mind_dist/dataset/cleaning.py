@@ -9,12 +9,12 @@ import pyarrow as pa
 from pyarrow import compute as pc
 
 from mind_dist.config import LogConfig
-from mind_dist.data.codec import DEFAULT_TYPE, IdType, fingerprint, is_json_string
-from mind_dist.data.event_values import values_column
-from mind_dist.data.numbers import parse_integers
-from mind_dist.data.raw_log import RawBatch, plain
-from mind_dist.data.times import FIRST_MS, Times, parse_times
+from mind_dist.dataset.event_values import values_column
+from mind_dist.dataset.numbers import parse_integers
+from mind_dist.dataset.raw_log import RawBatch, plain
+from mind_dist.dataset.times import FIRST_MS, Times, parse_times
 from mind_dist.errors import DatasetError
+from mind_dist.keys import DEFAULT_TYPE, IdType, fingerprint, is_json_string
 from mind_dist.limits import FIRST_KEY, LAST_KEY
 from mind_dist.records import Keys
 

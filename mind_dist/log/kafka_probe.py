@@ -12,8 +12,8 @@ from typing import Any
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import CorruptRecordError, KafkaError, KafkaTimeoutError, UnsupportedCodecError
 
-from mind_dist.data.kafka_broker import connect, translated
 from mind_dist.errors import ServiceUnavailable, UnreadableBatch
+from mind_dist.log.kafka_broker import connect, translated
 
 Offsets = Mapping[TopicPartition, int]
 

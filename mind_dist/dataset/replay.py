@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from pyarrow import compute as pc
 
 from mind_dist.config import LogConfig
-from mind_dist.data.cleaning import clean
-from mind_dist.data.codec import DEFAULT_TYPE, IdType
-from mind_dist.data.event_values import values_column
-from mind_dist.data.parquet import SEQUENCE_SCHEMA, PreparedDataset, Split
-from mind_dist.data.raw_log import list_fragments, log_columns, plain, read_fragment
-from mind_dist.data.times import times_of
+from mind_dist.dataset.cleaning import clean
+from mind_dist.dataset.event_values import values_column
+from mind_dist.dataset.parquet import SEQUENCE_SCHEMA, PreparedDataset, Split
+from mind_dist.dataset.raw_log import list_fragments, log_columns, plain, read_fragment
+from mind_dist.dataset.times import times_of
+from mind_dist.keys import DEFAULT_TYPE, IdType
 from mind_dist.records import BehaviorSequence, Keys
 
 Part = Literal["all", "tail"]

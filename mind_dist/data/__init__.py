@@ -1,1 +1,0 @@
-"""Logs and datasets → `Event` → `BehaviorSequence` → `Batch`."""

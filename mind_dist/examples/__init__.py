@@ -1,0 +1,1 @@
+"""A prepared dataset or an event log → `Examples` → `Batch`, with their positions."""
