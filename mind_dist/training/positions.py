@@ -8,8 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mind_dist.examples.source import Mask
-from mind_dist.examples.source import Examples
+from mind_dist.examples.source import Examples, Mask
 from mind_dist.records import Keys
 
 
