@@ -17,5 +17,6 @@ tables        metrics side by side, and `best` against the others
 twins         several interests against one, of the same D or of the same K · D
 plots         rows and curves → figures
 choose        the command to choose settings by: their values side by side, on the valid users alone
+encoding      how many users a core encodes
 quality       the command: cells → tables, reports/quality.json, figures
 """

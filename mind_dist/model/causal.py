@@ -1,4 +1,4 @@
-"""Causal interests: behaviors and a causal encoder's states → interests at every position, in one pass."""
+"""Causal interests: behaviors and a causal encoder's states → interests at any positions, in one pass."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from mind_dist.config import CausalConfig
+from mind_dist.model.encoders import SequenceEncoder, at_ends
 from mind_dist.model.extraction import Extracted
 from mind_dist.model.interests import Behaviors
 from mind_dist.model.places import decays
@@ -28,7 +29,7 @@ class CausalInterests(nn.Module):
     def forward(
         self,
         behaviors: Behaviors,
-        states: Float[Tensor, "B L D"],
+        encoder: SequenceEncoder,
         ends: Int64[Tensor, "B E"] | None,
         interest_mask: Bool[Tensor, "N K"],
     ) -> Extracted:
@@ -38,8 +39,7 @@ class CausalInterests(nn.Module):
         of_window = coupling.transpose(2, 3).flatten(1, 2).to(behaviors.vectors.dtype)  # [B, E · K, L]
         views = torch.bmm(of_window, behaviors.vectors).view(*interest_mask.shape, behaviors.vectors.shape[2])
         coupling = coupling.flatten(end_dim=1) * interest_mask[:, None, :]
-        at = ends.clamp(min=0)[:, :, None].expand(-1, -1, states.shape[2])
-        state = states.gather(1, at).flatten(end_dim=1)
+        state = _states_at(encoder, behaviors.vectors, ends.clamp(min=0)).flatten(end_dim=1)
         return Extracted(state[:, None, :] + views, coupling, state)
 
     def _coupling(self, behaviors: Behaviors, ends: Int64[Tensor, "B E"]) -> Float[Tensor, "B E L K"]:
@@ -50,3 +50,10 @@ class CausalInterests(nn.Module):
         logits = of_lags + (behaviors.vectors @ self.content)[:, None, :, :]
         lowest = torch.finfo(logits.dtype).min
         return logits.masked_fill(~seen, lowest).softmax(dim=2).masked_fill(~seen, 0.0)
+
+
+def _states_at(
+    encoder: SequenceEncoder, behaviors: Float[Tensor, "B L D"], ends: Int64[Tensor, "B E"]
+) -> Float[Tensor, "B E D"]:
+    """Return the states at the ends: one of each history by itself, several out of those at all positions."""
+    return encoder(behaviors, ends) if ends.shape[1] == 1 else at_ends(encoder(behaviors), ends)

@@ -1,16 +1,50 @@
 """Causal sequence encoders: behaviors → behaviors that know what came before them.
 
-The state at a position depends on the behaviors up to it alone, so one pass serves every beginning of a history.
+The state at a position depends on the behaviors up to it alone, so one pass serves every beginning of a history. Where
+one position is wanted of each, as in serving, that one alone is computed, as far as an encoder can: `ends`.
 """
 
 from __future__ import annotations
 
+from typing import Protocol, runtime_checkable
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from mind_dist.config import GruConfig, LagKernelsConfig, ModelConfig, NoEncoderConfig, TransformerConfig
 from mind_dist.model.places import decays
+
+
+@runtime_checkable
+class SequenceEncoder(Protocol):
+    """The one signature of all encoders."""
+
+    def __call__(self, behaviors: Float[Tensor, "B L D"], ends: Int64[Tensor, "B E"] | None = None) -> Tensor:
+        """Return the state at every position, [B, L, D], or at some positions of each history alone, [B, E, D].
+
+        Args:
+            behaviors: The histories.
+            ends: The positions wanted, from 0; None for all.
+        """
+        ...
+
+
+def at_ends(states: Float[Tensor, "B L D"], ends: Int64[Tensor, "B E"] | None) -> Float[Tensor, "B _ D"]:
+    """Return the states at some positions of each history; all for None."""
+    if ends is None:
+        return states
+    return states.gather(1, ends[:, :, None].expand(-1, -1, states.shape[2]))
+
+
+class NoEncoder(nn.Module):
+    """Leaves behaviors as they are."""
+
+    def forward(
+        self, behaviors: Float[Tensor, "B L D"], ends: Int64[Tensor, "B E"] | None = None
+    ) -> Float[Tensor, "B _ D"]:
+        """Return the behaviors; see `SequenceEncoder`."""
+        return at_ends(behaviors, ends)
 
 
 class LagKernels(nn.Module):
@@ -31,15 +65,23 @@ class LagKernels(nn.Module):
             nn.Linear(section.hidden_dim, dim),
         )
 
-    def forward(self, behaviors: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
-        """Return the state at every position."""
+    def forward(
+        self, behaviors: Float[Tensor, "B L D"], ends: Int64[Tensor, "B E"] | None = None
+    ) -> Float[Tensor, "B _ D"]:
+        """Return the states; see `SequenceEncoder`."""
         places = torch.arange(behaviors.shape[1], device=behaviors.device)
-        lags = places[:, None] - places
-        log_weights = self.log_weights[:, lags.clamp(0, self.log_weights.shape[1] - 1)]
-        weights = log_weights.masked_fill(lags < 0, torch.finfo(log_weights.dtype).min).softmax(dim=-1)
-        means = torch.einsum("hts,bsd->bthd", weights.to(behaviors.dtype), behaviors)
+        if ends is None:
+            means = torch.einsum("hts,bsd->bthd", self._weights(places[:, None] - places, behaviors.dtype), behaviors)
+        else:
+            weights = self._weights(ends[:, :, None] - places, behaviors.dtype)  # [H, B, E, L]
+            means = torch.einsum("hbts,bsd->bthd", weights, behaviors)
         added: Tensor = self.mlp(means.flatten(start_dim=2))
         return means.mean(dim=2) + added
+
+    def _weights(self, lags: Int64[Tensor, "*N L"], dtype: torch.dtype) -> Float[Tensor, "H *N L"]:
+        """Return how much each kernel weighs behaviors of these lags; zeros for what is ahead."""
+        log_weights = self.log_weights[:, lags.clamp(0, self.log_weights.shape[1] - 1)]
+        return log_weights.masked_fill(lags < 0, torch.finfo(log_weights.dtype).min).softmax(dim=-1).to(dtype)
 
 
 class Recurrent(nn.Module):
@@ -51,11 +93,13 @@ class Recurrent(nn.Module):
         self.gru = nn.GRU(dim, section.hidden_dim, section.layers, batch_first=True)
         self.output = nn.Linear(section.hidden_dim, dim)
 
-    def forward(self, behaviors: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
-        """Return the state at every position."""
+    def forward(
+        self, behaviors: Float[Tensor, "B L D"], ends: Int64[Tensor, "B E"] | None = None
+    ) -> Float[Tensor, "B _ D"]:
+        """Return the states; see `SequenceEncoder`."""
         states, _ = self.gru(self.dropout(behaviors))
-        added: Tensor = self.output(self.dropout(states))
-        return behaviors + added
+        added: Tensor = self.output(self.dropout(at_ends(states, ends)))
+        return at_ends(behaviors, ends) + added
 
 
 class Transformer(nn.Module):
@@ -71,16 +115,36 @@ class Transformer(nn.Module):
         )
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, behaviors: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
-        """Return the state at every position."""
+    def forward(
+        self, behaviors: Float[Tensor, "B L D"], ends: Int64[Tensor, "B E"] | None = None
+    ) -> Float[Tensor, "B _ D"]:
+        """Return the states; see `SequenceEncoder`."""
         length = behaviors.shape[1]
         places = torch.arange(length, device=behaviors.device).clamp(max=len(self.positions) - 1)
         states = self.dropout(behaviors * behaviors.shape[2] ** 0.5 + self.positions[places])
         ahead = torch.ones(length, length, dtype=torch.bool, device=behaviors.device).triu(diagonal=1)
-        for layer in self.layers:
+        for layer in self.layers[:-1]:
             states = layer(states, src_mask=ahead)
+        if ends is None or not len(behaviors):  # torch reads no mask of each history where there is none
+            states = at_ends(self.layers[-1](states, src_mask=ahead), ends)
+        else:
+            states = _layer_at(self.layers[-1], states, ends, ahead)
         normed: Tensor = self.norm(states)
         return normed
+
+
+def _layer_at(
+    layer: nn.Module, states: Float[Tensor, "B L D"], ends: Int64[Tensor, "B E"], ahead: Bool[Tensor, "L L"]
+) -> Float[Tensor, "B E D"]:
+    """Return what a layer gives at some positions alone: all are looked at, these alone look."""
+    assert isinstance(layer, nn.TransformerEncoderLayer)
+    normed = layer.norm1(states)
+    hidden = ahead[ends].repeat_interleave(layer.self_attn.num_heads, dim=0)  # [B · heads, E, L]
+    seen, _ = layer.self_attn(at_ends(normed, ends), normed, normed, attn_mask=hidden, need_weights=False)
+    found = at_ends(states, ends) + layer.dropout1(seen)
+    inner = layer.dropout(layer.activation(layer.linear1(layer.norm2(found))))
+    added: Tensor = found + layer.dropout2(layer.linear2(inner))
+    return added
 
 
 def _heads(dim: int) -> int:
@@ -92,7 +156,7 @@ def sequence_encoder(config: ModelConfig) -> nn.Module:
     """Return the encoder that a config names."""
     match config.encoder:
         case NoEncoderConfig():
-            return nn.Identity()
+            return NoEncoder()
         case LagKernelsConfig() as section:
             return LagKernels(config.dim, config.dropout, section)
         case GruConfig() as section:

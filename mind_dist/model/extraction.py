@@ -1,4 +1,4 @@
-"""Encoded histories → interest capsules: what all extractions take and return."""
+"""Histories and their encoder → interest capsules: what all extractions take and return."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from mind_dist.model.encoders import SequenceEncoder
 from mind_dist.model.interests import Behaviors
 from mind_dist.model.places import Recency
 from mind_dist.model.routing import Routing
@@ -33,7 +34,7 @@ class Extraction(Protocol):
     def __call__(
         self,
         behaviors: Behaviors,
-        states: Float[Tensor, "B L D"],
+        encoder: SequenceEncoder,
         ends: Int64[Tensor, "B E"] | None,
         interest_mask: Bool[Tensor, "N K"],
     ) -> Extracted:
@@ -41,7 +42,7 @@ class Extraction(Protocol):
 
         Args:
             behaviors: The histories, zeros where padded.
-            states: What the causal encoder makes of them.
+            encoder: The causal encoder, asked for as many states as are needed.
             ends: Last behavior of each beginning, -1 for an empty one; None for the whole histories, N = B.
             interest_mask: True for the interests each beginning has.
         """
@@ -65,12 +66,12 @@ class OfBeginnings(nn.Module):
     def forward(
         self,
         behaviors: Behaviors,
-        states: Float[Tensor, "B L D"],
+        encoder: SequenceEncoder,
         ends: Int64[Tensor, "B E"] | None,
         interest_mask: Bool[Tensor, "N K"],
     ) -> Extracted:
         """Extract capsules; see `Extraction`."""
-        encoded = behaviors._replace(vectors=states)
+        encoded = behaviors._replace(vectors=encoder(behaviors.vectors))
         histories = encoded if ends is None else beginnings(encoded, ends)
         placed = histories.vectors if self.recency is None else self.recency(histories.vectors, histories.mask)
         routing: Routing = self.inner(histories, placed, interest_mask)

@@ -66,14 +66,13 @@ class MultiInterestModel(nn.Module):
         """
         behaviors = _at_least_one_place(behaviors)
         known = behaviors._replace(vectors=behaviors.vectors.masked_fill(~behaviors.mask[:, :, None], 0.0))
-        states = self.encoder(known.vectors)
         if ends is None:
             mask = self._interest_mask(behaviors.mask.sum(dim=1))
         else:
             mask = self._interest_mask(ends.flatten() + 1)
             profile = None if profile is None else profile.repeat_interleave(ends.shape[1], dim=0)
         joined = join(profile, context, self.config)
-        found: Extracted = self.extraction(known, states, ends, mask)
+        found: Extracted = self.extraction(known, self.encoder, ends, mask)
         vectors = self.head(found.capsules, side_by_side(found.state, joined))
         if self.config.normalize:
             vectors = unit_vectors(vectors)

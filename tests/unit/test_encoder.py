@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,11 +14,23 @@ import pytest
 import torch
 
 from mind_dist.checkpoint import ModelVersion, TableRows, VersionWriter, seal
-from mind_dist.config import ModelConfig, TrainingConfig, dump
+from mind_dist.config import (
+    CausalConfig,
+    ComirecDrConfig,
+    ComirecSaConfig,
+    GruConfig,
+    LagKernelsConfig,
+    ModelConfig,
+    TrainingConfig,
+    TransformerConfig,
+    TwoTowerConfig,
+    dump,
+)
 from mind_dist.dataset.parquet import IS_COLD, ITEM_SCHEMA, ItemCatalog
-from mind_dist.encoder import CHUNK_USERS, InterestEncoder, UserInterests
+from mind_dist.encoder import BASE_USERS, InterestEncoder, UserInterests
+from mind_dist.encoder.shapes import Shapes
 from mind_dist.errors import VersionError
-from mind_dist.model.interests import Behaviors
+from mind_dist.model.interests import Behaviors, Interests
 from mind_dist.model.item_bag import COLD_KEY
 from mind_dist.model.multi_interest import MultiInterestModel
 from mind_dist.records import BehaviorSequence, Keys, no_keys
@@ -55,6 +69,8 @@ def model(config: ModelConfig = CONFIG) -> MultiInterestModel:
 def save(
     path: Path,
     config: ModelConfig = CONFIG,
+    *,
+    max_behaviors: int = MAX_BEHAVIORS,
     mind: MultiInterestModel | None = None,
     items: ItemCatalog | None = None,
     rows: TableRows | None = None,
@@ -67,7 +83,7 @@ def save(
     seal(
         writer.directory,
         writer.files,
-        config={"model": dump(config), "training": dump(TrainingConfig(max_behaviors=MAX_BEHAVIORS))},
+        config={"model": dump(config), "training": dump(TrainingConfig(max_behaviors=max_behaviors))},
         id_type="int64",
         step=1,
         watermark_ms=0,
@@ -107,6 +123,66 @@ def test_the_same_history_gives_bit_equal_vectors_whatever_else_is_in_the_batch(
         order = random.permutation(len(everyone))[: random.integers(1, len(everyone))]
         for at, found in zip(order, encoder.encode([everyone[i] for i in order]), strict=True):
             assert_bit_equal(found, together[at])
+
+
+CAUSAL = ModelConfig(dim=DIM, extraction=CausalConfig(), encoder=LagKernelsConfig(), num_profile_features=2)
+LONG = {
+    "causal, lag kernels": CAUSAL,
+    "causal, gru": dataclasses.replace(CAUSAL, encoder=GruConfig()),
+    "causal, transformer": dataclasses.replace(CAUSAL, encoder=TransformerConfig(layers=2)),
+    "mind": CONFIG,
+    "comirec_dr": dataclasses.replace(CONFIG, extraction=ComirecDrConfig()),
+    "comirec_sa": dataclasses.replace(CONFIG, extraction=ComirecSaConfig()),
+    "two_tower": dataclasses.replace(CONFIG, extraction=TwoTowerConfig(pooling="attention"), num_interests=1),
+}
+
+
+@contextmanager
+def torch_threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    yield
+    assert torch.get_num_threads() == number
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("config", LONG.values(), ids=LONG.keys())
+def test_bits_do_not_depend_on_how_users_are_batched_where_there_are_several_shapes(
+    tmp_path: Path, config: ModelConfig
+) -> None:
+    encoder = InterestEncoder.load(save(tmp_path, config, max_behaviors=40))
+    random = np.random.default_rng(5)
+    lengths = random.integers(0, 60, 300).tolist()
+    everyone = [user(key, random.integers(0, NUM_ITEMS, length).tolist()) for key, length in enumerate(lengths)]
+    together = encoder.encode(everyone)
+    for count, threads in ((1, 1), (3, 2), (20, 1), (50, 2), (150, 2)):
+        chosen = random.permutation(300)[:count]
+        with torch_threads(threads):
+            found = encoder.encode([everyone[at] for at in chosen])
+        for place, one in zip(chosen, found, strict=True):
+            assert_bit_equal(one, together[place])
+    known = model(config).eval()
+    vectors = encoder._items.vectors[torch.from_numpy(everyone[7].item_keys[-40:])]
+    profile = torch.stack([torch.from_numpy(table_rows().vectors[-2]), torch.zeros(DIM)])
+    mask = torch.ones(1, len(vectors), dtype=torch.bool)
+    expected = known(Behaviors(vectors[None], torch.from_numpy(everyone[7].item_keys[None, -40:]), mask), profile[None])
+    assert np.allclose(together[7].vectors, expected.vectors[0][expected.mask[0]].detach(), atol=1e-5)
+
+
+def test_numbers_of_users_that_change_bits_are_not_used() -> None:
+    exact = model()
+
+    def rounded(*given: Any) -> Interests:
+        interests: Interests = exact(*given)
+        off = 1 + 1e-6 * (interests.vectors.shape[0] in (8, 128))
+        return interests._replace(vectors=interests.vectors * off)
+
+    def sizes(used: Any) -> set[tuple[int, int]]:
+        shapes = Shapes(used, CONFIG, 40)
+        return {(chunk.num_users, chunk.length) for n in (2, 9, 500) for chunk in shapes.chunks(np.arange(n) % 40)}
+
+    assert {each[0] for each in sizes(rounded)} == {16, BASE_USERS}
+    assert {each[1] for each in sizes(rounded)} == {10, 40}
 
 
 def test_vectors_are_those_of_the_model_on_pooled_rows(encoder: InterestEncoder) -> None:
@@ -227,6 +303,6 @@ def test_an_empty_table_and_catalog_know_nothing(tmp_path: Path) -> None:
     writer.write_catalog(ItemCatalog(catalog().table.slice(0, 0)))
     encoder = InterestEncoder(ModelVersion.open(str(tmp_path), verify=False))
     assert encoder.item_vectors.shape == (0, DIM)
-    assert encoder.encode(users(CHUNK_USERS + 1))[0].vectors.shape == (0, DIM)
+    assert encoder.encode(users(BASE_USERS + 1))[0].vectors.shape == (0, DIM)
     asked: Keys = np.array([0, 1])
     assert not encoder.knows(asked).any()

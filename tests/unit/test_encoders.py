@@ -61,3 +61,17 @@ def test_fresh_lag_kernels_look_less_and_less_at_the_newest() -> None:
     newest = LagKernels(6, 0.0, replace(LAGS, max_lag=50)).log_weights.softmax(dim=1)[:, 0].tolist()
     assert newest == sorted(newest, reverse=True)
     assert newest[-1] > 1 / 50
+
+
+@pytest.mark.parametrize("section", [NoEncoderConfig(), LAGS, GRU, TRANSFORMER], ids=lambda each: each.kind)
+@pytest.mark.parametrize("num_ends", [1, 4])
+def test_states_at_some_positions_are_those_among_all(section: EncoderConfig, num_ends: int) -> None:
+    torch.manual_seed(0)
+    encoder = sequence_encoder(ModelConfig(dim=6, encoder=section)).double()
+    for parameter in encoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    behaviors, ends = torch.randn(5, 9, 6, dtype=torch.float64), torch.randint(0, 9, (5, num_ends))
+    expected = encoder(behaviors)[torch.arange(5)[:, None], ends]
+    for at_work in (encoder.train(), encoder.eval()):
+        assert torch.allclose(at_work(behaviors, ends), expected, atol=1e-12)
+    assert encoder(behaviors[:0], ends[:0]).shape == (0, num_ends, 6)

@@ -14,7 +14,7 @@ import torch
 from mind_dist.checkpoint import ModelVersion
 from mind_dist.config import CausalConfig, ModelConfig, TransformerConfig
 from mind_dist.dataset.parquet import PreparedDataset
-from mind_dist.encoder import CHUNK_USERS, InterestEncoder, UserInterests
+from mind_dist.encoder import BASE_USERS, InterestEncoder, UserInterests
 from mind_dist.errors import ConfigError
 from mind_dist.examples.batches import next_batch
 from mind_dist.examples.source import Examples
@@ -226,7 +226,7 @@ def test_a_user_in_a_context_has_bit_equal_interests_whoever_else_is_encoded(
 ) -> None:
     encoder = InterestEncoder(version)
     users = asked(list(dataset.sequences("train"))) * 2
-    assert len(users) > CHUNK_USERS
+    assert len(users) > BASE_USERS
     together = encoder.encode(users)
     for place in np.random.default_rng(1).permutation(len(users))[:12]:
         assert encoder.encode([users[place]])[0].vectors.tobytes() == together[place].vectors.tobytes()

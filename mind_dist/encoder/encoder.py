@@ -1,13 +1,8 @@
-"""BehaviorSequence → interests, with one loaded model version: what evaluation, publishing and serving share.
-
-The same history gives the same vectors to the last bit, whatever else is in the batch: the model always runs on
-tensors of one shape, so that every user goes through the same arithmetic.
-"""
+"""A model version at work: behavior sequences → interests, and the vectors of its items."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -19,6 +14,10 @@ from torch import Tensor
 from mind_dist.checkpoint import Manifest, ModelVersion, TableRows, VersionParts
 from mind_dist.config import ModelConfig
 from mind_dist.dataset.parquet import ItemCatalog
+from mind_dist.encoder.histories import Histories, Padded
+from mind_dist.encoder.one_thread import one_thread
+from mind_dist.encoder.shapes import Chunk, Shapes
+from mind_dist.encoder.vectors import KeyedVectors
 from mind_dist.errors import VersionError
 from mind_dist.keys import no_context
 from mind_dist.model.interests import Behaviors, Interests
@@ -29,8 +28,8 @@ from mind_dist.records import BehaviorSequence, KeyRows, Keys, no_keys
 
 Vectors = NDArray[np.float32]
 
-CHUNK_USERS = 32
-"""Users the model always runs on at once, padded where there are fewer."""
+_BLOCK_USERS = 1024
+"""Users whose behaviors are looked up at once: bounds what a call holds beside its result."""
 
 
 class UserInterests(NamedTuple):
@@ -43,30 +42,6 @@ class UserInterests(NamedTuple):
 
     vectors: Vectors
     weights: Vectors
-
-
-@dataclass(frozen=True)
-class _Vectors:
-    """Vectors by key.
-
-    Attributes:
-        keys: Ascending, [N].
-        vectors: One a key and zeros at the end, for keys that are not there, [N + 1, D].
-    """
-
-    keys: Keys
-    vectors: Tensor
-
-    @classmethod
-    def of(cls, keys: Keys, vectors: Tensor) -> _Vectors:
-        return cls(keys, torch.cat([vectors, vectors.new_zeros(1, vectors.shape[1])]))
-
-    def rows(self, keys: Keys) -> Keys:
-        """Return each key's row, that of the zeros where it is not there."""
-        if not len(self.keys):
-            return np.zeros(keys.shape, dtype=np.int64)
-        at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
-        return np.where(self.keys[at] == keys, at, len(self.keys))
 
 
 class InterestEncoder:
@@ -87,10 +62,13 @@ class InterestEncoder:
         self.max_behaviors: int = version.training_config().max_behaviors
         self.catalog: ItemCatalog = version.catalog()
         self._model = _load_model(version, self.config)
+        self._shapes = Shapes(self._model, self.config, self.max_behaviors)
         _check_values(version, self.config, self.catalog)
         table = version.items()
-        self._table = _Vectors.of(table.keys, torch.from_numpy(table.vectors))
-        self._items = _item_vectors(self._model.item_tower, table, self.catalog)
+        self._table = KeyedVectors(table.keys, torch.from_numpy(table.vectors))
+        with one_thread():
+            self._items = _item_vectors(self._model.item_tower, table, self.catalog)
+        self._nothing = UserInterests(np.zeros((0, self.config.dim), np.float32), np.zeros(0, np.float32))
 
     @classmethod
     def load(cls, uri: str) -> InterestEncoder:
@@ -114,7 +92,7 @@ class InterestEncoder:
     @cached_property
     def item_vectors(self) -> Vectors:
         """The vectors items are searched by, of length 1 when the config normalises, [N, D]."""
-        searched = score_vectors(self._items.vectors[:-1, -self.config.dim :], normalize=self.config.normalize)
+        searched = score_vectors(self._items.vectors[:, -self.config.dim :], normalize=self.config.normalize)
         return np.asarray(searched.numpy(), dtype=np.float32)
 
     @property
@@ -135,63 +113,61 @@ class InterestEncoder:
         Raises:
             ValueError: A sequence has profile, behavior or context keys, but not as many as the model has such features.
         """
-        return [user for chunk in _chunks(sequences) for user in self._encode_chunk(chunk)]
+        blocks = (sequences[start : start + _BLOCK_USERS] for start in range(0, len(sequences), _BLOCK_USERS))
+        return [user for block in blocks for user in self._encode_block(block)]
 
-    def _encode_chunk(self, sequences: Sequence[BehaviorSequence]) -> Iterator[UserInterests]:
-        with torch.inference_mode():
-            interests = self._model(self._behaviors(sequences), self._profiles(sequences), self._contexts(sequences))
-        return _split(interests, len(sequences))
+    def _encode_block(self, sequences: Sequence[BehaviorSequence]) -> list[UserInterests]:
+        num_features = len(self.config.behavior_features)
+        histories = Histories(sequences, self._items, num_features, self.max_behaviors)
+        profiles, contexts = self._profile_keys(sequences), self._context_keys(sequences)
+        found = [self._nothing] * len(sequences)
+        for chunk in self._shapes.chunks(histories.counts):
+            with one_thread(), torch.inference_mode():
+                behaviors = self._behaviors(histories.padded(chunk))
+                joined = self._profiles(_padded(profiles, chunk)), self._contexts(_padded(contexts, chunk))
+                interests = self._model(behaviors, *joined)
+            for user, one in zip(chunk.users.tolist(), _split(interests, len(chunk.users)), strict=True):
+                found[user] = one
+        return found
 
-    def _behaviors(self, sequences: Sequence[BehaviorSequence]) -> Behaviors:
-        shape = (CHUNK_USERS, self.max_behaviors)
-        keys, rows = np.zeros(shape, dtype=np.int64), np.full(shape, len(self.item_keys))
-        kinds = np.zeros((*shape, len(self.config.behavior_features)), dtype=np.int64)
-        for user, sequence in enumerate(sequences):
-            known = self._items.rows(sequence.item_keys)
-            newest = np.flatnonzero(known < len(self.item_keys))[-self.max_behaviors :]
-            keys[user, : len(newest)] = sequence.item_keys[newest]
-            rows[user, : len(newest)] = known[newest]
-            if kinds.shape[2] and sequence.behavior_keys.size:
-                kinds[user, : len(newest)] = _checked_kinds(sequence, kinds.shape[2])[newest]
-        vectors = self._items.vectors[torch.from_numpy(rows), : self.config.dim]
-        if kinds.shape[2]:
-            vectors = vectors + self._table.vectors[torch.from_numpy(self._rows(kinds)), : self.config.dim].sum(dim=2)
-        return Behaviors(vectors, torch.from_numpy(keys), torch.from_numpy(rows < len(self.item_keys)))
+    def _behaviors(self, padded: Padded) -> Behaviors:
+        vectors = self._items.at(padded.rows, self.config.dim)
+        if padded.features.shape[2]:
+            vectors = vectors + self._table.of(padded.features, self.config.dim).sum(dim=2)
+        return Behaviors(vectors, torch.from_numpy(padded.keys), torch.from_numpy(padded.rows < len(self._items)))
 
-    def _profiles(self, sequences: Sequence[BehaviorSequence]) -> Tensor | None:
-        if not self.config.num_profile_features:
-            return None
-        keys = np.zeros((CHUNK_USERS, self.config.num_profile_features), dtype=np.int64)
-        for user, sequence in enumerate(sequences):
+    def _profile_keys(self, sequences: Sequence[BehaviorSequence]) -> KeyRows:
+        keys = np.zeros((len(sequences), self.config.num_profile_features), dtype=np.int64)
+        for user, sequence in enumerate(sequences if keys.shape[1] else ()):
             if len(sequence.profile_keys):
-                keys[user, :] = _checked_profile(sequence, self.config.num_profile_features)
-        return self._table.vectors[torch.from_numpy(self._rows(keys)), : self.config.dim]
+                keys[user, :] = _checked_profile(sequence, keys.shape[1])
+        return keys
 
-    def _contexts(self, sequences: Sequence[BehaviorSequence]) -> Tensor | None:
-        """Return the vectors of each context side by side; of what is not known, what was learned for that."""
+    def _context_keys(self, sequences: Sequence[BehaviorSequence]) -> KeyRows:
         nothing = no_context(self.config.context_features)
-        if not len(nothing):
-            return None
-        keys = np.tile(nothing, (CHUNK_USERS, 1))
-        for user, sequence in enumerate(sequences):
+        keys = np.tile(nothing, (len(sequences), 1))
+        for user, sequence in enumerate(sequences if len(nothing) else ()):
             if len(sequence.context_keys):
                 keys[user, :] = _checked_context(sequence, len(nothing))
-        rows = self._table.rows(keys)
-        rows = np.where(rows == len(self._table.keys), self._table.rows(nothing), rows)
-        return self._table.vectors[torch.from_numpy(rows), : self.config.dim].flatten(start_dim=1)
+        return keys
 
-    def _rows(self, keys: Keys) -> Keys:
-        """Return each key's row of the table; that of the zeros for a key of 0, and where it is not there."""
-        return np.where(keys == 0, len(self._table.keys), self._table.rows(keys))
+    def _profiles(self, keys: KeyRows) -> Tensor | None:
+        return self._table.of(keys, self.config.dim) if keys.shape[1] else None
+
+    def _contexts(self, keys: KeyRows) -> Tensor | None:
+        """Return the vectors of each context side by side; of what is not known, what was learned for that."""
+        if not keys.shape[1]:
+            return None
+        rows, nothing = self._table.rows(keys), no_context(self.config.context_features)
+        known = np.where(rows == len(self._table), nothing, keys)
+        return self._table.of(known, self.config.dim).flatten(start_dim=1)
 
 
-def _checked_kinds(sequence: BehaviorSequence, num_features: int) -> KeyRows:
-    if sequence.behavior_keys.shape != (len(sequence), num_features):
-        found = f"user {sequence.user_key} has behavior keys of shape {list(sequence.behavior_keys.shape)}"
-        raise ValueError(
-            f"{found}, not {[len(sequence), num_features]}: the model has {num_features} behavior features"
-        )
-    return sequence.behavior_keys
+def _padded(keys: KeyRows, chunk: Chunk) -> KeyRows:
+    """Return the keys of a chunk's users; zeros where there is none."""
+    padded = np.zeros((chunk.num_users, keys.shape[1]), dtype=np.int64)
+    padded[: len(chunk.users)] = keys[chunk.users]
+    return padded
 
 
 def _checked_context(sequence: BehaviorSequence, num_features: int) -> Keys:
@@ -208,16 +184,11 @@ def _checked_profile(sequence: BehaviorSequence, num_features: int) -> Keys:
     return sequence.profile_keys
 
 
-def _chunks(sequences: Sequence[BehaviorSequence]) -> Iterator[Sequence[BehaviorSequence]]:
-    for start in range(0, len(sequences), CHUNK_USERS):
-        yield sequences[start : start + CHUNK_USERS]
-
-
 def _split(interests: Interests, num_users: int) -> Iterator[UserInterests]:
-    """Yield the real interests of the first users."""
-    vectors, masks, weights = interests.vectors.numpy(), interests.mask.numpy(), interests.weights.numpy()
-    for user in range(num_users):
-        yield UserInterests(vectors[user][masks[user]], weights[user][masks[user]])
+    """Yield the real interests of the first users; they come before masked ones."""
+    vectors, weights = interests.vectors.numpy(), interests.weights.numpy()
+    for user, count in enumerate(interests.mask[:num_users].sum(dim=1).tolist()):
+        yield UserInterests(vectors[user, :count].copy(), weights[user, :count].copy())
 
 
 def _load_model(version: VersionParts, config: ModelConfig) -> MultiInterestModel:
@@ -236,7 +207,7 @@ def _check_values(version: VersionParts, config: ModelConfig, catalog: ItemCatal
         raise VersionError(version.uri, problem)
 
 
-def _item_vectors(tower: ItemTower, table: TableRows, catalog: ItemCatalog) -> _Vectors:
+def _item_vectors(tower: ItemTower, table: TableRows, catalog: ItemCatalog) -> KeyedVectors:
     """Return the vectors of all items that have one, as the tower gives them.
 
     A cold item is made of its features alone. One without any has no vector, not even that of the shared cold row:
@@ -249,7 +220,7 @@ def _item_vectors(tower: ItemTower, table: TableRows, catalog: ItemCatalog) -> _
         told = chunk.parts.known.numpy() & ~_is_cold_alone(chunk.keys, chunk.parts, table, catalog)
         known.append(chunk.keys[told])
         vectors.append(chunk.vectors[torch.from_numpy(told)])
-    return _Vectors.of(np.concatenate(known), torch.cat(vectors))
+    return KeyedVectors(np.concatenate(known), torch.cat(vectors))
 
 
 def _without_untrained_cold_row(table: TableRows) -> TableRows:

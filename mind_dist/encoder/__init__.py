@@ -1,0 +1,10 @@
+"""BehaviorSequence → interests, with one loaded model version: what evaluation, publishing and serving share.
+
+The same history gives the same vectors to the last bit, whatever else is in the batch: `shapes` says how. `histories`
+makes the model's inputs of sequences, `vectors` looks vectors up by key.
+"""
+
+from mind_dist.encoder.encoder import InterestEncoder, UserInterests, Vectors
+from mind_dist.encoder.shapes import BASE_USERS
+
+__all__ = ["BASE_USERS", "InterestEncoder", "UserInterests", "Vectors"]
