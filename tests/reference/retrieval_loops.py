@@ -71,3 +71,20 @@ def in_turn(pairs: Pairs, limit: int, weights: Sequence[float], exclude: Collect
 
 def _rank(candidate: Candidate) -> tuple[float, int, int]:
     return -candidate.score, candidate.item_key, candidate.interest
+
+
+def diversified(
+    candidates: Sequence[Candidate], categories: Sequence[Collection[str]], limit: int, weight: float
+) -> list[Candidate]:
+    """Choose the candidate with the best score and most unlike ones chosen before, again and again."""
+    shared = {name for name in set().union(*categories) if all(name in each for each in categories)}
+    chosen: list[int] = []
+
+    def value(place: int) -> float:
+        own = set(categories[place]) - shared
+        return candidates[place].score + weight * sum(not own & set(categories[other]) for other in chosen)
+
+    while len(chosen) < min(limit, len(candidates)):
+        left = [place for place in range(len(candidates)) if place not in chosen]
+        chosen.append(max(left, key=lambda place: (value(place), -place)))
+    return [candidates[place] for place in chosen]

@@ -251,6 +251,20 @@ def test_items_without_a_category_are_unlike_all_others() -> None:
     assert [candidate.item_key for candidate in chosen] == [0, 2, 3]
 
 
+@given(
+    st.lists(st.tuples(st.integers(0, 8), st.frozensets(st.sampled_from("abcd"), max_size=3)), max_size=20),
+    st.integers(1, 25),
+    st.sampled_from([0.0, 0.5, 1.0, 4.0]),
+)
+def test_diversity_equals_choosing_one_by_one(
+    drawn: list[tuple[int, frozenset[str]]], limit: int, weight: float
+) -> None:
+    drawn = sorted(drawn, key=lambda each: -each[0])
+    pool = [Candidate(key, float(score), 0) for key, (score, _) in enumerate(drawn)]
+    categories = [names for _, names in drawn]
+    assert aggregate(pool, categories, limit, weight) == retrieval_loops.diversified(pool, categories, limit, weight)
+
+
 def test_merging_nothing_gives_nothing() -> None:
     nothing = Hits(np.empty(0, np.int64), np.empty(0, np.float32))
     assert merge([]) == merge([nothing, nothing], 5) == aggregate([], [], 3, 1.0) == []
