@@ -199,7 +199,10 @@ def _agrees(answer: Mapping[str, Any], interests: np.ndarray, encoder: InterestE
 
 
 def _retrieve(url: str, user_id: int, limit: int) -> dict[str, Any]:
-    response = httpx.post(f"{url}/v1/retrieve", json={"user_id": user_id, "limit": limit}, timeout=30)
+    token = Addresses.from_environment().http_token.get_secret_value()
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    body = {"user_id": user_id, "limit": limit}
+    response = httpx.post(f"{url}/v1/retrieve", json=body, headers=headers, timeout=30)
     if response.is_error:
         raise ServiceUnavailable("the recommender", url, 0, response.text)
     answer: dict[str, Any] = response.json()

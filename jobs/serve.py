@@ -25,7 +25,7 @@ from mind_dist.config import Addresses, KafkaConfig, ServingConfig
 from mind_dist.errors import ConfigError, MindDistError, ServiceUnavailable
 from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.log.kafka import ensure_dead_letter_topic, num_partitions, wait_for_broker
-from mind_dist.ports import check_port, is_local, reserved_port
+from mind_dist.ports import check_port, is_local, is_loopback, reserved_port
 from mind_dist.serving.ray_app import APPLICATION, application_name, build_app
 
 _POLL_S = 0.2
@@ -49,9 +49,10 @@ def main(job: Serve) -> None:
     has_cluster = "RAY_ADDRESS" in os.environ
     if not job.block and not has_cluster:
         raise ConfigError("block", "a service can be left running on a cluster only: set RAY_ADDRESS")
+    addresses = Addresses.from_environment()
+    check_guarded(job.serving.host, addresses)
     if not has_cluster:  # now, not after the seconds that Ray takes to start
         check_port(job.serving.host, job.serving.port, **_HTTP)
-    addresses = Addresses.from_environment()
     check_log(addresses.kafka, job.serving.kafka.of_deployment(addresses.deployment))
     MilvusVectorStore.at(addresses, job.serving.milvus).close()
     connect_ray()
@@ -87,6 +88,17 @@ def _check_alone(deployment: str, *, may_be_running: bool) -> None:
         raise ConfigError("MIND_DIST_DEPLOYMENT", f"{problem}: serve each deployment on a Ray cluster of its own")
 
 
+def check_guarded(host: str, addresses: Addresses) -> None:
+    """Refuse to answer others than this machine without a token: who reaches the port could read and write every user.
+
+    Raises:
+        ConfigError: The address is not a loopback one, and there is no token.
+    """
+    if not addresses.http_token.get_secret_value() and not is_loopback(host):
+        problem = f"{host} can be reached from other machines, and MIND_DIST_HTTP_TOKEN is not set"
+        raise ConfigError("serving.host", f"{problem}: set it to a long random text, or serve at 127.0.0.1")
+
+
 def check_log(bootstrap: str, config: KafkaConfig) -> None:
     """Return when the events' topic is there, and the dead letters' too, which is created where it is not.
 
@@ -112,9 +124,10 @@ def deploy(
 
     Raises:
         PortInUse: Somebody else has the port.
-        ConfigError: Serve runs on this cluster already, on another port.
+        ConfigError: Serve runs on this cluster already, on another port; or others could reach it without a token.
         ServiceUnavailable: The replicas did not come up, with the reason.
     """
+    check_guarded(config.host, addresses)
     url = f"http://{config.host}:{config.port}"
     application = application_name(addresses.deployment)
     with _http_port(config.host, config.port):

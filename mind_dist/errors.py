@@ -19,7 +19,11 @@
     ├── UpdaterStopped         an updater's thread died, is stuck, or has been failing for too long
     ├── NotReady               no model version is active and loaded yet (HTTP 503)
     ├── InvalidRequest         a retrieval request is malformed (HTTP 422)
-    └── UnknownUser            nothing is known about a user (HTTP 404)
+    ├── UnknownUser            nothing is known about a user (HTTP 404)
+    ├── Overloaded             all that does this kind of work is busy, and the queue is full (HTTP 503)
+    ├── TooFast                more than the configured rate (HTTP 429)
+    ├── TooLarge               a body above the configured size (HTTP 413)
+    └── KeyInUse               a request with the same idempotency key runs now (HTTP 409)
 
 Errors carry what they name as attributes; adapters translate their clients' exceptions into these at the boundary.
 """
@@ -252,3 +256,34 @@ class InvalidRequest(MindDistError):
 
 class UnknownUser(MindDistError):
     """Nothing is known about a user, and the request brought no usable behaviors."""
+
+
+class Overloaded(MindDistError):
+    """All threads for a kind of work are busy, and as many requests as may wait do."""
+
+    def __init__(self, work: str, most: int) -> None:
+        super().__init__(f"{most} requests of the kind {work} are under way: try again")
+        self.work = work
+
+
+class TooFast(MindDistError):
+    """More than the configured rate.
+
+    Attributes:
+        wait_s: After so many seconds there is room again.
+    """
+
+    def __init__(self, what: str, per_s: float, wait_s: float) -> None:
+        super().__init__(f"more than {per_s:g} {what} a second: try again in {wait_s:.1f} s")
+        self.wait_s = wait_s
+
+
+class TooLarge(MindDistError):
+    """A body above the configured size."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"the body has more than {most:,} bytes (http.max_body_bytes): send less at once")
+
+
+class KeyInUse(MindDistError):
+    """A request with the same idempotency key runs now."""

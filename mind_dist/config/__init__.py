@@ -16,6 +16,7 @@ from mind_dist.config.extraction import (
     RoutingStart,
     TwoTowerConfig,
 )
+from mind_dist.config.http import HttpConfig
 from mind_dist.config.item_tower import ItemTowerConfig
 from mind_dist.config.loading import dump, load, parse, with_kind
 from mind_dist.config.model import ModelConfig, ModelKind
@@ -55,6 +56,7 @@ __all__ = [
     "FullSoftmaxConfig",
     "GruConfig",
     "HardConfig",
+    "HttpConfig",
     "ItemTowerConfig",
     "KafkaConfig",
     "LabelAwareConfig",

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pydantic import with_config
+from pydantic import SecretStr, with_config
 
 from mind_dist.config.checks import STRICT, check
 from mind_dist.config.deployment import ALLOWED, is_deployment, prefixed
+from mind_dist.config.http import HttpConfig
 from mind_dist.errors import ConfigError
 
 
@@ -150,8 +151,10 @@ class ServingConfig:
     """The event log."""
     milvus: MilvusConfig = field(default_factory=MilvusConfig)
     """The vector store."""
+    http: HttpConfig = field(default_factory=HttpConfig)
+    """Limits of requests."""
     host: str = "127.0.0.1"
-    """Where HTTP listens; 0.0.0.0 for all interfaces."""
+    """Where HTTP listens; 0.0.0.0 for all interfaces, which needs a token (`MIND_DIST_HTTP_TOKEN`)."""
     port: int = 8000
     """Port of HTTP."""
     num_updaters: int = 1
@@ -212,6 +215,9 @@ class Addresses:
     """`MIND_DIST_MILVUS`: URI of the Milvus server."""
     milvus_token: str = field(default="", repr=False)
     """`MIND_DIST_MILVUS_TOKEN`: user:password, or empty."""
+    http_token: SecretStr = field(default=SecretStr(""), repr=False)
+    """`MIND_DIST_HTTP_TOKEN`: what requests to us under /v1 must carry as bearer token; empty for nothing, which only a
+    service at a loopback address may have."""
     deployment: str = ""
     """`MIND_DIST_DEPLOYMENT`: name of this deployment where several share a Milvus or a Kafka; empty for none. Its
     collections, aliases and consumer groups begin with it. It never changes, or what it has is found no more."""
@@ -229,4 +235,6 @@ class Addresses:
         names = {f.name: f"MIND_DIST_{f.name.upper()}" for f in dataclasses.fields(cls)}
         if not is_deployment(name := environment.get(names["deployment"], "")):
             raise ConfigError(names["deployment"], f"{name!r} must be {ALLOWED}")
-        return cls(**{name: environment[variable] for name, variable in names.items() if variable in environment})
+        given = {name: environment[variable] for name, variable in names.items() if variable in environment}
+        token = SecretStr(given.pop("http_token", ""))
+        return cls(**given, http_token=token)

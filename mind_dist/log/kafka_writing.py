@@ -42,9 +42,12 @@ class EventProducer:
         timestamp_ms: int,
         event_type: str = DEFAULT_TYPE,
         context: Mapping[str, Value] | None = None,
+        *,
+        headers: Sequence[tuple[str, bytes]] = (),
     ) -> None:
-        """Hand over an event; it is stored when `flush` returns."""
-        self._outbox.send(encode_key(user_id), encode_event(user_id, item_id, timestamp_ms, event_type, context))
+        """Hand over an event, with headers of its record; it is stored when `flush` returns."""
+        value = encode_event(user_id, item_id, timestamp_ms, event_type, context)
+        self._outbox.send(encode_key(user_id), value, headers)
 
     def forget(self, user_id: int | str) -> None:
         """Hand over a tombstone."""

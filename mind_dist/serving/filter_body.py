@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, StrictBool, Tag, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from mind_dist.index.filters import MAX_FILTER_VALUES
 from mind_dist.index.vector_store import Filter
 
 
@@ -22,6 +23,9 @@ Value = Annotated[
 ]
 """A value of a column; whether it is of the column's kind is checked where the columns are known."""
 
+Values = Annotated[list[Value], Field(max_length=MAX_FILTER_VALUES)]
+"""A list of values; the first one too many ends the reading."""
+
 
 class Operators(BaseModel):
     """What a column must hold: all of the operators given."""
@@ -35,8 +39,8 @@ class Operators(BaseModel):
     lte: Value = Field(None, description="As `lt`, or equal.")
     gt: Value = Field(None, description="Above this number, or after this text.")
     gte: Value = Field(None, description="As `gt`, or equal.")
-    is_in: list[Value] = Field([], alias="in", description="Any of these values.")
-    not_in: list[Value] = Field([], description="None of these values; a missing value is none of them.")
+    is_in: Values = Field([], alias="in", description="Any of these values.")
+    not_in: Values = Field([], description="None of these values; a missing value is none of them.")
     null: StrictBool = Field(default=False, description="true: the value is missing; false: it is there.")
 
 
@@ -54,7 +58,7 @@ def _form(wanted: Any) -> str:
 
 
 Wish = Annotated[
-    Annotated[Value, Tag("(value)")] | Annotated[list[Value], Tag("(list)")] | Annotated[Operators, Tag("(operators)")],
+    Annotated[Value, Tag("(value)")] | Annotated[Values, Tag("(list)")] | Annotated[Operators, Tag("(operators)")],
     Discriminator(_form),
 ]
 """What a column must hold; one form is tried, the one it has, so that an error is of that form alone."""

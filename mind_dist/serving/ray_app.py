@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import threading
 import uuid
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -25,9 +23,10 @@ from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.index.vector_store import VersionInfo
 from mind_dist.log.kafka import EventProducer, KafkaDeadLetters, KafkaSource, ensure_dead_letter_topic
 from mind_dist.observability import METRICS, Metric, configure_logging
+from mind_dist.serving.event_sender import EventSender
 from mind_dist.serving.group_progress import GroupProgress
 from mind_dist.serving.health import Problem, Problems, UpdaterWatch
-from mind_dist.serving.http import EventBody, build_api
+from mind_dist.serving.http import build_api, most_at_once
 from mind_dist.serving.recommender import Recommender
 from mind_dist.serving.update_loop import OnStep, UpdateLoop
 from mind_dist.serving.updater import UserVectorUpdater
@@ -46,8 +45,8 @@ _REQUEST_RETRY_S = 2.0
 _HEALTH_TIMEOUT_S = 5.0
 """How long an updater may take to tell its health."""
 
-_MAX_REQUESTS = 64
-"""Requests one replica works on at once; they mostly wait for the store."""
+_SPARE_REQUESTS = 64
+"""Requests that a replica takes beside those which its lanes hold: health, refusals, and what is just being read."""
 
 
 def application_name(deployment: str) -> str:
@@ -77,7 +76,7 @@ def build_app(config: ServingConfig, addresses: Addresses) -> serve.Application:
         serve.ingress()(RecommenderReplica),
         name=RECOMMENDER,
         num_replicas=config.num_recommenders,
-        max_ongoing_requests=_MAX_REQUESTS,
+        max_ongoing_requests=most_at_once(config.http) + _SPARE_REQUESTS,
         **options,
     )
     application: serve.Application = recommender.bind(*arguments, updater.bind(*arguments))
@@ -224,13 +223,20 @@ class RecommenderReplica(_Replica):
         )
         self._watch.start()
         self._recommender = Recommender(self._store, self._follower.parts, self.config, self.metrics)
-        self._producer: EventProducer | None = None
-        self._producer_lock = threading.Lock()
+        self._sender = EventSender(self._connect, self.addresses.kafka)
+        self._sender.start()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return what answers; Serve calls it once."""
         skew_ms = self.config.kafka.max_clock_skew_ms
-        return build_api(self._recommender, self._send, max_clock_skew_ms=skew_ms, find_problems=self._find_problems)
+        return build_api(
+            self._recommender,
+            self._sender.send,
+            max_clock_skew_ms=skew_ms,
+            limits=self.config.http,
+            token=self.addresses.http_token.get_secret_value(),
+            find_problems=self._find_problems,
+        )
 
     def _find_problems(self) -> list[Problem]:
         return self.problems.current() + self._watch.current()
@@ -241,25 +247,15 @@ class RecommenderReplica(_Replica):
 
     def __del__(self) -> None:
         """Leave the log; Serve calls it before it ends the process."""
-        if hasattr(self, "_producer_lock"):
+        if hasattr(self, "_sender"):
             self._watch.stop(_STOP_WITHIN_S)
             self._follower.stop(_STOP_WITHIN_S)
-            with self._producer_lock:
-                if self._producer is not None:
-                    self._producer.close()
-                    self._producer = None
+            self._sender.close(_STOP_WITHIN_S)
 
-    def _send(self, events: Sequence[EventBody]) -> None:
-        producer = self._connected_producer()
-        for event in events:
-            producer.send(event.user_id, event.item_id, event.timestamp_ms, event.event_type, event.context)
-        producer.flush()
-
-    def _connected_producer(self) -> EventProducer:
-        with self._producer_lock:
-            if self._producer is None:
-                self._producer = EventProducer(self.addresses.kafka, self.config.kafka)
-            return self._producer
+    def _connect(self) -> EventProducer:
+        """Reach the log; a request waits for it no longer than is configured."""
+        within_s = min(self.config.http.events_timeout_s, self.config.kafka.connect_timeout_s)
+        return EventProducer(self.addresses.kafka, dataclasses.replace(self.config.kafka, connect_timeout_s=within_s))
 
 
 def _ask(updater: Any) -> tuple[str, list[Problem]]:

@@ -85,6 +85,18 @@ def test_a_users_records_are_in_one_partition_in_order_and_users_spread(broker: 
     assert forgotten == [(7, *partitions[7])]
 
 
+def test_headers_of_an_event_are_its_records(broker: str, config: KafkaConfig) -> None:
+    with closing(EventProducer(broker, config)) as producer:
+        producer.send(7, 100, 1, headers=[("idempotency-key", b"k-1")])
+        producer.flush()
+    consumer = KafkaConsumer(bootstrap_servers=broker, enable_auto_commit=False, consumer_timeout_ms=20_000)
+    with closing(consumer):
+        consumer.assign([TopicPartition(config.topic, partition) for partition in range(NUM_PARTITIONS)])
+        consumer.seek_to_beginning()
+        record = next(consumer)
+    assert (record.key, dict(record.headers)) == (b"7", {"idempotency-key": b"k-1"})
+
+
 def test_dead_letters_keep_key_and_value_and_say_why_and_from_where(broker: str, config: KafkaConfig) -> None:
     large = b"x" * 1_048_000
     with closing(KafkaDeadLetters(broker, config)) as letters:

@@ -26,7 +26,8 @@ from mind_dist.observability import InMemoryMetrics
 from mind_dist.publishing import publish
 from mind_dist.records import BehaviorSequence, no_keys
 from mind_dist.serving.context_body import LONGEST_TEXT, LONGEST_VALUE, MAX_CONTEXT, Context
-from mind_dist.serving.http import EventBody, build_api
+from mind_dist.serving.event_sender import SentEvent
+from mind_dist.serving.http import build_api
 from mind_dist.serving.recommender import Recommender, RetrieveRequest
 from tests.versions import tiny_version
 
@@ -47,9 +48,11 @@ class Setting:
         user = USER if features.behavior else dataclasses.replace(USER, behavior_keys=np.empty((0, 0), np.int64))
         publish(self.store, self.encoder, uri, sequences=[user])
         encoders = {self.encoder.model_version: self.encoder}
-        self.sent: list[EventBody] = []
+        self.sent: list[SentEvent] = []
         self.recommender = Recommender(self.store, encoders, ServingConfig(), InMemoryMetrics())
-        self.api = build_api(self.recommender, self.sent.extend, max_clock_skew_ms=3_600_000)
+        self.api = build_api(
+            self.recommender, lambda events, _headers: self.sent.extend(events), max_clock_skew_ms=3_600_000
+        )
 
     def candidates(self, **request: Any) -> list[tuple[int | str, float]]:
         answer = self.recommender.retrieve(RetrieveRequest(limit=10, **request))

@@ -1,0 +1,85 @@
+"""The HTTP application over an index in memory, asked in this process."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from fastapi import FastAPI
+
+from mind_dist.config import HttpConfig, ServingConfig
+from mind_dist.encoder import InterestEncoder
+from mind_dist.errors import ServiceUnavailable
+from mind_dist.index.memory import InMemoryVectorStore
+from mind_dist.keys import IdType
+from mind_dist.observability import InMemoryMetrics
+from mind_dist.publishing import publish
+from mind_dist.records import BehaviorSequence
+from mind_dist.serving.event_sender import SentEvent
+from mind_dist.serving.health import Problem
+from mind_dist.serving.http import build_api
+from mind_dist.serving.recommender import Recommender
+from tests.versions import tiny_version
+
+
+class Client:
+    """Asks the application in this process."""
+
+    def __init__(self, api: FastAPI) -> None:
+        self._transport = httpx.ASGITransport(api)
+
+    def get(self, path: str, **content: Any) -> httpx.Response:
+        return asyncio.run(self._ask("GET", path, **content))
+
+    def post(self, path: str, **content: Any) -> httpx.Response:
+        return asyncio.run(self._ask("POST", path, **content))
+
+    async def _ask(self, method: str, path: str, **content: Any) -> httpx.Response:
+        async with httpx.AsyncClient(transport=self._transport, base_url="http://service") as client:
+            return await client.request(method, path, **content)
+
+
+class Setting:
+    """The application over an index in memory, with users 7 and 5, and a log that can be away."""
+
+    def __init__(
+        self,
+        directory: Path,
+        available: Mapping[int, tuple[int, int]] | None = None,
+        id_type: IdType = "int64",
+        limits: HttpConfig | None = None,
+        token: str = "",
+    ) -> None:
+        self.sent: list[SentEvent] = []
+        self.headers: list[Sequence[tuple[str, bytes]]] = []
+        self.log_is_away = False
+        self.uri = tiny_version(directory, available=available, id_type=id_type)
+        self.store = InMemoryVectorStore()
+        self.encoders: dict[str, InterestEncoder] = {}
+        recommender = Recommender(self.store, self.encoders, ServingConfig(), InMemoryMetrics())
+        self.problems: list[Problem] = []
+        api = build_api(
+            recommender,
+            self.send,
+            max_clock_skew_ms=3_600_000,
+            limits=limits,
+            token=token,
+            find_problems=lambda: self.problems,
+        )
+        self.client = Client(api)
+
+    def publish(self) -> str:
+        encoder = InterestEncoder.load(self.uri)
+        one_interest = BehaviorSequence(7, np.array([1, 2, 3]), np.array([10, 20, 30]))
+        three_interests = BehaviorSequence(5, np.arange(8), np.arange(8))
+        publish(self.store, encoder, self.uri, sequences=[one_interest, three_interests])
+        self.encoders[encoder.model_version] = encoder
+        return encoder.model_version
+
+    def send(self, events: Sequence[SentEvent], headers: Sequence[tuple[str, bytes]]) -> None:
+        if self.log_is_away:
+            raise ServiceUnavailable("Kafka", "127.0.0.1:9092", 30)
+        self.sent += events
+        self.headers.append(headers)
