@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -13,6 +14,8 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from mind_dist.errors import ConfigError
+
+_BATCH_ROWS, _BATCH_BYTES = 1 << 15, 1 << 20
 
 _PLAIN = "/=@:+,"
 """Characters that may stand in a URI's path as they are."""
@@ -99,6 +102,12 @@ class Directory:
         """Return a Parquet file; FileNotFoundError when it is missing, ArrowInvalid when it is torn."""
         with self.filesystem.open_input_file(self._join(name)) as stream:
             return pq.read_table(stream, columns=columns)
+
+    def read_batches(self, name: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Yield columns of a Parquet file, some rows at a time; raises as `read_table` does."""
+        with self.filesystem.open_input_file(self._join(name)) as stream:
+            file = pq.ParquetFile(stream, buffer_size=_BATCH_BYTES, pre_buffer=False)
+            yield from file.iter_batches(_BATCH_ROWS, columns=list(columns))
 
     def write_table(self, name: str, table: pa.Table, *, scratch: bool = False) -> None:
         """Write a Parquet file.

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import tempfile
 
 import pytest
 from hypothesis import settings
@@ -9,6 +10,10 @@ from jaxtyping import install_import_hook
 from xdist.scheduler import LoadScopeScheduling
 
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray looks at it when it is imported, before its cluster is there
+
+# What processes of a node share of versions goes away with the tests, and is inherited by all that they start.
+_cache = tempfile.TemporaryDirectory(prefix="mind-dist-cache-")
+os.environ["MIND_DIST_CACHE"] = _cache.name
 
 # A shell has its background jobs ignore Ctrl-C, and what we start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -12,12 +12,13 @@ No pickle anywhere. A directory without its manifest, or with a file that differ
 Writing: every worker writes its parts with a `VersionWriter`; when all have, one of them calls `seal`.
 """
 
-from mind_dist.checkpoint.manifest import FORMAT_VERSION, MANIFEST, FileEntry, Manifest, WatchState, seal
+from mind_dist.checkpoint.manifest import DENSE, FORMAT_VERSION, MANIFEST, FileEntry, Manifest, WatchState, seal
 from mind_dist.checkpoint.parts import UnsavedVersion, VersionParts
 from mind_dist.checkpoint.rows import SightingCounts, TableRows
 from mind_dist.checkpoint.version import ModelVersion, VersionWriter
 
 __all__ = [
+    "DENSE",
     "FORMAT_VERSION",
     "MANIFEST",
     "FileEntry",

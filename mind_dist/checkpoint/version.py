@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -122,13 +122,18 @@ class ModelVersion:
             version.verify()
         return version
 
-    def verify(self) -> None:
-        """Compare every file with the manifest.
+    def verify(self, names: Collection[str] | None = None) -> None:
+        """Compare files with the manifest, a block at a time.
+
+        Args:
+            names: Which; None for all.
 
         Raises:
             VersionError: One is missing or differs.
         """
         for name, entry in self.manifest.files.items():
+            if names is not None and name not in names:
+                continue
             found = self._entry(name)
             if found != entry:
                 problem = f"{name} is torn or altered: {found.size_bytes} bytes of digest {found.digest}"
@@ -157,6 +162,14 @@ class ModelVersion:
         if bool((np.diff(rows.keys) == 0).any()):
             raise self._error("a key is in two item shards")
         return rows
+
+    def item_batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Yield columns of all shards, in the order of the files, some rows at a time."""
+        for name in (name for name in self.manifest.files if name.startswith("items/")):
+            try:
+                yield from self.directory.read_batches(name, columns)
+            except (OSError, pa.ArrowException) as error:
+                raise self._error(f"{name} is missing or torn: {error}") from error
 
     def waiting(self) -> SightingCounts:
         """Return the items of all shards that were seen too seldom to have a row, ascending."""

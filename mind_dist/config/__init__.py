@@ -20,6 +20,7 @@ from mind_dist.config.http import HttpConfig
 from mind_dist.config.item_tower import ItemTowerConfig
 from mind_dist.config.loading import dump, load, parse, with_kind
 from mind_dist.config.model import ModelConfig, ModelKind
+from mind_dist.config.node import cache_directory
 from mind_dist.config.objective import (
     BestConfig,
     FullSoftmaxConfig,
@@ -82,6 +83,7 @@ __all__ = [
     "TransformerConfig",
     "TwoTowerConfig",
     "WatchConfig",
+    "cache_directory",
     "check_from_log",
     "check_together",
     "dump",

@@ -1,7 +1,8 @@
 """BehaviorSequence → interests, with one loaded model version: what evaluation, publishing and serving share.
 
 The same history gives the same vectors to the last bit, whatever else is in the batch: `shapes` says how. `histories`
-makes the model's inputs of sequences, `vectors` looks vectors up by key.
+makes the model's inputs of sequences, `vectors` looks vectors up by key. `items` makes the vectors of items; `node_cache`
+keeps them in files that all processes of a node map, and makes these of a version that `reading` reads in parts.
 """
 
 from mind_dist.encoder.encoder import InterestEncoder, UserInterests, Vectors

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -11,20 +12,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mind_dist.checkpoint import Manifest, ModelVersion, TableRows, VersionParts
-from mind_dist.config import ModelConfig
-from mind_dist.dataset.parquet import ItemCatalog
+from mind_dist.checkpoint import DENSE, Manifest, ModelVersion, VersionParts
+from mind_dist.config import ModelConfig, cache_directory
 from mind_dist.encoder.histories import Histories, Padded
+from mind_dist.encoder.items import ServedItems, served_items
+from mind_dist.encoder.node_cache import mapped_items
 from mind_dist.encoder.one_thread import one_thread
 from mind_dist.encoder.shapes import Chunk, Shapes
-from mind_dist.encoder.vectors import KeyedVectors
 from mind_dist.errors import VersionError
 from mind_dist.keys import no_context
 from mind_dist.model.interests import Behaviors, Interests
-from mind_dist.model.item_bag import COLD_KEY, score_vectors
-from mind_dist.model.item_tower import ItemParts, ItemTower, item_chunks
+from mind_dist.model.item_bag import score_vectors
+from mind_dist.model.item_tower import ItemTower
 from mind_dist.model.multi_interest import MultiInterestModel
-from mind_dist.records import BehaviorSequence, KeyRows, Keys, no_keys
+from mind_dist.records import BehaviorSequence, KeyRows, Keys
+
+logger = logging.getLogger(__name__)
 
 Vectors = NDArray[np.float32]
 
@@ -51,33 +54,35 @@ class InterestEncoder:
 
     Args:
         version: An opened version, or the state of a run.
+        items: What finds, with the item tower, what is needed of items; the default takes it from the version, into
+            memory of this process alone.
 
     Raises:
         VersionError: A part of the version does not fit its config.
     """
 
-    def __init__(self, version: VersionParts) -> None:
+    def __init__(
+        self, version: VersionParts, items: Callable[[VersionParts, ItemTower], ServedItems] = served_items
+    ) -> None:
         self.manifest: Manifest = version.manifest
         self.config: ModelConfig = version.model_config()
         self.max_behaviors: int = version.training_config().max_behaviors
-        self.catalog: ItemCatalog = version.catalog()
         self._model = _load_model(version, self.config)
+        found = items(version, self._model.item_tower)
+        self._items, self._features, self.catalog = found.items, found.features, found.catalog
         self._shapes = Shapes(self._model, self.config, self.max_behaviors)
-        _check_values(version, self.config, self.catalog)
-        table = version.items()
-        self._table = KeyedVectors(table.keys, torch.from_numpy(table.vectors))
-        with one_thread():
-            self._items = _item_vectors(self._model.item_tower, table, self.catalog)
         self._nothing = UserInterests(np.zeros((0, self.config.dim), np.float32), np.zeros(0, np.float32))
 
     @classmethod
     def load(cls, uri: str) -> InterestEncoder:
-        """Open, verify and load a version.
+        """Open, verify and load a version; what it needs of items is shared with other processes of this node.
 
         Raises:
             VersionError: It is missing, torn or altered.
         """
-        return cls(ModelVersion.open(uri))
+        version = ModelVersion.open(uri, verify=False)
+        version.verify([DENSE])
+        return cls(version, lambda _, tower: _shared_items(version, tower))
 
     @property
     def model_version(self) -> str:
@@ -133,7 +138,7 @@ class InterestEncoder:
     def _behaviors(self, padded: Padded) -> Behaviors:
         vectors = self._items.at(padded.rows, self.config.dim)
         if padded.features.shape[2]:
-            vectors = vectors + self._table.of(padded.features, self.config.dim).sum(dim=2)
+            vectors = vectors + self._features.of(padded.features, self.config.dim).sum(dim=2)
         return Behaviors(vectors, torch.from_numpy(padded.keys), torch.from_numpy(padded.rows < len(self._items)))
 
     def _profile_keys(self, sequences: Sequence[BehaviorSequence]) -> KeyRows:
@@ -152,15 +157,15 @@ class InterestEncoder:
         return keys
 
     def _profiles(self, keys: KeyRows) -> Tensor | None:
-        return self._table.of(keys, self.config.dim) if keys.shape[1] else None
+        return self._features.of(keys, self.config.dim) if keys.shape[1] else None
 
     def _contexts(self, keys: KeyRows) -> Tensor | None:
         """Return the vectors of each context side by side; of what is not known, what was learned for that."""
         if not keys.shape[1]:
             return None
-        rows, nothing = self._table.rows(keys), no_context(self.config.context_features)
-        known = np.where(rows == len(self._table), nothing, keys)
-        return self._table.of(known, self.config.dim).flatten(start_dim=1)
+        rows, nothing = self._features.rows(keys), no_context(self.config.context_features)
+        known = np.where(rows == len(self._features), nothing, keys)
+        return self._features.of(known, self.config.dim).flatten(start_dim=1)
 
 
 def _padded(keys: KeyRows, chunk: Chunk) -> KeyRows:
@@ -200,40 +205,13 @@ def _load_model(version: VersionParts, config: ModelConfig) -> MultiInterestMode
     return model
 
 
-def _check_values(version: VersionParts, config: ModelConfig, catalog: ItemCatalog) -> None:
-    found, expected = catalog.feature_values.shape[1], config.item_tower.num_continuous
-    if found != expected:
-        problem = f"its catalog has {found} continuous features of items, its config says {expected}"
-        raise VersionError(version.uri, problem)
-
-
-def _item_vectors(tower: ItemTower, table: TableRows, catalog: ItemCatalog) -> KeyedVectors:
-    """Return the vectors of all items that have one, as the tower gives them.
-
-    A cold item is made of its features alone. One without any has no vector, not even that of the shared cold row:
-    nothing is known of it that could tell it from others. Nor has any item that of a cold row which was never trained.
-    """
-    table = _without_untrained_cold_row(table)
-    keys = np.union1d(catalog.keys, table.keys[table.counts > 0])
-    known, vectors = [no_keys()], [torch.zeros(0, table.vectors.shape[1])]
-    for chunk in item_chunks(tower, torch.from_numpy(table.vectors), table.keys, keys, catalog):
-        told = chunk.parts.known.numpy() & ~_is_cold_alone(chunk.keys, chunk.parts, table, catalog)
-        known.append(chunk.keys[told])
-        vectors.append(chunk.vectors[torch.from_numpy(told)])
-    return KeyedVectors(np.concatenate(known), torch.cat(vectors))
-
-
-def _without_untrained_cold_row(table: TableRows) -> TableRows:
-    """Leave out a cold row without a gradient: it is looked up in every step, and has a random vector then."""
-    untrained = ~(table.first_moment.any(axis=1) | table.second_moment.any(axis=1))
-    return table.take(np.flatnonzero(~((table.keys == COLD_KEY) & untrained)))
-
-
-def _is_cold_alone(keys: Keys, parts: ItemParts, table: TableRows, catalog: ItemCatalog) -> NDArray[np.bool_]:
-    """Tell which items are cold ones made of nothing but the shared cold row, [N]."""
-    at = int(np.searchsorted(table.keys, COLD_KEY))
-    rows = catalog.rows(keys)
-    cold = np.zeros(len(keys), dtype=np.bool_)
-    cold[rows >= 0] = catalog.is_cold[rows[rows >= 0]]
-    alone = parts.bags.mask[:, 0] & (parts.bags.members[:, 0] == at) & parts.values.isnan().all(dim=1)
-    return np.asarray(cold & alone.numpy())
+def _shared_items(version: ModelVersion, tower: ItemTower) -> ServedItems:
+    """Return what is needed of items, shared by this node's processes where it has a folder for that."""
+    directory = cache_directory()
+    try:
+        return mapped_items(version, tower, directory)
+    except OSError as error:
+        fields = {"directory": str(directory), "error": error}
+        logger.warning("items are not shared on this node: each process has its own", extra={"fields": fields})
+    version.verify()
+    return served_items(version, tower)

@@ -258,10 +258,10 @@ def test_cold_items_are_made_of_known_features_alone_and_others_have_no_vector(t
 def test_no_item_has_the_vector_of_a_cold_row_that_nothing_trained(tmp_path: Path) -> None:
     rows = table_rows()
     moments = np.where((rows.keys == COLD_KEY)[:, None], 0, rows.vectors)
-    untrained = dataclasses.replace(rows, first_moment=moments, second_moment=moments)
-    encoder = InterestEncoder.load(save(tmp_path, rows=untrained))
-    assert encoder.item_keys.tolist() == [*range(NUM_ITEMS), TABLE_ONLY]
-    assert encoder.num_unknown_items == 1
+    uri = save(tmp_path, rows=dataclasses.replace(rows, first_moment=moments, second_moment=moments))
+    for encoder in (InterestEncoder.load(uri), InterestEncoder(ModelVersion.open(uri))):
+        assert encoder.item_keys.tolist() == [*range(NUM_ITEMS), TABLE_ONLY]
+        assert encoder.num_unknown_items == 1
 
 
 def test_a_missing_profile_is_zeros_and_one_of_another_width_is_refused(encoder: InterestEncoder) -> None:

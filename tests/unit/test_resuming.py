@@ -97,5 +97,6 @@ def test_a_run_on_other_data_begins_with_a_versions_parameters_and_its_own_items
     begun = InterestEncoder.load(str(tmp_path / "version"))
     np.testing.assert_array_equal(begun.item_keys, other.catalog().keys)
     kept = np.isin(version.items().keys, other.catalog().keys)
-    table = begun._table
-    np.testing.assert_array_equal(table.vectors[table.rows(version.items().keys[kept])], version.items().vectors[kept])
+    table = ModelVersion.open(str(tmp_path / "version")).items()
+    rows = np.searchsorted(table.keys, version.items().keys[kept])
+    np.testing.assert_array_equal(table.vectors[rows], version.items().vectors[kept])
