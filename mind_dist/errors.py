@@ -14,6 +14,7 @@
     ├── PublishError           a version was not activated; readers stay where they were
     ├── VectorStoreError       the vector store refused a call
     ├── ServiceUnavailable     a broker, vector store or cluster could not be reached in time
+    │   └── ServiceRefused         it was reached, and does not take us for who we say, or we do not trust it
     ├── PortInUse              somebody else has a port that a server of ours is to bind
     ├── StaleAssignment        a batch outlived its right to be written
     ├── UpdaterStopped         an updater's thread died, is stuck, or has been failing for too long
@@ -214,11 +215,26 @@ class ServiceUnavailable(MindDistError):
     """
 
     def __init__(self, service: str, address: str, waited_s: float, reason: str = "") -> None:
-        detail = f" ({reason})" if reason else ""
-        super().__init__(f"{service} at {address} did not answer within {waited_s:.0f} s{detail}")
+        super().__init__(self._told(service, address, waited_s, reason))
         self.service = service
         self.address = address
         self.waited_s = waited_s
+
+    @staticmethod
+    def _told(service: str, address: str, waited_s: float, reason: str) -> str:
+        detail = f" ({reason})" if reason else ""
+        return f"{service} at {address} did not answer within {waited_s:.0f} s{detail}"
+
+
+class ServiceRefused(ServiceUnavailable):
+    """A service was reached, and does not take us for who we say, or we do not trust its certificate.
+
+    It may pass, as when a password is being changed; so whoever tries again after `ServiceUnavailable` does here, too.
+    """
+
+    @staticmethod
+    def _told(service: str, address: str, waited_s: float, reason: str) -> str:  # noqa: ARG004 - the base's signature
+        return f"{service} at {address} and we do not accept each other: {reason}"
 
 
 class PortInUse(MindDistError):

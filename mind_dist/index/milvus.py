@@ -74,7 +74,7 @@ class MilvusVectorStore:
         Raises:
             ServiceUnavailable: As for the class.
         """
-        return cls(addresses.milvus, config, addresses.milvus_token, deployment=addresses.deployment)
+        return cls(addresses.milvus, config, addresses.milvus_token.get_secret_value(), deployment=addresses.deployment)
 
     # Versions
 

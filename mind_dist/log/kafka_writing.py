@@ -15,8 +15,10 @@ from mind_dist.errors import ServiceUnavailable
 from mind_dist.keys import DEFAULT_TYPE, Value
 from mind_dist.log.codec import encode_event, encode_key
 from mind_dist.log.kafka_broker import connect, translated
+from mind_dist.log.kafka_settings import client_settings
 from mind_dist.records import Record
 
+_LINGER_MS = 5
 _CLOSE_TIMEOUT_S = 5.0
 _LARGEST_DEAD_LETTER_BYTES = 1_000_000  # a record at the broker's limit would not fit with our headers
 
@@ -118,16 +120,17 @@ class _Outbox:
 
     def _connect(self) -> Any:
         timeout_ms = int(self._timeout_s * 1000)
+        linger_ms = client_settings().arguments(KafkaProducer).get("linger_ms", _LINGER_MS)
         return connect(
             KafkaProducer,
             self._address,
             self._timeout_s,
             acks="all",
             enable_idempotence=True,
-            linger_ms=5,
+            linger_ms=linger_ms,
             max_block_ms=timeout_ms,
             request_timeout_ms=timeout_ms,
-            delivery_timeout_ms=timeout_ms + 5,
+            delivery_timeout_ms=timeout_ms + linger_ms,
             metadata_max_age_ms=int(self._metadata_max_age_s * 1000),
             allow_auto_create_topics=False,
         )

@@ -22,6 +22,7 @@ from mind_dist.encoder import InterestEncoder
 from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.index.vector_store import VersionInfo
 from mind_dist.log.kafka import EventProducer, KafkaDeadLetters, KafkaSource, ensure_dead_letter_topic
+from mind_dist.log.kafka_settings import runtime_environment
 from mind_dist.observability import METRICS, Metric, configure_logging
 from mind_dist.serving.event_sender import EventSender
 from mind_dist.serving.group_progress import GroupProgress
@@ -57,11 +58,15 @@ def application_name(deployment: str) -> str:
 def build_app(config: ServingConfig, addresses: Addresses) -> serve.Application:
     """Return the application to give to `serve.run`.
 
-    Addresses travel as arguments, for replicas on other machines have another environment.
+    Addresses travel as arguments and settings of the Kafka client as variables, for replicas on other machines have
+    another environment; secrets do not travel, so they must be in it.
     """
-    arguments = (dump(config), dataclasses.asdict(addresses))
+    arguments = (dump(config), addresses.shareable())
     options: dict[str, Any] = {
-        "ray_actor_options": {"num_cpus": config.cpus_per_replica},
+        "ray_actor_options": {
+            "num_cpus": config.cpus_per_replica,
+            "runtime_env": runtime_environment(),
+        },
         "health_check_period_s": 2,
         "logging_config": {"enable_access_log": False},  # a line for each request and health check hides all others
     }
@@ -119,7 +124,7 @@ class _Replica:
     def __init__(self, config: dict[str, Any], addresses: dict[str, Any]) -> None:
         configure_logging()
         torch.set_num_threads(1)
-        self.addresses = parse(Addresses, addresses, where="addresses")
+        self.addresses = Addresses.shared(addresses)
         given = parse(ServingConfig, config, where="serving")
         self.config = dataclasses.replace(given, kafka=given.kafka.of_deployment(self.addresses.deployment))
         self.metrics = RayMetrics()
@@ -201,7 +206,7 @@ class RecommenderReplica(_Replica):
 
         Args:
             config: `ServingConfig` as plain values.
-            addresses: `Addresses` as plain values.
+            addresses: What of `Addresses` is no secret.
             updater: Handle of the updater's deployment, which is asked for its health.
         """
         super().__init__(config, addresses)

@@ -22,6 +22,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from mind_dist.config import Addresses
 from mind_dist.errors import MindDistError, StoppedBeforeSaving, TrainingError
+from mind_dist.log.kafka_settings import runtime_environment
 from mind_dist.training.ray_checks import checked
 from mind_dist.training.ray_worker import train_worker
 from mind_dist.training.run_monitor import Deal, Fallback, Look, RunMonitor, RunState, TrainProgress
@@ -206,10 +207,11 @@ def _trainer(settings: TrainSettings, loop: dict[str, Any]) -> TorchTrainer:
         train_loop_config=loop,
         torch_config=TorchConfig(timeout_s=_COLLECTIVE_TIMEOUT_S),
         scaling_config=ScalingConfig(num_workers=settings.workers, use_gpu=settings.use_gpu),
-        run_config=RunConfig(
+        run_config=RunConfig(  # type: ignore[call-arg]  # mypy sees that of Train V1
             name=settings.name,
             storage_path=settings.storage,
             failure_config=FailureConfig(max_failures=settings.max_failures),
+            worker_runtime_env=runtime_environment(),
         ),
     )
 

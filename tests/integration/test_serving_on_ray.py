@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import json
 import logging
 import os
 import random
@@ -97,6 +98,8 @@ def service(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
         ray.init(address=ray_cluster, log_to_driver=False)
         stack.callback(ray.shutdown)
         stack.callback(serve.shutdown)
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        patch.setenv("MIND_DIST_KAFKA_CLIENT_ID", "shop")
         service = Service(directory, broker, milvus.address)
         stack.callback(service.store.close)
         stack.callback(service.client.close)
@@ -116,6 +119,13 @@ def updater_pid() -> int | None:
     actors = list_actors(filters=[("state", "=", "ALIVE")], limit=1000)
     pids = [actor.pid for actor in actors if actor.name and f"#{UPDATER}#" in actor.name]
     return pids[0] if pids else None
+
+
+@pytest.mark.usefixtures("service")
+def test_settings_of_the_kafka_client_reach_the_replicas() -> None:
+    actors = [actor for actor in list_actors(detail=True, limit=1000) if f"#{UPDATER}#" in (actor.name or "")]
+    environments = [json.loads(actor.serialized_runtime_env or "{}") for actor in actors]
+    assert [each["env_vars"].get("MIND_DIST_KAFKA_CLIENT_ID") for each in environments] == ["shop"]
 
 
 def test_without_a_version_it_is_up_but_not_ready(service: Service) -> None:
@@ -221,7 +231,7 @@ def test_replicas_need_no_serve_around_them(service: Service, tansu_broker: str)
     newcomer = USER + 1  # another broker, so another log: of users the service knows it would skip the first events
     ensure_topics(tansu_broker, {service.config.kafka.topic: 2, service.config.kafka.dead_letter_topic: 1})
     addresses = dataclasses.replace(service.addresses, kafka=tansu_broker)
-    arguments = (dump(service.config), dataclasses.asdict(addresses))
+    arguments = (dump(service.config), addresses.shareable())
     updater = UpdaterReplica(*arguments)
     recommender = RecommenderReplica(*arguments, None)
     api = recommender.__serve_build_asgi_app__()

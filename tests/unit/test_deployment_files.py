@@ -11,6 +11,7 @@ import yaml
 
 from jobs.replay import Replay
 from mind_dist.config import KafkaConfig
+from mind_dist.log.kafka_settings import client_settings, shareable
 from mind_dist.log.kafka_topics import DEAD_LETTER_CONFIGS, EVENT_CONFIGS, EVENT_PARTITIONS
 from mind_dist.observability import METRICS
 from mind_dist.serving import health
@@ -116,3 +117,19 @@ def test_constraints_pin_every_direct_dependency() -> None:
         "milvus-lite",
     ):
         assert name in pinned
+
+
+def test_the_kuberay_example_gives_known_settings_to_all_containers_and_no_secret_in_the_clear(tmp_path: Path) -> None:
+    cluster = yaml.safe_load((ROOT / "cluster" / "kuberay" / "secrets.yaml").read_text())["spec"]
+    head, worker = cluster["headGroupSpec"]["template"], cluster["workerGroupSpecs"][0]["template"]
+    assert head == worker
+    container = head["spec"]["containers"][0]
+    environment = {each["name"]: each["value"] for each in container["env"] if "value" in each}
+    [mount] = [each["mountPath"] for each in container["volumeMounts"]]
+    (tmp_path / "kafka-password").write_text("geheim")
+    environment = {name: value.replace(mount, str(tmp_path)) for name, value in environment.items()}
+    kafka = {name: value for name, value in environment.items() if name.startswith("MIND_DIST_KAFKA_")}
+    assert shareable(kafka) == kafka
+    assert client_settings(kafka).values["sasl_mechanism"] == "SCRAM-SHA-512"
+    secret = {each["name"] for each in container["env"] if "valueFrom" in each}
+    assert secret == {"MIND_DIST_MILVUS_TOKEN"}
