@@ -3,6 +3,7 @@
 # make soak          20 minutes of steady load on Apache Kafka; `make test` has 3 (ARGS='--minutes 5')
 # make lint          ruff, mypy, import-linter
 # make quality       recipes beside floors on MovieLens-100K (DATA=folder: on all datasets of a folder)
+# make bench-serving retrieval beside raw pymilvus, 10 minutes (reports/retrieval.json)
 # make quality-full  all recipes, K and seeds; hours, goes on where it stopped
 
 PYTHON ?= python3.11
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 DATA ?=
 
-.PHONY: demo test soak lint quality quality-full format clean
+.PHONY: demo test soak lint quality quality-full bench-serving format clean
 
 demo: $(VENV)/.installed-local
 	@$(BIN)/python -m jobs.demo $(ARGS)
@@ -33,6 +34,9 @@ quality: $(VENV)/.installed-dev
 
 quality-full: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.quality --data '$(DATA)' --full $(ARGS)
+
+bench-serving: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.retrieval $(ARGS)
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .

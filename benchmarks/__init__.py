@@ -19,5 +19,6 @@ plots         rows and curves → figures
 choose        the command to choose settings by: their values side by side, on the valid users alone
 encoding      how many users a core encodes
 replica_memory  what loading a version takes of memory and time
+retrieval     candidates by our library beside the same calls of pymilvus alone
 quality       the command: cells → tables, reports/quality.json, figures
 """

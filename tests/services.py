@@ -50,7 +50,7 @@ def milvus_lite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def milvus_standalone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Yield the URI of a Milvus standalone server."""
-    with _standalone(tmp_path_factory.mktemp("milvus-standalone")) as server:
+    with standalone(tmp_path_factory.mktemp("milvus-standalone")) as server:
         yield server.address
 
 
@@ -63,7 +63,7 @@ initial-cluster: default=http://127.0.0.1:{peer}
 """  # the wheel's own start leaves etcd on 2379 and 2380, so only one server a machine would run
 
 
-def _standalone(directory: Path) -> LocalProcess:
+def standalone(directory: Path) -> LocalProcess:
     """Return the Milvus that the wheel `milvus` carries, with its data in `directory`."""
     config = milvus.MilvusServerConfig(data_dir=str(directory))
     names = [name for name in config.configurable_items if name.endswith("_port")]
