@@ -21,6 +21,7 @@
     ├── NotReady               no model version is active and loaded yet (HTTP 503)
     ├── InvalidRequest         a retrieval request is malformed (HTTP 422)
     ├── UnknownUser            nothing is known about a user (HTTP 404)
+    ├── UnknownItem            the version has no vector of an item (HTTP 404)
     ├── Overloaded             all that does this kind of work is busy, and the queue is full (HTTP 503)
     ├── TooFast                more than the configured rate (HTTP 429)
     ├── TooLarge               a body above the configured size (HTTP 413)
@@ -272,6 +273,10 @@ class InvalidRequest(MindDistError):
 
 class UnknownUser(MindDistError):
     """Nothing is known about a user, and the request brought no usable behaviors."""
+
+
+class UnknownItem(MindDistError):
+    """The version has no vector of an item."""
 
 
 class Overloaded(MindDistError):

@@ -17,6 +17,8 @@ from mind_dist.errors import without_secrets
 
 _LATENCY_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
+_SHARES = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 1.0)
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -72,6 +74,12 @@ METRICS: dict[str, Metric] = {
         "histogram", "One micro-batch, from decode to commit.", _LATENCY_S, tags=_BY_VERSION
     ),
     "mind_dist_retrieve_seconds": Metric("histogram", "One retrieve request.", _LATENCY_S),
+    "mind_dist_ann_recall": Metric(
+        "histogram",
+        "Share of the exactly best items that the index finds, of some requests, searched once more in the background.",
+        _SHARES,
+        tags=_BY_VERSION,
+    ),
     "mind_dist_retrieve_unknown_items": Metric("counter", "Behaviors in requests whose item is not known."),
 }
 """Every metric the package emits."""

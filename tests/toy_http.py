@@ -13,15 +13,15 @@ from mind_dist.config import HttpConfig, ServingConfig
 from mind_dist.encoder import InterestEncoder
 from mind_dist.errors import ServiceUnavailable
 from mind_dist.index.memory import InMemoryVectorStore
-from mind_dist.keys import IdType
+from mind_dist.keys import IdType, id_key
 from mind_dist.observability import InMemoryMetrics
 from mind_dist.publishing import publish
-from mind_dist.records import BehaviorSequence
+from mind_dist.records import BehaviorSequence, Keys
 from mind_dist.serving.event_sender import SentEvent
 from mind_dist.serving.health import Problem
 from mind_dist.serving.http import build_api
 from mind_dist.serving.recommender import Recommender
-from tests.versions import tiny_version
+from tests.versions import original_id, tiny_version
 
 
 class Client:
@@ -54,14 +54,15 @@ class Setting:
     ) -> None:
         self.sent: list[SentEvent] = []
         self.headers: list[Sequence[tuple[str, bytes]]] = []
+        self.id_type = id_type
         self.log_is_away = False
         self.uri = tiny_version(directory, available=available, id_type=id_type)
         self.store = InMemoryVectorStore()
         self.encoders: dict[str, InterestEncoder] = {}
-        recommender = Recommender(self.store, self.encoders, ServingConfig(), InMemoryMetrics())
+        self.recommender = Recommender(self.store, self.encoders, ServingConfig(), InMemoryMetrics())
         self.problems: list[Problem] = []
         api = build_api(
-            recommender,
+            self.recommender,
             self.send,
             max_clock_skew_ms=3_600_000,
             limits=limits,
@@ -72,11 +73,14 @@ class Setting:
 
     def publish(self) -> str:
         encoder = InterestEncoder.load(self.uri)
-        one_interest = BehaviorSequence(7, np.array([1, 2, 3]), np.array([10, 20, 30]))
-        three_interests = BehaviorSequence(5, np.arange(8), np.arange(8))
+        one_interest = BehaviorSequence(7, self.keys(1, 2, 3), np.array([10, 20, 30]))
+        three_interests = BehaviorSequence(5, self.keys(*range(8)), np.arange(8))
         publish(self.store, encoder, self.uri, sequences=[one_interest, three_interests])
         self.encoders[encoder.model_version] = encoder
         return encoder.model_version
+
+    def keys(self, *items: int) -> Keys:
+        return np.array([id_key(original_id(item, self.id_type), self.id_type) for item in items], dtype=np.int64)
 
     def send(self, events: Sequence[SentEvent], headers: Sequence[tuple[str, bytes]]) -> None:
         if self.log_is_away:

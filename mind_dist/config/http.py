@@ -8,8 +8,8 @@ from pydantic import with_config
 
 from mind_dist.config.checks import STRICT, check
 
-MOST_EVENTS, MOST_BEHAVIORS = 1_000, 10_000
-"""Events of one request, and behaviors of a request for candidates, that no setting goes beyond."""
+MOST_EVENTS, MOST_BEHAVIORS, MOST_REQUESTS = 1_000, 10_000, 256
+"""Events of one request, behaviors of a request for candidates, and such requests in one, that no setting goes beyond."""
 
 
 @with_config(STRICT)
@@ -24,6 +24,11 @@ class HttpConfig:
     """Largest body of a request; above it the answer is 413."""
     max_events: int = MOST_EVENTS
     """Most events of one request."""
+    max_batch: int = 100
+    """Most requests for candidates in one."""
+    audit_share: float = 0.001
+    """Share of the requests for candidates whose interests are searched once more, by the index and exactly, in the
+    background: `mind_dist_ann_recall`."""
     requests_per_s: float = 0.0
     """Requests a second under /v1 that a replica takes on average, a second's worth of them at once; above it the answer
     is 429. 0 for any number."""
@@ -45,6 +50,8 @@ class HttpConfig:
     def __post_init__(self) -> None:
         check(self.max_body_bytes >= 1024, "max_body_bytes", "at least 1024")  # noqa: PLR2004 - less holds no request
         check(1 <= self.max_events <= MOST_EVENTS, "max_events", f"between 1 and {MOST_EVENTS}")
+        check(1 <= self.max_batch <= MOST_REQUESTS, "max_batch", f"between 1 and {MOST_REQUESTS}")
+        check(0 <= self.audit_share <= 1, "audit_share", "between 0 and 1")
         for name in ("requests_per_s", "events_per_s"):
             rate = getattr(self, name)
             check(rate == 0 or 1 <= rate < float("inf"), name, "0, or at least 1")

@@ -28,6 +28,17 @@ def check_search(info: VersionInfo, queries: Vectors, limit: int, columns: Seque
         raise InvalidRequest(f"unknown columns: {', '.join(sorted(unknown))}")
 
 
+def slots(info: VersionInfo, vector: Vectors) -> Vectors:
+    """Return the queries that compare a vector with each interest of users: it in one slot, and zeros elsewhere, [K, K·D].
+
+    >>> info = VersionInfo("v", dim=2, num_interests=2, similarity="cosine", uri="", max_behaviors=1)
+    >>> slots(info, np.array([1, 2], dtype=np.float32)).tolist()
+    [[1.0, 2.0, 0.0, 0.0], [0.0, 0.0, 1.0, 2.0]]
+    """
+    places = np.eye(info.num_interests, dtype=np.float32)
+    return np.asarray(np.kron(places, vector.astype(np.float32)), dtype=np.float32)
+
+
 def check_items(info: VersionInfo, rows: ItemRows) -> None:
     """Check items before they are written.
 

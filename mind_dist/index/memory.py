@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mind_dist.errors import VectorStoreError
-from mind_dist.index.checks import check_items, check_search, check_users
+from mind_dist.index.checks import check_items, check_search, check_users, slots
 from mind_dist.index.filters import Condition, conditions
 from mind_dist.index.vector_store import Filter, Hits, ItemRows, UserRow, Vectors, VersionInfo
 from mind_dist.records import Keys
@@ -143,6 +143,20 @@ class InMemoryVectorStore:
     def get_users_singly(self, model_version: str, user_keys: Sequence[int]) -> dict[int, UserRow]:
         """Return the rows found."""
         return self.get_users(model_version, user_keys, strong=True)
+
+    def search_users(self, model_version: str, vector: Vectors, limit: int) -> Sequence[Hits]:
+        """Return for each interest of users the `limit` users whose one is closest to a vector."""
+        version = self._of(model_version)
+        queries = slots(version.info, vector)
+        check_search(version.info, vector[None], limit, ())
+        with self._lock:
+            rows = sorted(version.users.values(), key=lambda row: row.user_key)
+        padded = np.zeros((len(rows), queries.shape[1]), dtype=np.float32)
+        for to, row in zip(padded, rows, strict=True):
+            to[: row.interests.size] = row.interests.reshape(-1)
+        keys = np.array([row.user_key for row in rows], dtype=np.int64)
+        scores = queries @ padded.T
+        return [Hits(keys[best], row[best]) for row in scores for best in [largest(row, limit)]]
 
     def delete_users(self, model_version: str, user_keys: Sequence[int]) -> None:
         """Remove users."""

@@ -19,7 +19,7 @@ from pymilvus.exceptions import MilvusException
 from mind_dist.config import Addresses, MilvusConfig
 from mind_dist.errors import VectorStoreError
 from mind_dist.index import milvus_schema as layout
-from mind_dist.index.checks import check_items, check_search, check_users
+from mind_dist.index.checks import check_items, check_search, check_users, slots
 from mind_dist.index.filters import conditions
 from mind_dist.index.milvus_connection import NO_COLLECTION, MilvusConnection
 from mind_dist.index.vector_store import Filter, Hits, ItemRows, UserRow, Vectors, VersionInfo
@@ -252,9 +252,8 @@ class MilvusVectorStore:
             "filter": wanted,
             "limit": limit,
             "search_params": {"metric_type": "IP", "params": {"ef": ef}},
-            # Never the vector: searches that return it fail now and then. The key is asked for by its name, since
-            # servers differ in what they call it otherwise.
-            "output_fields": ["item_id", *columns, *([layout.MISSING] if columns and info.marks_missing else ())],
+            # Never the vector: searches that return it fail now and then. Nor the key, which every hit has.
+            "output_fields": [*columns, *([layout.MISSING] if columns and info.marks_missing else ())],
         }
         hits: list[Hits] = []
         for start in range(0, len(queries), _MAX_QUERIES):
@@ -286,6 +285,14 @@ class MilvusVectorStore:
         info = self.version_info(model_version)
         found = self._get(self._names.users_of(model_version), user_keys, consistency, ["*"])
         return [layout.read_user(info, fields) for fields in found]
+
+    def search_users(self, model_version: str, vector: Vectors, limit: int) -> Sequence[Hits]:
+        """Return for each interest of users the `limit` users whose one is closest to a vector, in one search."""
+        info, name = self.version_info(model_version), self._names.users_of(model_version)
+        check_search(info, vector[None], limit, ())
+        settings = {"filter": _NOBODY, "limit": limit, "search_params": {"metric_type": "IP"}}
+        found = self._call(MilvusClient.search, name, list(slots(info, vector)), anns_field="interests", **settings)
+        return [_hits(info, hits, ()) for hits in found]
 
     def delete_users(self, model_version: str, user_keys: Sequence[int]) -> None:
         """Remove users."""
@@ -350,11 +357,12 @@ def _move(client: MilvusClient, alias: str, collection: str, *, timeout: float) 
         client.create_alias(collection, alias, timeout=timeout)
 
 
-def _hits(info: VersionInfo, found: Sequence[Any], columns: Sequence[str]) -> Hits:
-    entities = [hit["entity"] for hit in found]
+def _hits(info: VersionInfo, found: Any, columns: Sequence[str]) -> Hits:
+    """Return what a query found; keys and scores come as lists, which spares a look into each hit."""
+    entities = [hit["entity"] for hit in found] if columns else []
     return Hits(
-        np.array([entity["item_id"] for entity in entities], dtype=np.int64),
-        np.array([hit["distance"] for hit in found], dtype=np.float32),
+        np.array(found.ids, dtype=np.int64),
+        np.array(found.distances, dtype=np.float32),
         layout.read_columns(info, entities, columns),
     )
 

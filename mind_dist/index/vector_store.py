@@ -157,7 +157,7 @@ class Hits:
     """What one query found, best first.
 
     Attributes:
-        keys: Item keys, [n].
+        keys: Keys of items, or of users, [n].
         scores: Inner products, [n].
         columns: Requested column → n values; None where a nullable column has none.
     """
@@ -261,6 +261,17 @@ class VectorStore(Protocol):
 
     def get_users_singly(self, model_version: str, user_keys: Sequence[int]) -> dict[int, UserRow]:
         """Return the rows found, each user asked for by its own strong read: exact, and slower."""
+        ...
+
+    def search_users(self, model_version: str, vector: Vectors, limit: int) -> Sequence[Hits]:
+        """Return for each interest of users the `limit` users whose one has the largest inner product with a vector, [D].
+
+        The k-th answer is of the users' k-th interests; an interest that a user lacks counts as 0. Exact: no index of
+        Milvus serves queries that are zero but in one slot, so all users are looked at.
+
+        Raises:
+            InvalidRequest: The limit is out of range, or the vector is of another width or not finite.
+        """
         ...
 
     def delete_users(self, model_version: str, user_keys: Sequence[int]) -> None:

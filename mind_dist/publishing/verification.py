@@ -10,11 +10,12 @@ from mind_dist.config import PublishConfig
 from mind_dist.errors import PublishError
 from mind_dist.index.vector_store import Filter, Vectors, VectorStore, VersionInfo
 from mind_dist.records import Keys
+from mind_dist.retrieval.recall import found_share
 
 GATE_METRIC = "recall@50"
 """The metric that a version is judged by, from its own evaluation."""
 
-_CHUNK_QUERIES = 32  # bounds the scores held at once: queries × items
+_CHUNK_QUERIES = 32  # bounds the scores held at once
 
 
 class InterestSample:
@@ -55,10 +56,7 @@ def ann_recall(
     limit: int,
     filter: Filter | None = None,
 ) -> float:
-    """Return the share of the truly best items that the index finds, over all queries.
-
-    A found item counts when its true score is among the `limit` best, so items of equal score may stand in for
-    each other.
+    """Return the share of the truly best items that the index finds, over all queries (`found_share`).
 
     Args:
         store: The index.
@@ -69,17 +67,12 @@ def ann_recall(
         limit: Items asked for.
         filter: What searches come with.
     """
-    limit = min(limit, len(item_keys))
-    num_found = 0
+    num_found = 0.0
     for start in range(0, len(queries), _CHUNK_QUERIES):
         chunk = queries[start : start + _CHUNK_QUERIES]
-        scores = chunk @ item_vectors.T
-        worst = np.partition(scores, -limit, axis=1)[:, -limit]
-        hits_of = store.search_items(model_version, chunk, limit, filter=filter)
-        for row, bound, hits in zip(scores, worst, hits_of, strict=True):
-            found = np.intersect1d(item_keys, hits.keys, return_indices=True)[1]
-            num_found += int((row[found] >= bound - 1e-5 * max(1.0, abs(bound))).sum())
-    return num_found / (limit * len(queries))
+        hits = store.search_items(model_version, chunk, min(limit, len(item_keys)), filter=filter)
+        num_found += len(chunk) * found_share(chunk, hits, item_keys, item_vectors, limit)
+    return num_found / len(queries)
 
 
 def check_recall(info: VersionInfo, previous: VersionInfo | None, config: PublishConfig) -> None:

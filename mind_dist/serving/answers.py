@@ -17,6 +17,7 @@ from mind_dist.errors import (
     ServiceUnavailable,
     TooFast,
     TooLarge,
+    UnknownItem,
     UnknownUser,
 )
 
@@ -24,6 +25,7 @@ _SOON_S, _LATER_S = 1, 5
 
 _STATUSES: list[tuple[type[MindDistError], int, int]] = [
     (UnknownUser, 404, 0),
+    (UnknownItem, 404, 0),
     (KeyInUse, 409, _SOON_S),
     (TooLarge, 413, 0),
     (InvalidRequest, 422, 0),
@@ -49,6 +51,11 @@ def refusal(status: int, reason: str, headers: dict[str, str] | None = None) -> 
     """Return an error; a reason that names what cannot be written as UTF-8 names it escaped."""
     text = reason.encode(errors="backslashreplace").decode()
     return JSONResponse({"error": text}, status_code=status, headers=headers)
+
+
+def status_of(error: MindDistError) -> int:
+    """Return the status that an error answers with."""
+    return _status_of(error)[0]
 
 
 def _status_of(error: MindDistError) -> tuple[int, int]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 
-from mind_dist.config.http import MOST_BEHAVIORS, MOST_EVENTS
+from mind_dist.config.http import MOST_BEHAVIORS, MOST_EVENTS, MOST_REQUESTS
 from mind_dist.index.filters import MAX_FILTER_VALUES
 from mind_dist.limits import MAX_COLUMNS
 from mind_dist.retrieval import Merging
 from mind_dist.serving.context_body import Context
 from mind_dist.serving.filter_body import Wish
+from mind_dist.serving.requests import RetrieveResponse
 
 BodyId = StrictInt | StrictStr
 """An outside id."""
@@ -93,6 +94,36 @@ RETRIEVE_EXAMPLES: dict[str, Any] = {
         },
     },
 }
+
+
+class BatchBody(BaseModel):
+    """Several requests, to be answered from one model version."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    requests: list[RetrieveBody] = Field(
+        min_length=1, max_length=MOST_REQUESTS, examples=[[{"user_id": 196, "limit": 10}, {"user_id": 22, "limit": 10}]]
+    )
+
+
+class NoAnswer(ErrorBody):
+    """Why one of several requests has no answer, and the status it would have alone."""
+
+    status: int = Field(examples=[404])
+
+
+class BatchAnswers(BaseModel):
+    """An answer to each request, in their order."""
+
+    answers: list[RetrieveResponse | NoAnswer]
+
+
+class SimilarUsersBody(BaseModel):
+    """How many users."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: Annotated[int, Field(description="Most users.", examples=[10])] = 100
 
 
 class EventBody(BaseModel):

@@ -21,15 +21,18 @@ from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
 from mind_dist.config import HttpConfig
-from mind_dist.errors import MindDistError
-from mind_dist.serving.answers import error_response, json_response, refusal
+from mind_dist.errors import InvalidRequest, MindDistError
+from mind_dist.serving.answers import error_response, json_response, refusal, status_of
 from mind_dist.serving.bodies import (
     RETRIEVE_EXAMPLES,
     Accepted,
+    BatchAnswers,
+    BatchBody,
     ErrorBody,
     EventsBody,
     Readiness,
     RetrieveBody,
+    SimilarUsersBody,
     Status,
     Unready,
     Warned,
@@ -41,7 +44,8 @@ from mind_dist.serving.health import Problem
 from mind_dist.serving.idempotency import LONGEST_KEY
 from mind_dist.serving.lanes import Lane
 from mind_dist.serving.rate import RateLimit
-from mind_dist.serving.recommender import Id, Recommender, RetrieveRequest, RetrieveResponse, UserView
+from mind_dist.serving.recommender import Recommender
+from mind_dist.serving.requests import Id, RetrieveRequest, RetrieveResponse, SimilarUsers, UserView
 
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
 _READINESS_THREADS, _READINESS_WAITING = 2, 16
@@ -106,7 +110,7 @@ def build_api(
     guarded = APIRouter(
         prefix="/v1", route_class=_Route, dependencies=documented, responses=_errors(401, 404, 413, 422, 429, 503)
     )
-    _add_retrieval(guarded, recommender, lanes.retrieve)
+    _add_retrieval(guarded, recommender, lanes.retrieve, limits)
     _add_events(guarded, EventRequests(recommender, send_events, limits, max_clock_skew_ms), lanes.events)
     api.include_router(guarded)
     rate = RateLimit(limits.requests_per_s, "requests")
@@ -114,7 +118,7 @@ def build_api(
     return api
 
 
-def _add_retrieval(router: APIRouter, recommender: Recommender, lane: Lane) -> None:
+def _add_retrieval(router: APIRouter, recommender: Recommender, lane: Lane, limits: HttpConfig) -> None:
     @router.get("/users/{user_id:path}/interests", response_model=UserView)
     async def interests(user_id: str) -> Response:
         """Return a user's interest vectors and the history behind them; an id may have slashes, encoded or not."""
@@ -128,6 +132,32 @@ def _add_retrieval(router: APIRouter, recommender: Recommender, lane: Lane) -> N
         choices. A score is the inner product with the interest that gave the item.
         """
         return await lane.run(lambda: json_response(recommender.retrieve(request_of(body))))
+
+    @router.post("/retrieve/batch", response_model=BatchAnswers)
+    async def retrieve_batch(body: BatchBody) -> Response:
+        """Return the answer to each of several requests, in their order, all from one model version.
+
+        Users are read together, bare histories encoded together, and those with the same filter searched together. One
+        that has no answer has an `error` and a `status` in its place, as it would alone.
+        """
+        if len(body.requests) > limits.max_batch:
+            raise InvalidRequest(f"requests: {len(body.requests)} of them, at most {limits.max_batch} (http.max_batch)")
+        requests = [request_of(each) for each in body.requests]
+        return await lane.run(
+            lambda: json_response({"answers": [_batch_answer(each) for each in recommender.retrieve_all(requests)]})
+        )
+
+    @router.post("/items/{item_id:path}/users", response_model=SimilarUsers)
+    async def similar_users(item_id: str, body: SimilarUsersBody | None = None) -> Response:
+        """Return the users with an interest nearest to an item, best first, with the score and the interest.
+
+        All users are looked at, exactly: it takes longer the more there are. Where ids are strings a user is named by
+        `user_key` alone, the fingerprint of the id.
+        """
+        limit = (body or SimilarUsersBody()).limit
+        return await lane.run(
+            lambda: json_response(recommender.similar_users(_id_from_path(item_id, recommender), limit))
+        )
 
 
 def _add_events(router: APIRouter, intake: EventRequests, lane: Lane) -> None:
@@ -184,6 +214,13 @@ def _add_health(
 def request_of(body: RetrieveBody) -> RetrieveRequest:
     """Return a request as the library takes it."""
     return RetrieveRequest(**{**dict(body), "filter": plain_filter(body.filter)})
+
+
+def _batch_answer(answer: RetrieveResponse | MindDistError) -> dict[str, Any]:
+    """Return one answer of several: as it would be alone, or its error and status."""
+    if isinstance(answer, RetrieveResponse):
+        return dataclasses.asdict(answer)
+    return {"error": str(answer), "status": status_of(answer)}
 
 
 def _id_from_path(text: str, recommender: Recommender) -> Id:

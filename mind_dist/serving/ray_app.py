@@ -28,6 +28,7 @@ from mind_dist.serving.event_sender import EventSender
 from mind_dist.serving.group_progress import GroupProgress
 from mind_dist.serving.health import Problem, Problems, UpdaterWatch
 from mind_dist.serving.http import build_api, most_at_once
+from mind_dist.serving.recall_audit import RecallAudit
 from mind_dist.serving.recommender import Recommender
 from mind_dist.serving.update_loop import OnStep, UpdateLoop
 from mind_dist.serving.updater import UserVectorUpdater
@@ -227,7 +228,9 @@ class RecommenderReplica(_Replica):
             after_s=self.config.degraded_after_s,
         )
         self._watch.start()
-        self._recommender = Recommender(self._store, self._follower.parts, self.config, self.metrics)
+        self._audit = RecallAudit(self._store, self.metrics, self.config.http.audit_share)
+        self._audit.start()
+        self._recommender = Recommender(self._store, self._follower.parts, self.config, self.metrics, audit=self._audit)
         self._sender = EventSender(self._connect, self.addresses.kafka)
         self._sender.start()
 
@@ -256,6 +259,7 @@ class RecommenderReplica(_Replica):
             self._watch.stop(_STOP_WITHIN_S)
             self._follower.stop(_STOP_WITHIN_S)
             self._sender.close(_STOP_WITHIN_S)
+            self._audit.close(_STOP_WITHIN_S)
 
     def _connect(self) -> EventProducer:
         """Reach the log; a request waits for it no longer than is configured."""

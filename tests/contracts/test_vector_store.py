@@ -321,6 +321,35 @@ def test_users_asked_for_singly_are_all_found(store: VectorStore, filled: Versio
     assert sorted(found) == list(range(50, 70))
 
 
+def test_users_near_a_vector_equal_brute_force(store: VectorStore) -> None:
+    info = make_info()
+    store.create_version(info)
+    users = [make_user(key, num_interests=1 + key % NUM_INTERESTS) for key in range(1, 60)]
+    store.upsert_users(info.model_version, users)
+    store.get_users(info.model_version, [1], strong=True)  # bounded reads see the rows from here on
+    [vector] = random_queries(1)
+    padded = np.zeros((len(users), NUM_INTERESTS, DIM), dtype=np.float32)
+    for row, user in zip(padded, users, strict=True):
+        row[: len(user.interests)] = user.interests
+    scores = (padded @ vector).T
+
+    def find() -> Sequence[Hits]:
+        return store.search_users(info.model_version, vector, 10)
+
+    give_up = time.monotonic() + 10
+    while sum(len(hits.keys) for hits in find()) < 30 and time.monotonic() < give_up:
+        time.sleep(0.1)
+    for hits, row in zip(find(), scores, strict=True):
+        np.testing.assert_allclose(hits.scores, np.sort(row)[::-1][:10], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(hits.scores, row[hits.keys - 1], rtol=1e-5, atol=1e-6)
+    everybody = store.search_users(info.model_version, vector, 1000)
+    assert all(sorted(hits.keys) == list(range(1, 60)) for hits in everybody), "and nobody else: no version's marker"
+    with pytest.raises(InvalidRequest):
+        store.search_users(info.model_version, vector[:-1], 10)
+    with pytest.raises(InvalidRequest):
+        store.search_users(info.model_version, vector * np.nan, 10)
+
+
 def test_a_deleted_user_is_gone(store: VectorStore, filled: VersionInfo) -> None:
     store.upsert_users(filled.model_version, [make_user(80), make_user(81)])
     store.delete_users(filled.model_version, [80, 82])

@@ -28,7 +28,8 @@ from mind_dist.records import BehaviorSequence, no_keys
 from mind_dist.serving.context_body import LONGEST_TEXT, LONGEST_VALUE, MAX_CONTEXT, Context
 from mind_dist.serving.event_sender import SentEvent
 from mind_dist.serving.http import build_api
-from mind_dist.serving.recommender import Recommender, RetrieveRequest
+from mind_dist.serving.recommender import Recommender
+from mind_dist.serving.requests import RetrieveRequest
 from tests.versions import tiny_version
 
 READ = EventFeatures(behavior=("event_type",), context=("page", "hour"))

@@ -15,7 +15,8 @@ from mind_dist.observability import InMemoryMetrics
 from mind_dist.publishing import publish
 from mind_dist.records import BehaviorSequence, Candidate
 from mind_dist.retrieval import Merging
-from mind_dist.serving.recommender import Recommender, RetrieveRequest
+from mind_dist.serving.recommender import Recommender
+from mind_dist.serving.requests import RetrieveRequest
 from tests.reference import retrieval_loops
 from tests.toy_serving import Clock
 from tests.versions import GENRES, tiny_version
