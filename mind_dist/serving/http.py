@@ -204,7 +204,7 @@ def _add_health(
         """
         warnings = [Warned(**dataclasses.asdict(each)) for each in find_problems()]
         try:
-            version = await lane.run(lambda: recommender.encoder().model_version)
+            version = await lane.run(lambda: recommender.encoder(sure=True).model_version)
         except MindDistError as error:
             response.status_code = 503
             return Unready(error=str(error), warnings=warnings)

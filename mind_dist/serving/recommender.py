@@ -73,18 +73,23 @@ class Recommender:
         self._active_until = -math.inf
         self._looking = threading.Lock()
 
-    def encoder(self) -> InterestEncoder:
+    def encoder(self, *, sure: bool = False) -> InterestEncoder:
         """Return the active version, or the one active before while the new one is being loaded.
 
-        Once a second one thread looks which that is; the others go on with what they know.
+        Once a second one thread looks which that is; the others go on with what they know, but for those that must be
+        sure that the store answers.
+
+        Args:
+            sure: Look even though another thread does, where the last look was a second ago.
 
         Raises:
             NotReady: No version is active, or it is not loaded yet.
             ServiceUnavailable: The store did not answer.
         """
-        if self._active is None:
+        is_old = self._clock() >= self._active_until
+        if self._active is None or (is_old and sure):
             return self._look_again()
-        if self._clock() >= self._active_until and self._looking.acquire(blocking=False):
+        if is_old and self._looking.acquire(blocking=False):
             try:
                 return self._look_again()
             finally:

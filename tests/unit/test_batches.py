@@ -1,7 +1,9 @@
 """Several requests in one, users of an item, and the audit of what the index finds."""
 
 import random
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 
 from mind_dist.config import ServingConfig
-from mind_dist.errors import InvalidRequest, UnknownItem, UnknownUser
+from mind_dist.errors import InvalidRequest, ServiceUnavailable, UnknownItem, UnknownUser
 from mind_dist.index.memory import InMemoryVectorStore
 from mind_dist.index.vector_store import Filter, Hits, UserRow, Vectors
 from mind_dist.observability import InMemoryMetrics
@@ -18,6 +20,7 @@ from mind_dist.serving.recall_audit import LIMIT, RecallAudit
 from mind_dist.serving.recommender import Recommender
 from mind_dist.serving.requests import RetrieveRequest, RetrieveResponse
 from tests.toy_http import Setting
+from tests.toy_serving import Clock
 
 REQUESTS: list[dict[str, Any]] = [
     {"user_id": 7, "limit": 5},
@@ -107,6 +110,43 @@ def test_requests_that_ask_alike_are_one_read_and_one_search(tmp_path: Path) -> 
         assert isinstance(one, RetrieveResponse)
         assert one.model_version == version
     assert [len(one.candidates) for one in answers if isinstance(one, RetrieveResponse)] == [9, 10, 11]
+
+
+class AwayStore(InMemoryVectorStore):
+    """A store that can go away; whoever asks then waits first for `held` to be set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_away = False
+        self.asked, self.held = threading.Event(), threading.Event()
+
+    def active_version(self) -> str | None:
+        if self.is_away:
+            self.asked.set()
+            self.held.wait(10)
+            raise ServiceUnavailable("Milvus", "toy", 1.0)
+        return super().active_version()
+
+
+def test_while_one_request_looks_for_the_active_version_others_go_on_with_the_known_one(tmp_path: Path) -> None:
+    setting, clock = Setting(tmp_path), Clock()
+    setting.store = store = AwayStore()
+    version = setting.publish()
+    recommender = Recommender(store, setting.encoders, ServingConfig(), InMemoryMetrics(), clock)
+    assert recommender.encoder().model_version == version
+    store.is_away = True
+    clock.now += 2
+    with ThreadPoolExecutor() as threads:
+        looking = threads.submit(recommender.encoder)
+        assert store.asked.wait(10)
+        assert recommender.encoder().model_version == version
+        store.held.set()
+        with pytest.raises(ServiceUnavailable):
+            looking.result()
+        with pytest.raises(ServiceUnavailable):
+            recommender.encoder(sure=True)
+    store.is_away = False
+    assert recommender.encoder(sure=True).model_version == version
 
 
 def test_users_near_an_item_are_those_with_the_nearest_interest(setting: Setting) -> None:
