@@ -6,6 +6,7 @@
     ├── PoisonEvent            one record cannot be decoded; it is dead-lettered
     ├── PoisonLimitExceeded    so many records are poison that the producer must be broken
     ├── PositionLost           a position is older than the oldest record still kept
+    ├── AnotherLog             saved positions are of a topic that was made anew, or of another cluster's
     ├── UnreadableBatch        a batch of records cannot be decompressed or decoded
     ├── PartitionStalled       a partition delivers nothing, though it has not been read to its end
     ├── VersionError           a model version is missing, torn or altered
@@ -122,6 +123,25 @@ class PositionLost(MindDistError):
         self.partition = partition
         self.wanted = wanted
         self.oldest = oldest
+
+
+class AnotherLog(MindDistError):
+    """Saved positions are of another log than the one that is there: the topic was made anew, or the cluster is another.
+
+    Attributes:
+        owner: What has the positions.
+        saved: The log whose positions they are.
+        found: The log that is there.
+    """
+
+    def __init__(self, owner: str, saved: str, found: str, advice: str) -> None:
+        super().__init__(
+            f"{owner} has positions of {saved}, and there is now {found}: they mean nothing there, events would be "
+            f"skipped or taken twice; {advice}"
+        )
+        self.owner = owner
+        self.saved = saved
+        self.found = found
 
 
 class UnreadableBatch(MindDistError):

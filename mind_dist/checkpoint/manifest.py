@@ -14,6 +14,7 @@ import xxhash
 from mind_dist.config import parse
 from mind_dist.errors import ConfigError, VersionError
 from mind_dist.keys import IdType
+from mind_dist.log.identity import LogIdentity
 from mind_dist.records import PartTrained
 from mind_dist.storage import Directory
 from mind_dist.strict_json import from_json, to_json
@@ -82,6 +83,7 @@ class Manifest:
         part_trained: Partition → parts of which only some records are trained: the topic has grown.
         dataset_digest: `PreparedDataset.digest` of the dataset behind it.
         watch: What the valid users have said of the run so far.
+        log: Whose positions they are, where it was trained on an event log.
     """
 
     format_version: int
@@ -98,6 +100,7 @@ class Manifest:
     part_trained: dict[int, list[PartTrained]] = field(default_factory=dict)
     dataset_digest: str = ""
     watch: WatchState = field(default_factory=WatchState)
+    log: LogIdentity | None = None
 
     @property
     def event_types(self) -> tuple[str, ...]:
@@ -122,6 +125,7 @@ def seal(
     part_trained: Mapping[int, Sequence[PartTrained]] | None = None,
     dataset_digest: str = "",
     watch: WatchState = _NOT_WATCHED,
+    log: LogIdentity | None = None,
 ) -> Manifest:
     """Write the manifest, which makes a version whole: when every file of every worker is written.
 
@@ -147,6 +151,7 @@ def seal(
         part_trained={partition: list(parts) for partition, parts in (part_trained or {}).items()},
         dataset_digest=dataset_digest,
         watch=watch,
+        log=log,
     )
     values = from_json(to_json(dataclasses.asdict(manifest)))  # partitions as texts, which sort otherwise: 10 < 2
     directory.write_bytes(MANIFEST, to_json({**values, "digest": _digest_of(values)}, indent=2).encode())

@@ -31,6 +31,7 @@ from mind_dist.log.kafka_topics import (
     ensure_dead_letter_topic,
     ensure_event_topics,
     ensure_topics,
+    log_identity,
     num_partitions,
 )
 from mind_dist.log.kafka_writing import EventProducer, KafkaDeadLetters
@@ -44,6 +45,7 @@ __all__ = [
     "ensure_dead_letter_topic",
     "ensure_event_topics",
     "ensure_topics",
+    "log_identity",
     "num_partitions",
     "wait_for_broker",
 ]

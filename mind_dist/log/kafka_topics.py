@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from uuid import UUID
 
 from kafka.errors import BrokerResponseError, TopicAlreadyExistsError
 
 from mind_dist.config import KafkaConfig
 from mind_dist.errors import ConfigError, ServiceUnavailable
+from mind_dist.log.identity import LogIdentity
 from mind_dist.log.kafka_broker import admin_client
 
 EVENT_PARTITIONS = 16
@@ -19,6 +21,9 @@ EVENT_PARTITIONS = 16
 
 _SHARED_CONFIGS = {"message.timestamp.type": "LogAppendTime"}
 """Records are stamped as the log takes them: that is what freshness counts from, and retention too."""
+
+_NO_ID = str(UUID(int=0))
+"""What a topic has for an id where the broker gives none."""
 
 _DAY_MS = 24 * 60 * 60 * 1000
 EVENT_CONFIGS = {**_SHARED_CONFIGS, "retention.ms": str(14 * _DAY_MS)}
@@ -86,12 +91,29 @@ def num_partitions(bootstrap: str, topic: str, *, timeout_s: float = 30.0) -> in
         ServiceUnavailable: The broker did not answer in time.
     """
     with admin_client(bootstrap, timeout_s) as admin:
-        [description] = admin.describe_topics([topic])
+        return len(_described(admin, bootstrap, topic)["partitions"])
+
+
+def log_identity(bootstrap: str, topic: str, *, timeout_s: float = 30.0) -> LogIdentity:
+    """Return by what the broker tells a topic from all others, those that had its name before included.
+
+    Raises:
+        ConfigError: There is no such topic; the message has the command that creates it.
+        ServiceUnavailable: The broker did not answer in time.
+    """
+    with admin_client(bootstrap, timeout_s) as admin:
+        topic_id = str(_described(admin, bootstrap, topic).get("topic_id") or "")
+        return LogIdentity(str(admin.describe_cluster()["cluster_id"]), topic, "" if topic_id == _NO_ID else topic_id)
+
+
+def _described(admin: Any, bootstrap: str, topic: str) -> Mapping[str, Any]:
+    [description] = admin.describe_topics([topic])
     if not description["partitions"]:
         command = creation_command(bootstrap, topic, EVENT_PARTITIONS)
         problem = f"there is no topic {topic!r} at {bootstrap}: create it with {command}, or let python -m jobs.replay --kafka.topic {topic} make it"
         raise ConfigError("kafka.topic", problem)
-    return len(description["partitions"])
+    found: Mapping[str, Any] = description
+    return found
 
 
 def creation_command(bootstrap: str, topic: str, partitions: int) -> str:

@@ -16,7 +16,7 @@ from mind_dist.examples.placement import Placement
 from mind_dist.examples.source import ExampleSource
 from mind_dist.keys import EventFeatures
 from mind_dist.log.codec import PoisonGate
-from mind_dist.log.kafka import KafkaDeadLetters, KafkaSource
+from mind_dist.log.kafka import KafkaDeadLetters, KafkaSource, log_identity
 from mind_dist.log.kafka import num_partitions as num_partitions_of
 from mind_dist.training.collectives import Collectives
 from mind_dist.training.moved_histories import saved_histories, saved_positions
@@ -53,11 +53,15 @@ def open_run(
         should_stop: Asked while waiting for events.
 
     Raises:
+        AnotherLog: The saved version's positions are of another log than the one that is there.
         ConfigError: The saved version's length was chosen by valid users, and there are none any more.
     """
     dataset = PreparedDataset.open(settings.dataset)
     from_kafka, in_cycles = settings.source == "kafka", _in_cycles(settings, saved, watched=watched)
+    log = None
     if from_kafka:
+        topic, timeout_s = settings.kafka.topic, settings.kafka.connect_timeout_s
+        log = log_identity(bootstrap, topic, timeout_s=timeout_s)
         examples = _open_log(settings, bootstrap, dataset, saved, ranks, stage=stage, should_stop=should_stop)
     else:
         num_epochs = EPOCHS_IN_CYCLES if in_cycles else 0
@@ -69,6 +73,7 @@ def open_run(
         settings.training,
         source=source_name(settings),
         observe=from_kafka,
+        log=log,
         collectives=ranks,
         device=device,
     )

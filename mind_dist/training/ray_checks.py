@@ -10,7 +10,7 @@ import ray
 from mind_dist.checkpoint import ModelVersion
 from mind_dist.config import dump
 from mind_dist.errors import ConfigError
-from mind_dist.log.kafka import ensure_topics, num_partitions
+from mind_dist.log.kafka import ensure_topics, log_identity, num_partitions
 from mind_dist.storage import Directory
 from mind_dist.training.moved_histories import check_partitions
 from mind_dist.training.resuming import check_resume, differences
@@ -35,9 +35,13 @@ def checked(settings: TrainSettings, bootstrap: str) -> TrainSettings:
     check_share(training.batch_size if settings.source == "kafka" else training.windows_per_step, settings.workers)
     whole.versions.forget_ray()
     saved = whole.versions.newest_whole().version
+    kafka, count = whole.kafka, 0
+    log = None
+    if whole.source == "kafka":
+        count = num_partitions(bootstrap, kafka.topic, timeout_s=kafka.connect_timeout_s)
+        log = log_identity(bootstrap, kafka.topic, timeout_s=kafka.connect_timeout_s)
     if saved is not None:
-        from_log = whole.source == "kafka"
-        check_resume(saved, model, whole.training, dataset, source_name(whole), from_log=from_log)
+        check_resume(saved, model, whole.training, dataset, source_name(whole), from_log=log is not None, log=log)
     elif whole.init_from:
         before = ModelVersion.open(whole.init_from, verify=False).model_config()
         for setting, of_version, now in differences("model", dump(before), dump(model)):
@@ -45,10 +49,9 @@ def checked(settings: TrainSettings, bootstrap: str) -> TrainSettings:
                 setting, f"is {of_version!r} in {whole.init_from}, not {now!r}: begin with the same model"
             )
     if whole.source == "kafka":
-        count = num_partitions(bootstrap, whole.kafka.topic, timeout_s=whole.kafka.connect_timeout_s)
         if saved is not None:
-            check_partitions(saved, whole.kafka.topic, count)
-        ensure_topics(bootstrap, {whole.kafka.dead_letter_topic: 1}, timeout_s=whole.kafka.connect_timeout_s)
+            check_partitions(saved, kafka.topic, count)
+        ensure_topics(bootstrap, {kafka.dead_letter_topic: 1}, timeout_s=kafka.connect_timeout_s)
     _warn_of_missing_cpus(whole)
     return whole
 

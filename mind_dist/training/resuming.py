@@ -12,6 +12,7 @@ from mind_dist.checkpoint import ModelVersion
 from mind_dist.config import ModelConfig, TrainingConfig, dump
 from mind_dist.dataset.parquet import PreparedDataset
 from mind_dist.errors import ConfigError
+from mind_dist.log.identity import LogIdentity
 
 _OF_EVERY_RUN = ("seed",)
 """Settings of training that may never change; the first values of item rows follow from the seed."""
@@ -26,6 +27,8 @@ _OF_POSITIONS = {
 """Those that decide what the positions in a dataset stand for, and how many there are, and where their values are. The number
 of workers does not: a position belongs to a bucket, whoever reads it."""
 
+_ADVICE = "give a new run another --name; --init-from begins it with the parameters of that version"
+
 
 def check_resume(
     version: ModelVersion,
@@ -35,6 +38,7 @@ def check_resume(
     source: str,
     *,
     from_log: bool,
+    log: LogIdentity | None = None,
 ) -> None:
     """Refuse to go on from a version of another run.
 
@@ -45,8 +49,10 @@ def check_resume(
         dataset: The dataset behind it; that of a log may change, it only tells of items and users.
         source: What is trained on.
         from_log: Whether that is an event log, whose positions depend on nothing else.
+        log: Which one, where it has a lasting identity.
 
     Raises:
+        AnotherLog: The version's positions are of a topic that was made anew, or of another cluster's.
         ConfigError: Something differs; the message names the first of it, with both values.
     """
     manifest, before = version.manifest, version.training_config()
@@ -64,8 +70,9 @@ def check_resume(
     for setting, saved, now in pairs:
         if saved != now:
             problem = f"{version.directory.uri} was saved with {saved!r}, and now it is {now!r}"
-            advice = "give a new run another --name; --init-from begins it with the parameters of that version"
-            raise ConfigError(setting, f"{problem}: {advice}")
+            raise ConfigError(setting, f"{problem}: {_ADVICE}")
+    if log is not None:
+        log.check(manifest.log, owner=version.directory.uri, advice=_ADVICE)
 
 
 def differences(path: str, saved: object, now: object) -> Iterator[tuple[str, object, object]]:

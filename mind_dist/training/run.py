@@ -19,6 +19,7 @@ from mind_dist.dataset.parquet import PreparedDataset
 from mind_dist.examples.batches import Batch, batches
 from mind_dist.examples.source import Examples, ExampleSource
 from mind_dist.keys import EventFeatures
+from mind_dist.log.identity import LogIdentity
 from mind_dist.model.item_bag import COLD_KEY
 from mind_dist.model.multi_interest import MultiInterestModel
 from mind_dist.storage import Directory
@@ -54,6 +55,7 @@ class TrainingRun:
         config: How to train it.
         source: What the version will say it was trained on.
         observe: Count items as they are seen, for an event log; else the catalog's counts stand.
+        log: The event log whose positions the examples have, where it has a lasting identity.
         collectives: The other ranks.
         device: Where to compute.
 
@@ -70,6 +72,7 @@ class TrainingRun:
         *,
         source: str,
         observe: bool = False,
+        log: LogIdentity | None = None,
         collectives: Collectives | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -82,6 +85,7 @@ class TrainingRun:
         self._model_config = model_config
         self._config = config
         self._source = source
+        self._log = log
         self._observe = observe
         self._ranks = collectives or SingleRank()
         # An event trains one position, whatever is asked of windows.
@@ -230,10 +234,11 @@ class TrainingRun:
         """Go on from a version of this run; the examples must have been opened at its positions.
 
         Raises:
+            AnotherLog: Its positions are of another log.
             ConfigError: It is of another run: see `check_resume`.
         """
         parts = (self._model_config, self._config, self._dataset, self._source)
-        check_resume(version, *parts, from_log=self._observe)
+        check_resume(version, *parts, from_log=self._observe, log=self._log)
         self.step = version.manifest.step
         self.watch = version.manifest.watch
         self.metrics = dict(version.manifest.metrics)
@@ -310,6 +315,7 @@ class TrainingRun:
             part_trained=_joined(part_trained),
             dataset_digest=self._dataset.digest,
             watch=self.watch,
+            log=self._log,
         )
 
 

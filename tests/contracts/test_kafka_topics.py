@@ -11,7 +11,7 @@ from kafka.admin import ConfigResource, ConfigResourceType
 
 from mind_dist import local_stack
 from mind_dist.config import KafkaConfig
-from mind_dist.errors import ConfigError, ServiceUnavailable
+from mind_dist.errors import AnotherLog, ConfigError, ServiceUnavailable
 from mind_dist.log.kafka import (
     EVENT_PARTITIONS,
     EventProducer,
@@ -19,6 +19,7 @@ from mind_dist.log.kafka import (
     KafkaSource,
     ensure_dead_letter_topic,
     ensure_event_topics,
+    log_identity,
     num_partitions,
 )
 from mind_dist.log.kafka_broker import admin_client
@@ -118,3 +119,20 @@ def test_a_missing_events_topic_is_named_with_its_command(broker: str, config: K
         match=f"create it with {command}.*or let python -m jobs.replay --kafka.topic {config.topic} make it",
     ):
         num_partitions(broker, config.topic)
+
+
+def test_a_topic_keeps_its_identity_until_it_is_made_anew(broker: str, config: KafkaConfig) -> None:
+    ensure_event_topics(broker, config, 2)
+    first = log_identity(broker, config.topic)
+    assert log_identity(broker, config.topic) == first
+    assert first.topic == config.topic
+    assert first.cluster_id
+    with admin_client(broker, 10) as admin:
+        admin.delete_topics([config.topic])
+    ensure_event_topics(broker, config, 2)
+    again = log_identity(broker, config.topic)
+    assert (again.cluster_id, again.topic) == (first.cluster_id, first.topic)
+    with pytest.raises(
+        AnotherLog, match=f"^a checkpoint has positions of topic .*{first.topic_id}.*{again.topic_id}.*; ask"
+    ):
+        again.check(first, owner="a checkpoint", advice="ask")

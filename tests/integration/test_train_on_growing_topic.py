@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,8 +18,8 @@ from kafka import KafkaAdminClient
 
 from mind_dist.checkpoint import ModelVersion
 from mind_dist.config import Addresses
-from mind_dist.errors import ConfigError, StoppedBeforeSaving
-from mind_dist.log.kafka import ensure_topics
+from mind_dist.errors import AnotherLog, StoppedBeforeSaving
+from mind_dist.log.kafka import ensure_topics, log_identity
 from mind_dist.training import topic_growth
 from mind_dist.training.ray_trainer import train_on_ray
 from mind_dist.training.run_monitor import TrainProgress
@@ -103,8 +104,9 @@ def test_a_run_goes_on_with_a_topic_that_has_grown_since_and_refuses_one_that_wa
     drill.check(train(drill), partitions=7)
     with closing(KafkaAdminClient(bootstrap_servers=drill.broker)) as admin:
         admin.delete_topics([drill.kafka.topic])
-    ensure_topics(drill.broker, {drill.kafka.topic: 3})
-    with pytest.raises(ConfigError, match=r"has 3 partitions, the run's version .* stands in 7"):
+    ensure_topics(drill.broker, {drill.kafka.topic: 7})
+    now = log_identity(drill.broker, drill.kafka.topic)
+    with pytest.raises(AnotherLog, match=f"has positions of .*there is now {re.escape(str(now))}.* another --name"):
         train(drill)
 
 

@@ -13,10 +13,12 @@ import pytest
 from mind_dist.checkpoint import ModelVersion
 from mind_dist.dataset.parquet import ItemCatalog, PreparedDataset
 from mind_dist.encoder import InterestEncoder
-from mind_dist.errors import ConfigError
+from mind_dist.errors import AnotherLog, ConfigError
+from mind_dist.log.identity import LogIdentity
 from mind_dist.storage import Directory
+from mind_dist.training.moved_histories import check_partitions
 from mind_dist.training.resuming import check_resume
-from tests.toy_training import MODEL, TRAINING, open_run, parquet_examples, write_dataset
+from tests.toy_training import MODEL, TRAINING, event_examples, open_run, parquet_examples, toy_log, write_dataset
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +102,22 @@ def test_a_run_on_other_data_begins_with_a_versions_parameters_and_its_own_items
     table = ModelVersion.open(str(tmp_path / "version")).items()
     rows = np.searchsorted(table.keys, version.items().keys[kept])
     np.testing.assert_array_equal(table.vectors[rows], version.items().vectors[kept])
+
+
+def test_positions_of_a_topic_that_was_made_anew_are_refused_and_the_log_is_kept_with_them(
+    dataset: PreparedDataset, tmp_path: Path
+) -> None:
+    log = LogIdentity("cluster", "events", "first")
+    events = toy_log()
+    run = open_run(event_examples(events, dataset=dataset), dataset, observe=True, log=log)
+    next(iter(run.steps()))
+    run.save(Directory.at(tmp_path))
+    saved = ModelVersion.open(str(tmp_path))
+    assert saved.manifest.log == log
+    for now in (LogIdentity("cluster", "events", "second"), LogIdentity("another", "events", "first")):
+        with pytest.raises(AnotherLog, match=r"there is now topic 'events'.*give a new run another --name; --init-from"):
+            open_run(event_examples(events, saved, dataset=dataset), dataset, saved, observe=True, log=now)
+    for now in (log, LogIdentity("cluster", "events", "")):  # of the latter, the broker tells no id
+        assert open_run(event_examples(events, saved, dataset=dataset), dataset, saved, observe=True, log=now).step == 1
+    with pytest.raises(ConfigError, match="'events' has 3 partitions"):
+        check_partitions(saved, "events", 3)
