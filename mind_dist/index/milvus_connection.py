@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import grpc
 from pymilvus import MilvusClient
 from pymilvus.exceptions import MilvusException
+from tenacity import Retrying, retry_if_exception_type, stop_before_delay, wait_random_exponential
 
 from mind_dist.errors import ServiceUnavailable, VectorStoreError
 
@@ -22,7 +23,8 @@ logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
 
 NO_COLLECTION = 100
 _NOT_LOADED = 101
-_FIRST_PAUSE_S, _LAST_PAUSE_S = 0.05, 2.0
+_FIRST_PAUSE_S, _LAST_PAUSE_S = 0.1, 2.0
+"""Longest first pause before a call is tried again, and longest of all; the longest doubles between."""
 _UNCLEAR_ATTEMPTS = 5
 
 _GRPC_OPTIONS = {"grpc.keepalive_permit_without_calls": False}
@@ -86,29 +88,40 @@ class MilvusConnection:
             ServiceUnavailable: The server stayed away for `retry_s`, and the last attempt ended.
             VectorStoreError: The server refuses.
         """
-        started = time.monotonic()
         collection = str(arguments[0]) if arguments else ""
-        pause, attempts = _FIRST_PAUSE_S, 0
-        while True:
+        started_s, retrying = time.monotonic(), self._retrying()
+
+        def attempt() -> T:
             try:
                 return operation(self._connected(), *arguments, timeout=self._timeout_s, **settings)
             except (MilvusException, grpc.RpcError) as error:
-                attempts += 1
-                self._judge(error, collection, attempts, time.monotonic() - started + pause)
-            self._sleep(pause)
-            pause = min(2 * pause, _LAST_PAUSE_S)
+                self._judge(error, collection, retrying.statistics["attempt_number"])
+                if _code(error) == _NOT_LOADED and collection:
+                    self._load(collection)
+                raise ServiceUnavailable("Milvus", self.uri, time.monotonic() - started_s, _reason(error)) from error
 
-    def _judge(self, error: Exception, collection: str, attempts: int, waited_s: float) -> None:
-        """Return when trying again may help; raise what the failure means otherwise."""
-        code, reason = _code(error), _reason(error)
+        return retrying(attempt)
+
+    def _retrying(self) -> Retrying:
+        """Return what tries again while the server is away, after pauses that no two clients have alike.
+
+        They would come back all at once otherwise, to a server that is just getting up.
+        """
+        return Retrying(
+            retry=retry_if_exception_type(ServiceUnavailable),
+            wait=wait_random_exponential(multiplier=_FIRST_PAUSE_S, min=_FIRST_PAUSE_S / 2, max=_LAST_PAUSE_S),
+            stop=stop_before_delay(self._retry_s),
+            sleep=self._sleep,
+            reraise=True,
+        )
+
+    def _judge(self, error: Exception, collection: str, attempts: int) -> None:
+        """Return when trying again may help; raise a `VectorStoreError` otherwise."""
+        code = _code(error)
         trouble = _TROUBLES.get(code, _Trouble.REFUSED)
         gone = code == NO_COLLECTION and collection and not self._has(collection)
         if trouble is _Trouble.REFUSED or gone or (trouble is _Trouble.UNCLEAR and attempts >= _UNCLEAR_ATTEMPTS):
-            raise VectorStoreError(f"Milvus at {self.uri}: {reason}") from error
-        if waited_s > self._retry_s:
-            raise ServiceUnavailable("Milvus", self.uri, waited_s, reason) from error
-        if code == _NOT_LOADED and collection:
-            self._load(collection)
+            raise VectorStoreError(f"Milvus at {self.uri}: {_reason(error)}") from error
 
     def _connected(self) -> MilvusClient:
         with self._lock:

@@ -538,10 +538,10 @@ def test_an_index_that_is_never_finished_is_an_error(milvus_standalone: str) -> 
     store.close()
 
 
-def test_an_absent_server_is_named_with_the_time_waited() -> None:
+def test_an_absent_server_is_named_after_pauses_that_differ() -> None:
     [port] = free_ports(1)
     pauses: list[float] = []
-    with pytest.raises(ServiceUnavailable, match=f"Milvus at http://127.0.0.1:{port}") as caught:
-        MilvusVectorStore(f"http://127.0.0.1:{port}", MilvusConfig(timeout_s=0.5, retry_s=0.2), sleep=pauses.append)
-    assert caught.value.waited_s > 0.2
-    assert pauses == sorted(pauses)
+    with pytest.raises(ServiceUnavailable, match=f"Milvus at http://127.0.0.1:{port} did not answer"):
+        MilvusVectorStore(f"http://127.0.0.1:{port}", MilvusConfig(timeout_s=0.1, retry_s=0.6), sleep=pauses.append)
+    assert len(set(pauses)) == len(pauses) > 0
+    assert all(0 < pause <= 2 for pause in pauses)
