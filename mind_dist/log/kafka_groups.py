@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mind_dist.config import KafkaConfig
 from mind_dist.log.kafka import KafkaSource, num_partitions
 from mind_dist.records import Positions
+
+_POLL_S = 0.05
 
 
 @contextmanager
@@ -49,11 +52,25 @@ def end_positions(bootstrap: str, config: KafkaConfig) -> Positions:
 
 
 def lag(bootstrap: str, config: KafkaConfig, group: str, ends: Positions) -> int:
-    """Return how many records a group still has to take to come to some positions.
+    """Return how many positions a group still has to take to come to some ends; none where no record lies between.
+
+    A group stores the position behind its last record. Behind that may lie what holds no record, and nobody will ever take:
+    the marker that ends a transaction, or all of one that was given up.
 
     Raises:
         ServiceUnavailable: The broker did not answer in time.
     """
     with _whole_topic(bootstrap, config, group) as source:
-        reached = source.position()
+        reached = dict(source.position())
+        behind = {partition for partition, end in ends.items() if reached[partition] < end}
+        deadline_s = time.monotonic() + config.connect_timeout_s
+        while behind and time.monotonic() < deadline_s:
+            for record in source.poll(_POLL_S):
+                if record.partition in behind:
+                    reached[record.partition] = record.offset
+                    behind.discard(record.partition)
+            passed = source.position()
+            done = {partition for partition in behind if passed[partition] >= ends[partition]}
+            reached |= {partition: passed[partition] for partition in done}
+            behind -= done
     return sum(max(0, end - reached[partition]) for partition, end in ends.items())

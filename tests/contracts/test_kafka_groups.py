@@ -1,12 +1,15 @@
 """Handing positions from group to group, over every broker."""
 
 import uuid
+from contextlib import closing
 
 import pytest
+from kafka import KafkaProducer
 
 from mind_dist.config import KafkaConfig
 from mind_dist.log.kafka import EventProducer, KafkaSource, ensure_topics
 from mind_dist.log.kafka_groups import end_positions, hand_over, lag
+from mind_dist.records import Record
 from tests.services import BROKERS
 
 PARTITIONS = 3
@@ -63,3 +66,39 @@ def test_a_group_that_never_stored_anything_hands_over_nothing(broker: str) -> N
     config = make_topic(broker, 20)
     assert hand_over(broker, config, config.group("v1"), config.group("v2")) == {}
     assert lag(broker, config, config.group("v2"), end_positions(broker, config)) == 20
+
+
+def write_transaction(broker: str, config: KafkaConfig, *, commit: bool) -> None:
+    """Write a record into each partition, and the marker behind it."""
+    name = uuid.uuid4().hex
+    with closing(KafkaProducer(bootstrap_servers=broker, transactional_id=name, retry_backoff_ms=5)) as producer:
+        producer.init_transactions()
+        producer.begin_transaction()
+        for partition in range(PARTITIONS):
+            producer.send(config.topic, key=b"1", value=b"{}", partition=partition)
+        (producer.commit_transaction if commit else producer.abort_transaction)()
+
+
+def test_a_group_that_has_come_to_a_transactions_marker_has_caught_up(broker: str) -> None:
+    config = make_topic(broker, 0)
+    group = config.group("v1")
+    write_transaction(broker, config, commit=True)
+    ends = end_positions(broker, config)
+    assert lag(broker, config, group, ends) > 0
+    with closing(KafkaSource(broker, config, group, partitions=range(PARTITIONS))) as source:
+        records: list[Record] = []
+        while len(records) < PARTITIONS:
+            records += source.poll(1)
+        source.commit({record.partition: record.offset + 1 for record in records})
+    assert lag(broker, config, group, ends) == 0
+
+
+@pytest.mark.parametrize("broker", [name for name in BROKERS if name != "tansu_broker"], indirect=True)
+def test_a_group_has_caught_up_behind_which_lies_nothing_but_a_transaction_that_was_given_up(broker: str) -> None:
+    config = make_topic(broker, 30)
+    group = config.group("v1")
+    consume(broker, config, group, 30)
+    write_transaction(broker, config, commit=False)
+    assert lag(broker, config, group, end_positions(broker, config)) == 0
+    send(broker, config, 30)
+    assert 30 <= lag(broker, config, group, end_positions(broker, config)) <= 36
