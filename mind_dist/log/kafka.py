@@ -1,7 +1,7 @@
 """The event log in Kafka: `KafkaSource` here; producer and topics by the same name, from the modules beside.
 
-It hides how Apache Kafka and Tansu differ: Tansu cannot do cooperative or sticky assignment, and does not tell the end
-of a partition rightly.
+It hides how Apache Kafka and Tansu differ: Tansu cannot share out partitions cooperatively (`kafka_members`), and does
+not tell the end of a partition rightly (`kafka_probe`).
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
-from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.errors import (
     CommitFailedError,
+    FencedInstanceIdError,
     KafkaError,
     KafkaTimeoutError,
     LogTruncationError,
@@ -23,14 +23,23 @@ from kafka.errors import (
 )
 
 from mind_dist.config import KafkaConfig
-from mind_dist.errors import ConfigError, PositionLost, ServiceUnavailable, StaleAssignment, UnreadableBatch
+from mind_dist.errors import (
+    ConfigError,
+    MindDistError,
+    PositionLost,
+    ServiceUnavailable,
+    StaleAssignment,
+    UnreadableBatch,
+)
 from mind_dist.log.kafka_broker import connect, translated, wait_for_broker
+from mind_dist.log.kafka_members import Membership, consumer_settings
 from mind_dist.log.kafka_probe import UNREADABLE, PartitionProbe
 from mind_dist.log.kafka_topics import (
     EVENT_PARTITIONS,
     ensure_dead_letter_topic,
     ensure_event_topics,
     ensure_topics,
+    find_topic,
     log_identity,
     num_partitions,
 )
@@ -52,6 +61,8 @@ __all__ = [
 
 T = TypeVar("T")
 
+_MOVED_ON = (CommitFailedError, FencedInstanceIdError, RebalanceInProgressError)
+"""What the client says where our partitions, or our name in the group, are another's."""
 _SILENCE_S = 5.0
 """After so long without a record, ask whether the broker is still there."""
 _PROBE_TIMEOUT_MS = 1000
@@ -62,7 +73,10 @@ class KafkaSource:
     """An `EventSource` over a topic, going on from its group's stored positions, or from the oldest record.
 
     Use it from one thread. The group's assignment changes inside `poll` only; records and positions of the partitions
-    that went are then no longer ours.
+    that went are then no longer ours. Those that stayed go on where they were.
+
+    Attributes:
+        identity: By which the broker told the topic from all others when this began.
     """
 
     def __init__(
@@ -74,7 +88,8 @@ class KafkaSource:
             ConfigError: There is no such topic, or it lacks one of the partitions.
             ServiceUnavailable: The broker did not answer within `config.connect_timeout_s`.
         """
-        count = num_partitions(bootstrap, config.topic, timeout_s=config.connect_timeout_s)
+        found = find_topic(bootstrap, config.topic, timeout_s=config.connect_timeout_s)
+        self.identity = found.identity
         self._address = bootstrap
         self._topic = config.topic
         self._timeout_ms = int(config.connect_timeout_s * 1000)
@@ -83,9 +98,16 @@ class KafkaSource:
         self._probe = PartitionProbe(bootstrap)
         self._broken_by: Exception | None = None
         wanted = [TopicPartition(config.topic, partition) for partition in partitions or ()]
-        if any(partition >= count for _, partition in wanted):
-            raise ConfigError("partitions", f"{config.topic!r} has {count}, numbered from 0")
-        self._consumer = connect(KafkaConsumer, bootstrap, config.connect_timeout_s, **_settings(config, group))
+        if any(partition >= found.num_partitions for _, partition in wanted):
+            raise ConfigError("partitions", f"{config.topic!r} has {found.num_partitions}, numbered from 0")
+        self._membership = Membership(group, self.identity.cluster_id) if partitions is None else None
+        as_member = self._membership.settings if self._membership else {}
+        try:
+            settings = consumer_settings(config, group) | as_member
+            self._consumer = connect(KafkaConsumer, bootstrap, config.connect_timeout_s, **settings)
+        except MindDistError:
+            self._leave()
+            raise
         if partitions is None:
             self._consumer.subscribe([config.topic])
             try:
@@ -159,9 +181,9 @@ class KafkaSource:
         """
         offsets = {TopicPartition(self._topic, p): OffsetAndMetadata(at, "", -1) for p, at in positions.items()}
         try:
-            with translated(self._address, passing=(CommitFailedError, RebalanceInProgressError)):
+            with translated(self._address, passing=_MOVED_ON):
                 self._consumer.commit(offsets, timeout_ms=self._timeout_ms)
-        except (CommitFailedError, RebalanceInProgressError) as error:
+        except _MOVED_ON as error:
             raise StaleAssignment(f"partitions {sorted(positions)} of {self._topic} have moved on: {error}") from error
 
     def committed(self) -> Positions:
@@ -174,9 +196,14 @@ class KafkaSource:
         return {partition: position for partition, position in stored.items() if position is not None}
 
     def close(self) -> None:
-        """Leave the group, without committing."""
+        """Leave the group, without committing; a static member stays in it until its session ends."""
         self._consumer.close(autocommit=False, timeout_ms=_CLOSE_TIMEOUT_MS)
         self._probe.close()
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._membership is not None:
+            self._membership.close()
 
     def _fetched(self, timeout_s: float) -> Any:
         """Poll; after a batch that cannot be read never again: the client would not return from that poll."""
@@ -273,19 +300,3 @@ def _appended_ms(message: Any) -> int:
     """Return when the log took a message; producers of the oldest format send no time, and then it is now."""
     known = message.timestamp is not None and message.timestamp >= 0
     return int(message.timestamp) if known else time.time_ns() // 1_000_000
-
-
-def _settings(config: KafkaConfig, group: str) -> dict[str, Any]:
-    return {
-        "group_id": group,
-        "enable_auto_commit": False,
-        "auto_offset_reset": "none",  # see KafkaSource._with_positions
-        "isolation_level": "read_committed",  # records of aborted transactions never count
-        "allow_auto_create_topics": False,
-        "metadata_max_age_ms": int(config.metadata_max_age_s * 1000),
-        "max_poll_records": config.max_poll_records,
-        "partition_assignment_strategy": [RangePartitionAssignor()],  # eager; see the module's first lines
-        "session_timeout_ms": int(config.session_timeout_s * 1000),
-        "heartbeat_interval_ms": int(config.session_timeout_s * 125),
-        "max_poll_interval_ms": int(config.max_poll_interval_s * 1000),
-    }

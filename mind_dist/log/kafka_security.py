@@ -18,6 +18,7 @@ _BY_PASSWORD = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 _MECHANISM_PACKAGES = {"GSSAPI": "gssapi", "AWS_MSK_IAM": "botocore"}
 
 CHOICES = {
+    "partition_assignment_strategy": ("cooperative-sticky", "range"),
     "security_protocol": ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"),
     "sasl_mechanism": (*_BY_PASSWORD, "OAUTHBEARER", *_MECHANISM_PACKAGES),
     "compression_type": ("gzip", "snappy", "lz4", "zstd"),

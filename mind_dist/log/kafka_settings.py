@@ -66,7 +66,6 @@ _FIXED = frozenset(
         "isolation_level",
         "key_deserializer",
         "key_serializer",
-        "partition_assignment_strategy",
         "partitioner",
         "retries",
         "transaction_timeout_ms",
@@ -110,6 +109,9 @@ _OTHER_CLIENTS = {
 }
 """Names that the clients of Java and C have for what this one calls otherwise."""
 
+_OF_MEMBERS = frozenset({"group_instance_id", "partition_assignment_strategy"})
+"""Settings of members of a group, which `kafka_members` reads; a consumer without a group would refuse them."""
+
 _CLIENTS = (KafkaConsumer, KafkaProducer, KafkaAdminClient)
 _DEFAULTS: dict[str, Any] = {name: value for each in _CLIENTS for name, value in each.DEFAULT_CONFIG.items()}
 _KNOWN = (_DEFAULTS.keys() | OF_TOKENS) - _IN_CONFIG.keys() - _FIXED - _NO_TEXT
@@ -129,7 +131,8 @@ class ClientSettings:
         Raises:
             ConfigError: A certificate, key or list of ciphers cannot be used.
         """
-        known = {name: value for name, value in self.values.items() if name in client.DEFAULT_CONFIG}
+        names = client.DEFAULT_CONFIG.keys() - _OF_MEMBERS
+        known = {name: value for name, value in self.values.items() if name in names}
         shown = {
             name: _Hidden(each.get_secret_value()) if isinstance(each, SecretStr) else each
             for name, each in known.items()

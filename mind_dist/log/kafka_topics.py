@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -83,37 +84,46 @@ def ensure_dead_letter_topic(bootstrap: str, config: KafkaConfig) -> None:
         ) from error
 
 
-def num_partitions(bootstrap: str, topic: str, *, timeout_s: float = 30.0) -> int:
-    """Return how many partitions a topic has.
+@dataclass(frozen=True)
+class FoundTopic:
+    """A topic that is there.
+
+    Attributes:
+        identity: By which the broker tells it from all others, those that had its name before included.
+        num_partitions: Partitions it has now.
+    """
+
+    identity: LogIdentity
+    num_partitions: int
+
+
+def find_topic(bootstrap: str, topic: str, *, timeout_s: float = 30.0) -> FoundTopic:
+    """Return what the broker knows of a topic.
 
     Raises:
         ConfigError: There is no such topic; the message has the command that creates it.
         ServiceUnavailable: The broker did not answer in time.
     """
     with admin_client(bootstrap, timeout_s) as admin:
-        return len(_described(admin, bootstrap, topic)["partitions"])
-
-
-def log_identity(bootstrap: str, topic: str, *, timeout_s: float = 30.0) -> LogIdentity:
-    """Return by what the broker tells a topic from all others, those that had its name before included.
-
-    Raises:
-        ConfigError: There is no such topic; the message has the command that creates it.
-        ServiceUnavailable: The broker did not answer in time.
-    """
-    with admin_client(bootstrap, timeout_s) as admin:
-        topic_id = str(_described(admin, bootstrap, topic).get("topic_id") or "")
-        return LogIdentity(str(admin.describe_cluster()["cluster_id"]), topic, "" if topic_id == _NO_ID else topic_id)
-
-
-def _described(admin: Any, bootstrap: str, topic: str) -> Mapping[str, Any]:
-    [description] = admin.describe_topics([topic])
+        [description] = admin.describe_topics([topic])
+        cluster_id = str(admin.describe_cluster()["cluster_id"])
     if not description["partitions"]:
         command = creation_command(bootstrap, topic, EVENT_PARTITIONS)
         problem = f"there is no topic {topic!r} at {bootstrap}: create it with {command}, or let python -m jobs.replay --kafka.topic {topic} make it"
         raise ConfigError("kafka.topic", problem)
-    found: Mapping[str, Any] = description
-    return found
+    topic_id = str(description.get("topic_id") or _NO_ID)
+    identity = LogIdentity(cluster_id, topic, "" if topic_id == _NO_ID else topic_id)
+    return FoundTopic(identity, len(description["partitions"]))
+
+
+def num_partitions(bootstrap: str, topic: str, *, timeout_s: float = 30.0) -> int:
+    """Return how many partitions a topic has; raises as `find_topic`."""
+    return find_topic(bootstrap, topic, timeout_s=timeout_s).num_partitions
+
+
+def log_identity(bootstrap: str, topic: str, *, timeout_s: float = 30.0) -> LogIdentity:
+    """Return by what the broker tells a topic from all others; raises as `find_topic`."""
+    return find_topic(bootstrap, topic, timeout_s=timeout_s).identity
 
 
 def creation_command(bootstrap: str, topic: str, partitions: int) -> str:
