@@ -31,7 +31,7 @@ class HttpConfig:
     background: `mind_dist_ann_recall`."""
     requests_per_s: float = 0.0
     """Requests a second under /v1 that a replica takes on average, a second's worth of them at once; above it the answer
-    is 429. 0 for any number."""
+    is 429. Several in one count each. 0 for any number."""
     events_per_s: float = 0.0
     """Events a second that a replica takes, likewise."""
     retrieve_threads: int = 16

@@ -100,7 +100,7 @@ def build_api(
         find_problems: Returns what `GET /readyz` warns of; answers at once.
     """
     limits = limits or HttpConfig()
-    lanes = _Lanes(limits)
+    lanes, rate = _Lanes(limits), RateLimit(limits.requests_per_s, "requests")
     summary = "Users' interests, and candidates for a ranker."
     api = FastAPIOffline(title="mind_dist", summary=summary, redoc_url=None)
     api.router.route_class = _Route
@@ -110,15 +110,14 @@ def build_api(
     guarded = APIRouter(
         prefix="/v1", route_class=_Route, dependencies=documented, responses=_errors(401, 404, 413, 422, 429, 503)
     )
-    _add_retrieval(guarded, recommender, lanes.retrieve, limits)
+    _add_retrieval(guarded, recommender, lanes.retrieve, limits.max_batch, rate)
     _add_events(guarded, EventRequests(recommender, send_events, limits, max_clock_skew_ms), lanes.events)
     api.include_router(guarded)
-    rate = RateLimit(limits.requests_per_s, "requests")
     api.add_middleware(Gate, token=token, max_body_bytes=limits.max_body_bytes, rate=rate)
     return api
 
 
-def _add_retrieval(router: APIRouter, recommender: Recommender, lane: Lane, limits: HttpConfig) -> None:
+def _add_retrieval(router: APIRouter, recommender: Recommender, lane: Lane, max_batch: int, rate: RateLimit) -> None:
     @router.get("/users/{user_id:path}/interests", response_model=UserView)
     async def interests(user_id: str) -> Response:
         """Return a user's interest vectors and the history behind them; an id may have slashes, encoded or not."""
@@ -140,8 +139,9 @@ def _add_retrieval(router: APIRouter, recommender: Recommender, lane: Lane, limi
         Users are read together, bare histories encoded together, and those with the same filter searched together. One
         that has no answer has an `error` and a `status` in its place, as it would alone.
         """
-        if len(body.requests) > limits.max_batch:
-            raise InvalidRequest(f"requests: {len(body.requests)} of them, at most {limits.max_batch} (http.max_batch)")
+        if len(body.requests) > max_batch:
+            raise InvalidRequest(f"requests: {len(body.requests)} of them, at most {max_batch} (http.max_batch)")
+        rate.owe(len(body.requests) - 1)  # the gate has taken one
         requests = [request_of(each) for each in body.requests]
         return await lane.run(
             lambda: json_response({"answers": [_batch_answer(each) for each in recommender.retrieve_all(requests)]})

@@ -44,3 +44,9 @@ class RateLimit:
             if lacking > 0:
                 raise TooFast(self._what, self._per_s, lacking / self._per_s)
             self._left -= units
+
+    def owe(self, units: int) -> None:
+        """Take more units of work that was let through already: those after it wait for them."""
+        if self._per_s:
+            with self._lock:
+                self._left -= units

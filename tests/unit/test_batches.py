@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mind_dist.config import ServingConfig
+from mind_dist.config import HttpConfig, ServingConfig
 from mind_dist.errors import InvalidRequest, ServiceUnavailable, UnknownItem, UnknownUser
 from mind_dist.index.memory import InMemoryVectorStore
 from mind_dist.index.vector_store import Filter, Hits, UserRow, Vectors
@@ -110,6 +110,15 @@ def test_requests_that_ask_alike_are_one_read_and_one_search(tmp_path: Path) -> 
         assert isinstance(one, RetrieveResponse)
         assert one.model_version == version
     assert [len(one.candidates) for one in answers if isinstance(one, RetrieveResponse)] == [9, 10, 11]
+
+
+def test_several_requests_in_one_count_each_toward_the_rate(tmp_path: Path) -> None:
+    setting = Setting(tmp_path, limits=HttpConfig(requests_per_s=2))
+    setting.publish()
+    many = {"requests": [{"user_id": 7, "limit": 1}] * 100}
+    assert setting.client.post("/v1/retrieve/batch", json=many).status_code == 200
+    refused = setting.client.post("/v1/retrieve", json={"user_id": 7})
+    assert (refused.status_code, int(refused.headers["retry-after"]) > 9) == (429, True)
 
 
 class AwayStore(InMemoryVectorStore):
