@@ -1,29 +1,41 @@
-"""Which log a position belongs to: a topic's name says it no more once the topic was made anew, or the cluster replaced."""
+"""Which log positions belong to: a topic that is made anew has other records at the same positions."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from mind_dist.errors import AnotherLog
 
 
 @dataclass(frozen=True)
 class LogIdentity:
-    """A topic of a cluster, as the broker tells them from all others.
+    """One topic of one cluster, and no later one of the same name.
 
     Attributes:
-        cluster_id: Id of the cluster; every Tansu has the same.
+        cluster_id: The cluster's own id; empty where the broker tells none.
         topic: Name of the topic.
-        topic_id: Id that the topic got when it was made; empty where the broker gives none (before Kafka 2.8).
+        topic_id: Id that the topic got when it was made; empty where the broker tells none.
     """
 
     cluster_id: str
     topic: str
     topic_id: str
 
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> LogIdentity:
+        """Build it back from `to_json`."""
+        return cls(**values)
+
     def __str__(self) -> str:
-        """Return what messages call it."""
-        return f"topic {self.topic!r} (id {self.topic_id or 'unknown'}) of cluster {self.cluster_id}"
+        """Name it as messages do."""
+        return f"topic {self.topic} (id {self.topic_id or 'unknown'}) of cluster {self.cluster_id or 'unknown'}"
 
     def is_same(self, other: LogIdentity) -> bool:
         """Tell whether positions of one are positions of the other.

@@ -32,14 +32,13 @@ from mind_dist.errors import (
     UnreadableBatch,
 )
 from mind_dist.log.kafka_broker import connect, translated, wait_for_broker
-from mind_dist.log.kafka_members import Membership, consumer_settings
+from mind_dist.log.kafka_members import GroupName, consumer_settings
 from mind_dist.log.kafka_probe import UNREADABLE, PartitionProbe
 from mind_dist.log.kafka_topics import (
     EVENT_PARTITIONS,
     ensure_dead_letter_topic,
     ensure_event_topics,
     ensure_topics,
-    find_topic,
     log_identity,
     num_partitions,
 )
@@ -74,9 +73,6 @@ class KafkaSource:
 
     Use it from one thread. The group's assignment changes inside `poll` only; records and positions of the partitions
     that went are then no longer ours. Those that stayed go on where they were.
-
-    Attributes:
-        identity: By which the broker told the topic from all others when this began.
     """
 
     def __init__(
@@ -88,8 +84,7 @@ class KafkaSource:
             ConfigError: There is no such topic, or it lacks one of the partitions.
             ServiceUnavailable: The broker did not answer within `config.connect_timeout_s`.
         """
-        found = find_topic(bootstrap, config.topic, timeout_s=config.connect_timeout_s)
-        self.identity = found.identity
+        count = num_partitions(bootstrap, config.topic, timeout_s=config.connect_timeout_s)
         self._address = bootstrap
         self._topic = config.topic
         self._timeout_ms = int(config.connect_timeout_s * 1000)
@@ -98,15 +93,14 @@ class KafkaSource:
         self._probe = PartitionProbe(bootstrap)
         self._broken_by: Exception | None = None
         wanted = [TopicPartition(config.topic, partition) for partition in partitions or ()]
-        if any(partition >= found.num_partitions for _, partition in wanted):
-            raise ConfigError("partitions", f"{config.topic!r} has {found.num_partitions}, numbered from 0")
-        self._membership = Membership(group, self.identity.cluster_id) if partitions is None else None
-        as_member = self._membership.settings if self._membership else {}
+        if any(partition >= count for _, partition in wanted):
+            raise ConfigError("partitions", f"{config.topic!r} has {count}, numbered from 0")
+        self._name = GroupName.of(bootstrap, config, group) if partitions is None else None
         try:
-            settings = consumer_settings(config, group) | as_member
+            settings = consumer_settings(config, group, self._name)
             self._consumer = connect(KafkaConsumer, bootstrap, config.connect_timeout_s, **settings)
         except MindDistError:
-            self._leave()
+            self._give_name_back()
             raise
         if partitions is None:
             self._consumer.subscribe([config.topic])
@@ -199,11 +193,11 @@ class KafkaSource:
         """Leave the group, without committing; a static member stays in it until its session ends."""
         self._consumer.close(autocommit=False, timeout_ms=_CLOSE_TIMEOUT_MS)
         self._probe.close()
-        self._leave()
+        self._give_name_back()
 
-    def _leave(self) -> None:
-        if self._membership is not None:
-            self._membership.close()
+    def _give_name_back(self) -> None:
+        if self._name is not None:
+            self._name.close()
 
     def _fetched(self, timeout_s: float) -> Any:
         """Poll; after a batch that cannot be read never again: the client would not return from that poll."""

@@ -15,18 +15,20 @@ from kafka.coordinator.assignors.range import RangePartitionAssignor
 
 from mind_dist.config import KafkaConfig
 from mind_dist.errors import ConfigError
+from mind_dist.log.kafka_broker import admin_client
 from mind_dist.log.kafka_settings import PREFIX, client_settings
 
-_TANSU = "tansu_cluster"
-"""What every Tansu calls its cluster. There, members that share out cooperatively end with no partitions at all."""
+_LEADER_EPOCHS = 23
+"""Key of OffsetForLeaderEpoch, a request that Apache Kafka has known since 0.11 and Tansu does not know. There, members that
+share out cooperatively end with no partitions at all."""
 
 _ASSIGNORS = {"cooperative-sticky": CooperativeStickyAssignor, "range": RangePartitionAssignor}
 _INSTANCE = re.compile(r"[A-Za-z0-9._-]{1,200}")
 _MOST_MEMBERS = 1000
 
 
-class Membership:
-    """One consumer's membership of a group, by the deployment's settings; close it after the consumer.
+class GroupName:
+    """What one consumer is called in a group, and who shares out partitions there; close it after the consumer.
 
     With `group_instance_id` it is a static member: it comes back under its old name within the session timeout, and
     nobody's partitions move meanwhile. Several members on a machine need several names, and a replica that is replaced
@@ -34,26 +36,33 @@ class Membership:
 
     Args:
         group: The group.
-        cluster_id: The cluster; some cannot share out cooperatively.
+        can_cooperate: Whether its broker lets members share out cooperatively.
 
     Raises:
         ConfigError: The setting cannot be a part of a name.
     """
 
-    def __init__(self, group: str, cluster_id: str) -> None:
+    def __init__(self, group: str, *, can_cooperate: bool) -> None:
         values = client_settings().values
-        strategy = values.get(
-            "partition_assignment_strategy", "range" if cluster_id == _TANSU else "cooperative-sticky"
-        )
+        default = "cooperative-sticky" if can_cooperate else "range"
+        self.strategy = str(values.get("partition_assignment_strategy", default))
         instance = str(values.get("group_instance_id", ""))
         if instance and not _INSTANCE.fullmatch(instance):
             raise ConfigError(f"{PREFIX}GROUP_INSTANCE_ID", "must be letters, digits, '.', '_' and '-', 200 at most")
         self._lock: int | None = None
         self.instance_id = self._take_number(group, instance) if instance else None
-        self.settings: dict[str, Any] = {
-            "partition_assignment_strategy": [_ASSIGNORS[str(strategy)]()],
-            "group_instance_id": self.instance_id,
-        }
+
+    @classmethod
+    def of(cls, bootstrap: str, config: KafkaConfig, group: str) -> GroupName:
+        """Return a name in a group of a broker.
+
+        Raises:
+            ConfigError: The setting cannot be a part of a name.
+            ServiceUnavailable: The broker did not answer in time.
+        """
+        with admin_client(bootstrap, config.connect_timeout_s) as admin:
+            known = admin._manager.broker_version_data.api_versions  # noqa: SLF001 - the client tells it nowhere else
+        return cls(group, can_cooperate=_LEADER_EPOCHS in known)
 
     def close(self) -> None:
         """Let another process of this machine have the name."""
@@ -77,9 +86,12 @@ class Membership:
         raise ConfigError(f"{PREFIX}GROUP_INSTANCE_ID", f"{_MOST_MEMBERS} processes of this machine use {instance!r}")
 
 
-def consumer_settings(config: KafkaConfig, group: str) -> dict[str, Any]:
-    """Return the settings of each consumer that speaks for a group, as a member or by hand."""
+def consumer_settings(config: KafkaConfig, group: str, name: GroupName | None) -> dict[str, Any]:
+    """Return the settings of each consumer that speaks for a group, as a member under a name, or by hand."""
+    as_member = {"group_instance_id": name.instance_id} if name else {}
     return {
+        **as_member,
+        "partition_assignment_strategy": [_ASSIGNORS[name.strategy if name else "range"]()],
         "group_id": group,
         "enable_auto_commit": False,
         "auto_offset_reset": "none",  # see KafkaSource._with_positions

@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
 
 from kafka.errors import BrokerResponseError, TopicAlreadyExistsError
 
@@ -22,9 +20,6 @@ EVENT_PARTITIONS = 16
 
 _SHARED_CONFIGS = {"message.timestamp.type": "LogAppendTime"}
 """Records are stamped as the log takes them: that is what freshness counts from, and retention too."""
-
-_NO_ID = str(UUID(int=0))
-"""What a topic has for an id where the broker gives none."""
 
 _DAY_MS = 24 * 60 * 60 * 1000
 EVENT_CONFIGS = {**_SHARED_CONFIGS, "retention.ms": str(14 * _DAY_MS)}
@@ -84,46 +79,44 @@ def ensure_dead_letter_topic(bootstrap: str, config: KafkaConfig) -> None:
         ) from error
 
 
-@dataclass(frozen=True)
-class FoundTopic:
-    """A topic that is there.
-
-    Attributes:
-        identity: By which the broker tells it from all others, those that had its name before included.
-        num_partitions: Partitions it has now.
-    """
-
-    identity: LogIdentity
-    num_partitions: int
-
-
-def find_topic(bootstrap: str, topic: str, *, timeout_s: float = 30.0) -> FoundTopic:
-    """Return what the broker knows of a topic.
+def num_partitions(bootstrap: str, topic: str, *, timeout_s: float = 30.0) -> int:
+    """Return how many partitions a topic has.
 
     Raises:
         ConfigError: There is no such topic; the message has the command that creates it.
         ServiceUnavailable: The broker did not answer in time.
     """
-    with admin_client(bootstrap, timeout_s) as admin:
-        [description] = admin.describe_topics([topic])
-        cluster_id = str(admin.describe_cluster()["cluster_id"])
-    if not description["partitions"]:
+    count = count_partitions(bootstrap, topic, timeout_s=timeout_s)
+    if not count:
         command = creation_command(bootstrap, topic, EVENT_PARTITIONS)
         problem = f"there is no topic {topic!r} at {bootstrap}: create it with {command}, or let python -m jobs.replay --kafka.topic {topic} make it"
         raise ConfigError("kafka.topic", problem)
-    topic_id = str(description.get("topic_id") or _NO_ID)
-    identity = LogIdentity(cluster_id, topic, "" if topic_id == _NO_ID else topic_id)
-    return FoundTopic(identity, len(description["partitions"]))
+    return count
 
 
-def num_partitions(bootstrap: str, topic: str, *, timeout_s: float = 30.0) -> int:
-    """Return how many partitions a topic has; raises as `find_topic`."""
-    return find_topic(bootstrap, topic, timeout_s=timeout_s).num_partitions
+def count_partitions(bootstrap: str, topic: str, *, timeout_s: float = 30.0) -> int:
+    """Return how many partitions a topic has; 0 where there is no such topic.
+
+    Raises:
+        ServiceUnavailable: The broker did not answer in time.
+    """
+    with admin_client(bootstrap, timeout_s) as admin:
+        [description] = admin.describe_topics([topic])
+    return len(description["partitions"])
 
 
 def log_identity(bootstrap: str, topic: str, *, timeout_s: float = 30.0) -> LogIdentity:
-    """Return by what the broker tells a topic from all others; raises as `find_topic`."""
-    return find_topic(bootstrap, topic, timeout_s=timeout_s).identity
+    """Return which topic of which cluster it is.
+
+    Raises:
+        ServiceUnavailable: The broker did not answer in time.
+    """
+    with admin_client(bootstrap, timeout_s) as admin:
+        [description] = admin.describe_topics([topic])
+        cluster = admin.describe_cluster()
+    topic_id = str(description.get("topic_id") or "")
+    is_known = topic_id.strip("0-") != ""  # brokers without ids of topics tell one of zeros
+    return LogIdentity(str(cluster.get("cluster_id") or ""), topic, topic_id if is_known else "")
 
 
 def creation_command(bootstrap: str, topic: str, partitions: int) -> str:

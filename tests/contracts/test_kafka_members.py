@@ -12,7 +12,7 @@ import pytest
 from mind_dist.config import KafkaConfig
 from mind_dist.errors import ConfigError, StaleAssignment
 from mind_dist.log.kafka import EventProducer, KafkaSource, ensure_topics
-from mind_dist.log.kafka_members import Membership
+from mind_dist.log.kafka_members import GroupName
 from tests.group_member import member_process
 from tests.services import BROKERS
 
@@ -101,8 +101,8 @@ def test_who_lost_its_name_to_another_may_not_store_positions(
 ) -> None:
     monkeypatch.setenv("MIND_DIST_KAFKA_GROUP_INSTANCE_ID", f"node-{uuid.uuid4().hex}")
     with joined(broker, config, 1) as (first,):
-        assert first._membership is not None
-        first._membership.close()  # as on two machines with one name
+        assert first._name is not None
+        first._name.close()  # as on two machines with one name
         with closing(KafkaSource(broker, config, "g")) as twin:
             poll_until([twin], lambda: sizes([twin]) == [PARTITIONS])
             with pytest.raises(StaleAssignment):
@@ -114,11 +114,11 @@ def test_members_of_a_machine_have_names_of_their_own_and_the_next_one_gets_that
 ) -> None:
     name = uuid.uuid4().hex
     monkeypatch.setenv("MIND_DIST_KAFKA_GROUP_INSTANCE_ID", name)
-    first, second = Membership("g", "cluster"), Membership("g", "cluster")
-    other_group = Membership("h", "cluster")
+    first, second = GroupName("g", can_cooperate=True), GroupName("g", can_cooperate=True)
+    other_group = GroupName("h", can_cooperate=True)
     assert [each.instance_id for each in (first, second, other_group)] == [f"{name}-0", f"{name}-1", f"{name}-0"]
     first.close()
-    again = Membership("g", "cluster")
+    again = GroupName("g", can_cooperate=True)
     assert again.instance_id == f"{name}-0"
     for each in (second, other_group, again):
         each.close()
@@ -132,20 +132,21 @@ def test_a_member_that_was_killed_leaves_its_name(
     with member_process(broker, config, "g") as member:
         while not member.call("assignment"):
             member.call("poll", 0.2)
-        with closing(Membership("g", "cluster")) as meanwhile:
+        with closing(GroupName("g", can_cooperate=True)) as meanwhile:
             assert meanwhile.instance_id == f"{name}-1"
     with joined(broker, config, 1) as (heir,):
-        assert heir._membership is not None
-        assert heir._membership.instance_id == f"{name}-0"
+        assert heir._name is not None
+        assert heir._name.instance_id == f"{name}-0"
 
 
 def test_a_name_that_no_broker_would_take_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MIND_DIST_KAFKA_GROUP_INSTANCE_ID", "node 1")
     with pytest.raises(ConfigError, match=r"^MIND_DIST_KAFKA_GROUP_INSTANCE_ID: must be letters"):
-        Membership("g", "cluster")
+        GroupName("g", can_cooperate=True)
 
 
 def test_who_shares_out_partitions_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Membership("g", "cluster").settings["partition_assignment_strategy"][0].name == "cooperative-sticky"
+    assert GroupName("g", can_cooperate=True).strategy == "cooperative-sticky"
+    assert GroupName("g", can_cooperate=False).strategy == "range"
     monkeypatch.setenv("MIND_DIST_KAFKA_PARTITION_ASSIGNMENT_STRATEGY", "range")
-    assert Membership("g", "cluster").settings["partition_assignment_strategy"][0].name == "range"
+    assert GroupName("g", can_cooperate=True).strategy == "range"
