@@ -22,6 +22,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from mind_dist.config import Addresses
+from mind_dist.errors import ConfigError
 from mind_dist.local_process import LocalProcess
 from mind_dist.local_stack.brokers import apache_kafka, tansu, tansu_object_store
 from mind_dist.local_stack.kept import kept_ports, locked
@@ -86,7 +87,8 @@ class LocalStack:
             environment: Where addresses of external services, and `KAFKA_HOME`, are looked for.
 
         Raises:
-            ConfigError: `KAFKA_HOME` is no Kafka, or another stack runs in the directory.
+            ConfigError: `KAFKA_HOME` is no Kafka, another stack runs in the directory, or clients are set up for a broker
+                that asks who comes.
             PortInUse: Somebody else has a port that was the stack's at its last start.
             ServiceUnavailable: Something was not up in time; what was is stopped again.
         """
@@ -125,6 +127,9 @@ def _missing(
 ) -> Iterator[LocalProcess]:
     """Yield the broker and Milvus that are asked for and not `found`, and enter them there."""
     if broker and "MIND_DIST_KAFKA" not in found:
+        if protocol := environment.get("MIND_DIST_KAFKA_SECURITY_PROTOCOL", ""):
+            problem = f"is missing, while MIND_DIST_KAFKA_SECURITY_PROTOCOL is {protocol}: a broker started here has no passwords"
+            raise ConfigError("MIND_DIST_KAFKA", problem)
         *before, process = _broker(directory, environment.get("KAFKA_HOME"), keep)
         found["MIND_DIST_KAFKA"] = process.address
         yield from (*before, process)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from mind_dist.errors import ServiceUnavailable
+from mind_dist.errors import MindDistError, ServiceUnavailable
 from mind_dist.keys import Value
 
 logger = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ class EventSender:
     Args:
         connect: Reaches the log, within a bound, or raises `ServiceUnavailable`.
         address: Where the log is, for messages.
-        pause_s: Between attempts to connect.
+        pause_s: Between attempts to connect, half more or less.
     """
 
     def __init__(self, connect: Callable[[], Producer], address: str, pause_s: float = _PAUSE_S) -> None:
@@ -138,10 +139,11 @@ class EventSender:
         while self._wait_until_needed():
             try:
                 producer = self._connect()
-            except ServiceUnavailable as error:
+            except MindDistError as error:  # a setting may be wrong, too: secrets in files come and change
                 with self._lock:
                     self._reason = str(error)
-                    self._lock.wait_for(lambda: self._is_closing, self._pause_s)
+                    # no two replicas come back at one time to a broker that is just getting up
+                    self._lock.wait_for(lambda: self._is_closing, self._pause_s * random.uniform(0.5, 1.5))
                 continue
             with self._lock:
                 is_wanted = not self._is_closing

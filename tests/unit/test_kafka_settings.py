@@ -9,6 +9,7 @@ import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 
 from mind_dist.errors import ConfigError
+from mind_dist.local_stack import LocalStack
 from mind_dist.log.kafka_settings import client_settings, shareable
 
 SCRAM = {
@@ -153,3 +154,14 @@ def test_what_kubernetes_says_of_a_service_of_our_name_is_no_setting() -> None:
 def test_a_certificate_that_cannot_be_used_is_named_before_anybody_connects(setting: str, value: str) -> None:
     with pytest.raises(ConfigError, match=f"Kafka's {setting}: '{value}' cannot be used"):
         arguments(KafkaConsumer, security_protocol="SSL", **{setting: value})
+
+
+def test_no_broker_of_a_laptop_is_started_for_clients_that_would_not_connect_to_it(tmp_path: Path) -> None:
+    environment = {"MIND_DIST_KAFKA_SECURITY_PROTOCOL": "SSL"}
+    with (
+        pytest.raises(
+            ConfigError, match=r"^MIND_DIST_KAFKA: is missing, while MIND_DIST_KAFKA_SECURITY_PROTOCOL is SSL"
+        ),
+        LocalStack.start(tmp_path, milvus=False, ray=False, environment=environment),
+    ):
+        pytest.fail("it started")
