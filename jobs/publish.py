@@ -78,7 +78,7 @@ def main(job: PublishJob) -> None:
         if job.version_uri:
             Console().print(_summary(_publish(job, store, addresses)))
         elif job.rollback is not None:
-            Console().print(f"readers are on {rollback(store, *job.rollback)}")
+            Console().print(f"readers are on {rollback(store, next(iter(job.rollback), None), job.publishing)}")
         else:
             print_whole(versions_table(store))
 
@@ -133,6 +133,11 @@ def _summary(report: PublishReport) -> str:
         f"index finds {report.ann_recall:.1%} of the best items"
         + (f", recall@50 {report.recall:.4f}" if report.recall is not None else ""),
     ]
+    if report.skew_recall is not None:
+        share = f"{report.skew_recall:.1%} of the best items for a user"
+        lines.append(
+            f"interests of {report.previous_version} would find {share} among the new ones: never mix versions"
+        )
     if report.num_available < report.num_items:
         lines.append(f"{report.num_available:,} items are available now: retrieval leaves out the others by default")
     if report.num_unknown_items:
@@ -151,17 +156,22 @@ def versions_table(store: VectorStore) -> Table:
         states = {active: "active", staged: "staged"}
         published = datetime.fromtimestamp(info.published_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
         recall = info.metrics.get("recall@50")
+        released = store.is_released(info.model_version)  # counting would load it
+        counts = (info.num_items, None) if released else _counts(store, info.model_version)
         table.add_row(
             info.model_version,
-            states.get(info.model_version, ""),
+            states.get(info.model_version, "released" if released else ""),
             published,
             f"{info.step:,}",
             "" if recall is None else f"{recall:.4f}",
-            f"{store.count_items(info.model_version):,}",
-            f"{store.count_users(info.model_version):,}",
+            *("" if count is None else f"{count:,}" for count in counts),
             without_secrets(info.uri),
         )
     return table
+
+
+def _counts(store: VectorStore, model_version: str) -> tuple[int, int]:
+    return store.count_items(model_version), store.count_users(model_version)
 
 
 if __name__ == "__main__":

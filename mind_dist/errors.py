@@ -13,6 +13,7 @@
     ├── TrainingError          training cannot go on (a non-finite loss, say)
     │   └── StoppedBeforeSaving    it was asked to stop before there was anything to save
     ├── PublishError           a version was not activated; readers stay where they were
+    │   └── LeaseLost              another publisher has taken over, and does with versions as it sees fit
     ├── VectorStoreError       the vector store refused a call
     ├── ServiceUnavailable     a broker, vector store or cluster could not be reached in time
     │   └── ServiceRefused         it was reached, and does not take us for who we say, or we do not trust it
@@ -220,6 +221,10 @@ class StoppedBeforeSaving(TrainingError):
 
 class PublishError(MindDistError):
     """A version was not activated; readers stay on the one they had."""
+
+
+class LeaseLost(PublishError):
+    """A publisher that was not heard of for long finds that another one has taken over."""
 
 
 class VectorStoreError(MindDistError):

@@ -11,11 +11,14 @@ FIRST_KEY, LAST_KEY = -(2**63) + 2, 2**63 - 2
 """Ids that users and items may have. Milvus cannot parse the lowest int64, the next is taken by the marker row of each
 version, and Milvus 2.3 never returns a row of the highest."""
 
-MAX_COLUMNS = 61
-"""Most filter columns of a version: Milvus has 64 fields a collection, three of which are its own here."""
+MAX_COLUMNS = 59
+"""Most filter columns of a catalog: Milvus has 64 fields a collection, five of which are an index's own here."""
 
-RESERVED_COLUMNS = frozenset({"item_id", "vector", "missing_columns"})
-"""Names that no filter column may have: what an index stores of an item beside its columns."""
+MAP_COLUMNS = ("map_x", "map_y")
+"""Columns that publishing gives each item: its place in a map of all."""
+
+RESERVED_COLUMNS = frozenset({"item_id", "vector", "missing_columns", *MAP_COLUMNS})
+"""Names that no filter column of a catalog may have: what an index stores of an item beside them."""
 
 FILTER_WORDS = frozenset(
     {"and", "or", "not", "in", "like", "is", "null", "exists", "true", "false", "iso", "interval", "empty", "array"}

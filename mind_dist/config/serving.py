@@ -101,9 +101,15 @@ class PublishConfig:
     """Versions kept behind the active one, for rollback."""
     batch_size: int = 1000
     """Users encoded and written at a time."""
+    fill_threads: int = 4
+    """Requests with items that are under way at a time."""
+    lease_s: float = 20.0
+    """A publish that is not heard of for so long is dead, and another one may begin."""
 
     def __post_init__(self) -> None:
         check(self.ann_sample >= 1, "ann_sample", "at least 1")
+        check(self.fill_threads >= 1, "fill_threads", "at least 1")
+        check(self.lease_s > 0, "lease_s", "above 0")
         check(self.ann_limit >= 1, "ann_limit", "at least 1")
         check(0 <= self.min_ann_recall <= 1, "min_ann_recall", "between 0 and 1")
         check(0 <= self.min_recall <= 1, "min_recall", "between 0 and 1")

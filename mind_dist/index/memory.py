@@ -23,6 +23,39 @@ class _Version:
     info: VersionInfo
     items: ItemRows
     users: dict[int, UserRow] = field(default_factory=dict)
+    is_released: bool = False
+
+
+class InMemoryPublishLock:
+    """A `PublishLock` in this process."""
+
+    def __init__(self) -> None:
+        self._state: tuple[str, int] | None = None
+        self._lock = threading.Lock()
+
+    def create(self, holder: str) -> bool:
+        """Make the lock, unless there is one."""
+        with self._lock:
+            self._state = self._state or (holder, 0)
+            return self._state[0] == holder
+
+    def state(self) -> tuple[str, int] | None:
+        """Return who holds the lock, and how often it has beaten."""
+        return self._state
+
+    def beat(self, holder: str) -> bool:
+        """Show that the holder lives."""
+        with self._lock:
+            if self._state is None or self._state[0] != holder:
+                return False
+            self._state = holder, self._state[1] + 1
+            return True
+
+    def remove(self, holder: str) -> None:
+        """Remove the lock if it is this holder's."""
+        with self._lock:
+            if self._state is not None and self._state[0] == holder:
+                self._state = None
 
 
 class InMemoryVectorStore:
@@ -33,6 +66,8 @@ class InMemoryVectorStore:
 
     def __init__(self) -> None:
         self._versions: dict[str, _Version] = {}
+        self._items_left: dict[str, _Version] = {}
+        self._publish_lock = InMemoryPublishLock()
         self._active: str | None = None
         self._staged: str | None = None
         self._lock = threading.RLock()
@@ -47,6 +82,22 @@ class InMemoryVectorStore:
         with self._lock:
             self._versions.setdefault(info.model_version, _Version(info, nothing))
 
+    def renew_version(self, info: VersionInfo) -> bool:
+        """Make a version's places anew."""
+        with self._lock:
+            self.drop_version(info.model_version, keep_items=True)
+            left = self._items_left.get(info.model_version)
+            self._items_left.clear()
+            self.create_version(info)
+            if left is None or not left.info.has_items_of(info):
+                return False
+            self._versions[info.model_version].items = left.items
+            return len(left.items.keys) > 0
+
+    def publish_lock(self) -> InMemoryPublishLock:
+        """Return the lock of publishers."""
+        return self._publish_lock
+
     def versions(self) -> Sequence[VersionInfo]:
         """Return all versions, by step then name."""
         with self._lock:
@@ -57,12 +108,28 @@ class InMemoryVectorStore:
         """Return what a version is."""
         return self._of(model_version).info
 
-    def drop_version(self, model_version: str) -> None:
+    def drop_version(self, model_version: str, *, keep_items: bool = False) -> None:
         """Remove a version that is neither active nor staged."""
         with self._lock:
             if model_version in (self._active, self._staged):
                 raise VectorStoreError(f"version {model_version} is active or staged: it cannot be dropped")
-            self._versions.pop(model_version, None)
+            dropped = self._versions.pop(model_version, None)
+            if not keep_items:
+                self._items_left.pop(model_version, None)
+            elif dropped is not None:
+                self._items_left[model_version] = dropped
+
+    def release_version(self, model_version: str) -> None:
+        """Note that a version is released; there is no other place to keep it."""
+        self._of(model_version).is_released = True
+
+    def is_released(self, model_version: str) -> bool:
+        """Tell whether a version was released, and not loaded since."""
+        return self._of(model_version).is_released
+
+    def load_version(self, model_version: str) -> None:
+        """Note that a version is loaded."""
+        self._of(model_version).is_released = False
 
     def activate(self, model_version: str) -> None:
         """Point readers at a version, which is then no longer staged."""
@@ -97,9 +164,10 @@ class InMemoryVectorStore:
     def settle_items(self, model_version: str) -> None:
         """Do nothing: there is no index to build."""
 
-    def count_items(self, model_version: str) -> int:
+    def count_items(self, model_version: str, *, between: tuple[int, int] | None = None) -> int:
         """Return how many items a version has."""
-        return len(self._of(model_version).items.keys)
+        keys = self._of(model_version).items.keys
+        return len(keys) if between is None else int(((between[0] <= keys) & (keys <= between[1])).sum())
 
     def search_items(
         self,

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from pymilvus import MilvusClient
-from pymilvus.client.types import SegmentState
+from pymilvus.client.types import LoadState, SegmentState
 from pymilvus.exceptions import MilvusException
 
 from mind_dist.config import Addresses, MilvusConfig
@@ -22,6 +22,7 @@ from mind_dist.index import milvus_schema as layout
 from mind_dist.index.checks import check_items, check_search, check_users, slots
 from mind_dist.index.filters import conditions
 from mind_dist.index.milvus_connection import NO_COLLECTION, MilvusConnection
+from mind_dist.index.milvus_lock import MilvusPublishLock
 from mind_dist.index.vector_store import Filter, Hits, ItemRows, UserRow, Vectors, VersionInfo
 
 _NO_ALIAS = (NO_COLLECTION, 1600)
@@ -87,6 +88,21 @@ class MilvusVectorStore:
             self._call(MilvusClient.load_collection, name)
         self._call(MilvusClient.upsert, users, [layout.marker_fields(info)])
 
+    def renew_version(self, info: VersionInfo) -> bool:
+        """Make a version's collections anew, but for that of its items where it can go on."""
+        version = info.model_version
+        self.drop_version(version, keep_items=True)
+        for left in self._names.items_left_among(self._call(MilvusClient.list_collections)):
+            items = self._names.items_of(left)
+            if left != version or not self._described(items).has_items_of(info):
+                self._call(MilvusClient.drop_collection, items)
+        self.create_version(info)
+        return self.count_items(version) > 0
+
+    def publish_lock(self) -> MilvusPublishLock:
+        """Return the lock of this deployment's publishers."""
+        return MilvusPublishLock(self._connection, self._names.publish_lock, lite=self._lite)
+
     def _create(self, client: MilvusClient, name: str, schema: Any, field: str, index: Any, *, timeout: float) -> None:
         """Make a collection with its index, and begin to load it."""
         if not client.has_collection(name, timeout=timeout):
@@ -113,7 +129,7 @@ class MilvusVectorStore:
         infos = [self._described(self._names.users_of(name)) for name in names]
         return sorted(infos, key=lambda info: (info.step, info.model_version))
 
-    def drop_version(self, model_version: str) -> None:
+    def drop_version(self, model_version: str, *, keep_items: bool = False) -> None:
         """Remove a version that is neither active nor staged.
 
         Milvus would drop a collection with the alias that leads to it, so this is looked at first.
@@ -122,9 +138,33 @@ class MilvusVectorStore:
         targets = [self._target(alias) for alias in (self._names.users_alias, self._names.staged_alias)]
         if users in targets or self.active_version() == model_version:
             raise VectorStoreError(f"version {model_version} is active or staged: it cannot be dropped")
-        for name in (users, self._names.items_of(model_version)):
+        for name in (users, *(() if keep_items else (self._names.items_of(model_version),))):
             self._call(MilvusClient.drop_collection, name)
         self._infos.pop(model_version, None)
+
+    def release_version(self, model_version: str) -> None:
+        """Let the server's memory go of a version's collections; the next call that reads one loads it again."""
+        for name in (self._names.items_of(model_version), self._names.users_of(model_version)):
+            self._call(MilvusClient.release_collection, name)
+
+    def is_released(self, model_version: str) -> bool:
+        """Tell whether a version's users, which go last, are not loaded."""
+        state = self._call(MilvusClient.get_load_state, self._names.users_of(model_version))["state"]
+        return bool(state == LoadState.NotLoad)
+
+    def load_version(self, model_version: str) -> None:
+        """Load a version's collections, and wait until they are.
+
+        Raises:
+            VectorStoreError: They were not within `settle_s`.
+        """
+        give_up = time.monotonic() + self._config.settle_s
+        for name in (self._names.users_of(model_version), self._names.items_of(model_version)):
+            self._call(MilvusClient.load_collection, name, _async=True)
+            while self._call(MilvusClient.get_load_state, name)["state"] != LoadState.Loaded:
+                if time.monotonic() > give_up:
+                    raise VectorStoreError(f"{name} was not loaded within {self._config.settle_s:g} s")
+                self._sleep(_SETTLE_POLL_S)
 
     def version_info(self, model_version: str) -> VersionInfo:
         """Return what a version is; it never changes, so it is asked for once."""
@@ -227,9 +267,10 @@ class MilvusVectorStore:
         settled = [each for each in sealed if each.index_name or each.num_rows < _SMALLEST_INDEXED]
         return sum({each.segment_id: each.num_rows for each in settled}.values())
 
-    def count_items(self, model_version: str) -> int:
+    def count_items(self, model_version: str, *, between: tuple[int, int] | None = None) -> int:
         """Return how many items a version has."""
-        return self._count(self._names.items_of(model_version), "")
+        wanted = f"item_id >= {int(between[0])} and item_id <= {int(between[1])}" if between else ""
+        return self._count(self._names.items_of(model_version), wanted)
 
     def search_items(
         self,

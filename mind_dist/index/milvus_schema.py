@@ -47,6 +47,7 @@ class Names:
         self.users_alias = prefixed(deployment, "users")
         self.items_alias = prefixed(deployment, "items")
         self.staged_alias = prefixed(deployment, "users_next")
+        self.publish_lock = prefixed(deployment, "publishing")
         self._users_prefix = prefixed(deployment, "users__")
         self._items_prefix = prefixed(deployment, "items__")
 
@@ -68,6 +69,12 @@ class Names:
         present, prefix = set(collections), self._users_prefix
         versions = [name.removeprefix(prefix) for name in collections if name.startswith(prefix)]
         return [version for version in versions if self.items_of(version) in present]
+
+    def items_left_among(self, collections: Sequence[str]) -> list[str]:
+        """Return the deployment's versions of which only the items are there."""
+        present, prefix = set(collections), self._items_prefix
+        versions = [name.removeprefix(prefix) for name in collections if name.startswith(prefix)]
+        return [version for version in versions if self.users_of(version) not in present]
 
 
 def items_schema(info: VersionInfo) -> CollectionSchema:

@@ -94,6 +94,11 @@ class VersionInfo:
     event_types: tuple[str, ...] = ()
     behavior_features: tuple[str, ...] = ()
 
+    def has_items_of(self, other: VersionInfo) -> bool:
+        """Tell whether both lay out the same items in the same way."""
+        names = ("model_version", "dim", "similarity", "id_type", "columns", "num_items", "marks_missing")
+        return all(getattr(self, name) == getattr(other, name) for name in names)
+
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return dataclasses.asdict(self)
@@ -167,6 +172,26 @@ class Hits:
     columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
 
+class PublishLock(Protocol):
+    """A lock that one publisher of a deployment can have; it shows who, and whether the holder still lives."""
+
+    def create(self, holder: str) -> bool:
+        """Make the lock, unless there is one; tell whether `holder` has it."""
+        ...
+
+    def state(self) -> tuple[str, int] | None:
+        """Return who holds the lock, and how often it has beaten; None where there is none."""
+        ...
+
+    def beat(self, holder: str) -> bool:
+        """Show that the holder lives; False where the lock is another's."""
+        ...
+
+    def remove(self, holder: str) -> None:
+        """Remove the lock if it is this holder's."""
+        ...
+
+
 class VectorStore(Protocol):
     """Items and users by model version.
 
@@ -176,6 +201,23 @@ class VectorStore(Protocol):
 
     def create_version(self, info: VersionInfo) -> None:
         """Make empty places for a version's items and users; nothing happens if they are there already."""
+        ...
+
+    def renew_version(self, info: VersionInfo) -> bool:
+        """Make a version's places anew, for a publisher alone: empty ones, but for items an earlier publish has written.
+
+        Items that are left of other versions go.
+
+        Returns:
+            Whether there are items, laid out in the same way, all or some.
+
+        Raises:
+            VectorStoreError: The version is active or staged.
+        """
+        ...
+
+    def publish_lock(self) -> PublishLock:
+        """Return the lock of this deployment's publishers."""
         ...
 
     def versions(self) -> Sequence[VersionInfo]:
@@ -190,12 +232,24 @@ class VectorStore(Protocol):
         """
         ...
 
-    def drop_version(self, model_version: str) -> None:
-        """Remove a version's items and users.
+    def drop_version(self, model_version: str, *, keep_items: bool = False) -> None:
+        """Remove a version's items and users; with `keep_items` a later `renew_version` finds the items again.
 
         Raises:
             VectorStoreError: The version is active.
         """
+        ...
+
+    def release_version(self, model_version: str) -> None:
+        """Let the server's memory go of a version; it stays on its disk, and is loaded again where somebody reads it."""
+        ...
+
+    def is_released(self, model_version: str) -> bool:
+        """Tell whether a version is on the server's disk alone, without loading it."""
+        ...
+
+    def load_version(self, model_version: str) -> None:
+        """Return when a version that was released can be read and searched as before."""
         ...
 
     def activate(self, model_version: str) -> None:
@@ -225,8 +279,8 @@ class VectorStore(Protocol):
         """
         ...
 
-    def count_items(self, model_version: str) -> int:
-        """Return how many items a version has, exactly."""
+    def count_items(self, model_version: str, *, between: tuple[int, int] | None = None) -> int:
+        """Return how many items a version has, exactly; with `between` those from a key up to, and with, another."""
         ...
 
     def search_items(

@@ -1,7 +1,8 @@
 """The steps of publishing a model version, in their order, and the way back.
 
 1 create · 2 fill items · 3 hand over log positions, copy users, stage · 4 verify · 5 activate · 6 retire older ones.
-A failure up to 5 leaves readers where they were and removes what was made. One publish at a time.
+A failure up to 5 leaves readers where they were and removes what was made, but for items that the next try of the same
+version goes on with. One publish at a time.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,12 +21,15 @@ from mind_dist.checkpoint import Manifest
 from mind_dist.config import ModelConfig, PublishConfig
 from mind_dist.dataset.parquet import AVAILABLE_FROM, AVAILABLE_UNTIL, ItemCatalog
 from mind_dist.encoder import UserInterests
-from mind_dist.errors import MindDistError, PublishError
-from mind_dist.index.vector_store import Column, Filter, ItemRows, Vectors, VectorStore, VersionInfo
+from mind_dist.errors import LeaseLost, MindDistError, PublishError
+from mind_dist.index.vector_store import Column, Filter, Vectors, VectorStore, VersionInfo
 from mind_dist.publishing.backfill import History, batched, from_sequences, histories_of, missing_from
 from mind_dist.publishing.compatibility import check_compatible
+from mind_dist.publishing.filling import fill_items
 from mind_dist.publishing.item_columns import item_columns
-from mind_dist.publishing.verification import GATE_METRIC, InterestSample, ann_recall, check_recall
+from mind_dist.publishing.item_map import map_columns
+from mind_dist.publishing.one_at_a_time import only_publisher
+from mind_dist.publishing.verification import GATE_METRIC, InterestSample, ann_recall, check_recall, skew_recall
 from mind_dist.records import MAX_TIES, BehaviorSequence, Keys
 from mind_dist.retrieval import available_at, has_availability
 
@@ -93,6 +98,8 @@ class PublishReport:
         num_users: Its users, when they had been copied.
         ann_recall: Share of the exact best items that the index found.
         recall: Recall@50 it was evaluated with; None when it was not.
+        skew_recall: Share of the best items for a user that the interests of the version before would find among the new
+            one's items; None where there is no such version of the same width, or none of its users were looked at.
         retired: Versions dropped.
         already_active: Nothing was to do.
         wall_s: How long it took.
@@ -106,6 +113,7 @@ class PublishReport:
     num_users: int = 0
     ann_recall: float = 1.0
     recall: float | None = None
+    skew_recall: float | None = None
     retired: tuple[str, ...] = ()
     already_active: bool = False
     wall_s: float = 0.0
@@ -141,44 +149,48 @@ def publish(
             again for the new one, and its rows skip those they have.
         catch_up: Asked once a second after staging until it says yes.
         advance: Told how far filling and copying are.
-        sleep: Waits between the questions to `catch_up`.
+        sleep: Waits between the questions to `catch_up`, and between looks at the lock of another publish.
 
     Raises:
-        PublishError: The version does not pass, readers of the active one cannot go on with it, or updaters did not
-            catch up in time.
+        PublishError: The version does not pass, readers of the active one cannot go on with it, updaters did not
+            catch up in time, or another publish is under way.
     """
     started = time.monotonic()
     config = config or PublishConfig()
-    active = store.active_version()
-    if active == encoder.manifest.model_version:
-        return PublishReport(active, already_active=True)
-    known = {info.model_version: info for info in store.versions()}
-    run = _Run(store, encoder, config, known[active] if active else None, advance)
-    with run.withdrawn_on_failure():
-        columns = item_columns(encoder.catalog, encoder.item_keys, encoder.manifest.id_type)
-        newest_ms = max((info.published_ms for info in known.values()), default=0)
-        published_ms = max(newest_ms + 1, time.time_ns() // 1_000_000)
-        info = _describe(encoder, uri, metrics or {}, tuple(columns), published_ms)
-        run.create(info)
-        run.fill_items({column.name: values for column, values in columns.items()})
-        if active and hand_over_positions:
-            hand_over_positions(active, info.model_version)
-        run.copy_users(sequences or (), add_missing=add_missing)
-        run.stage(catch_up, sleep)
-        found = run.verify()
-        run.activate()
-    return PublishReport(
-        model_version=info.model_version,
-        previous_version=active,
-        num_items=len(encoder.item_keys),
-        num_available=int(run.available.sum()),
-        num_unknown_items=len(np.setdiff1d(encoder.catalog.keys, encoder.item_keys)),
-        num_users=run.num_users,
-        ann_recall=found,
-        recall=info.metrics.get(GATE_METRIC),
-        retired=run.retire(),
-        wall_s=time.monotonic() - started,
-    )
+    with only_publisher(store.publish_lock(), config.lease_s, sleep) as lease:
+        active = store.active_version()
+        if active == encoder.manifest.model_version:
+            return PublishReport(active, already_active=True)
+        known = {info.model_version: info for info in store.versions()}
+        run = _Run(store, encoder, config, known[active] if active else None, advance)
+        with run.withdrawn_on_failure():
+            columns = item_columns(encoder.catalog, encoder.item_keys, encoder.manifest.id_type)
+            columns |= map_columns(encoder.item_vectors)
+            newest_ms = max((info.published_ms for info in known.values()), default=0)
+            published_ms = max(newest_ms + 1, time.time_ns() // 1_000_000)
+            info = _describe(encoder, uri, metrics or {}, tuple(columns), published_ms)
+            run.create(info)
+            run.fill_items({column.name: values for column, values in columns.items()})
+            if active and hand_over_positions:
+                hand_over_positions(active, info.model_version)
+            run.copy_users(sequences or (), add_missing=add_missing)
+            run.stage(catch_up, sleep)
+            found, skew = run.verify(), run.compare()
+            lease.check()
+            run.activate()
+        return PublishReport(
+            model_version=info.model_version,
+            previous_version=active,
+            num_items=len(encoder.item_keys),
+            num_available=int(run.available.sum()),
+            num_unknown_items=len(np.setdiff1d(encoder.catalog.keys, encoder.item_keys)),
+            num_users=run.num_users,
+            ann_recall=found,
+            recall=info.metrics.get(GATE_METRIC),
+            skew_recall=skew,
+            retired=run.retire(),
+            wall_s=time.monotonic() - started,
+        )
 
 
 def _describe(
@@ -226,28 +238,35 @@ class _Run:
         self._advance = advance
         self._sample = InterestSample(config.ann_sample)
         self._info: VersionInfo | None = None
+        self._goes_on = False
         self._switching = False
 
     def create(self, info: VersionInfo) -> None:
-        """1: make its places, empty ones: what an earlier publish left may hold users forgotten since."""
+        """1: make its places: empty ones, but for items that an earlier try has written.
+
+        Users that an earlier try has left may have been forgotten since.
+        """
         check_compatible(info, self._previous, self._config)
         check_recall(info, self._previous, self._config)
         if self._store.staged_version() == self._version:
             self._store.stage(None)
-        self._store.drop_version(self._version)
         self._info = info
-        self._store.create_version(info)
+        self._goes_on = self._store.renew_version(info)
 
     def fill_items(self, columns: Mapping[str, list[Any]]) -> None:
-        """2: write the items, and count them and those that are available now."""
+        """2: write the items that are not there, and count them and those that are available now."""
         keys, vectors = self._encoder.item_keys, self._encoder.item_vectors
         if not len(keys):
             raise PublishError(f"{self._version} has no items")
-        for start in range(0, len(keys), self._config.batch_size):
-            part = slice(start, start + self._config.batch_size)
-            values = {name: column[part] for name, column in columns.items()}
-            self._store.upsert_items(self._version, ItemRows(keys[part], vectors[part], values))
-            self._advance("items", min(part.stop, len(keys)))
+        fill_items(
+            self._store,
+            self._version,
+            (keys, vectors),
+            columns,
+            self._config,
+            goes_on=self._goes_on,
+            advance=lambda done: self._advance("items", done),
+        )
         self._check_count("items", self._store.count_items(self._version), len(keys))
         if self._info is not None and has_availability(self._info):
             now_ms = time.time_ns() // 1_000_000
@@ -301,7 +320,8 @@ class _Run:
         items = self._encoder.item_vectors
         queries = self._sample.queries()
         some = bool(self.available.any())  # else readers find nothing now, and what the index finds of all has to do
-        searched = self.available if some else np.ones_like(self.available)
+        all_of_them = self.available.all() or not some
+        searched = slice(None) if all_of_them else self.available
         found = ann_recall(
             self._store,
             self._version,
@@ -317,15 +337,25 @@ class _Run:
             raise PublishError(f"{problem}: raise milvus.search_ef or milvus.hnsw_m, or set milvus.index to FLAT")
         return found
 
+    def compare(self) -> float | None:
+        """4: return the share of what users are to get which they would get if the versions were mixed."""
+        if self._previous is None or self._previous.dim != self._encoder.config.dim:
+            return None
+        before = islice(self._store.scan_users(self._previous.model_version), self._config.ann_sample)
+        others = {row.user_key: row.interests for row in before}
+        own = self._store.get_users(self._version, list(others), strong=True)
+        pairs = [(row.interests, others[key]) for key, row in own.items()]
+        return skew_recall(pairs, self._encoder.item_vectors, limit=self._config.ann_limit)
+
     def activate(self) -> None:
         """5: move readers."""
         self._switching = True
         self._store.activate(self._version)
 
     def retire(self) -> tuple[str, ...]:
-        """6: drop what is older than the versions kept.
+        """6: drop what is older than the versions kept, and let the server's memory go of those that stay.
 
-        What is newer than the version just left was rolled back from, or left by a publish that died: it is no
+        But for the version just left: requests that began on it end there, and a rollback finds it ready. What is newer than the version just left was rolled back from, or left by a publish that died: it is no
         place to go back to, and is dropped as well.
         """
         self._store.stage(None)
@@ -336,22 +366,30 @@ class _Run:
         retired = tuple(info.model_version for info in others if info.model_version not in kept)
         for version in retired:
             self._store.drop_version(version)
+        for version in kept - {self._previous.model_version if self._previous else ""}:
+            self._store.release_version(version)
         return retired
 
     @contextmanager
     def withdrawn_on_failure(self) -> Iterator[None]:
-        """Put readers back and remove the version when a step fails, and let the failure out."""
+        """Put readers back and remove the version when a step fails, and let the failure out.
+
+        Its items stay for the next try, unless the version did not pass. A version that is another publisher's by now
+        is left to that one.
+        """
         try:
             yield
-        except BaseException:
+        except LeaseLost:
+            raise
+        except BaseException as error:
             try:
-                self._withdraw()
+                self._withdraw(keep_items=not isinstance(error, PublishError))
             except MindDistError as error:
                 fields = {"model_version": self._version, "error": error}
                 logger.warning("half-made version was left in the store", extra={"fields": fields})
             raise
 
-    def _withdraw(self) -> None:
+    def _withdraw(self, *, keep_items: bool) -> None:
         if self._info is None:
             return
         if self._switching and self._previous is not None:
@@ -360,22 +398,35 @@ class _Run:
             return  # it passed, and there is nothing to go back to
         if self._store.staged_version() == self._version:
             self._store.stage(None)
-        self._store.drop_version(self._version)
+        self._store.drop_version(self._version, keep_items=keep_items)
 
 
-def rollback(store: VectorStore, model_version: str | None = None) -> str:
+def rollback(
+    store: VectorStore,
+    model_version: str | None = None,
+    config: PublishConfig | None = None,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+) -> str:
     """Put readers on an earlier version, whose updaters then go on where they had stopped.
 
     Args:
         store: The index.
         model_version: Where to; None for the one published last before the active one.
+        config: How long a publish that is not heard of is waited for; None for the default.
+        sleep: Waits between looks at its lock.
 
     Returns:
         The version readers are on now.
 
     Raises:
-        PublishError: There is no such version.
+        PublishError: There is no such version, or a publish is under way.
     """
+    with only_publisher(store.publish_lock(), (config or PublishConfig()).lease_s, sleep):
+        return _roll_back(store, model_version)
+
+
+def _roll_back(store: VectorStore, model_version: str | None) -> str:
     active = store.active_version()
     known = {info.model_version: info for info in store.versions()}
     if model_version is None:
@@ -385,6 +436,7 @@ def rollback(store: VectorStore, model_version: str | None = None) -> str:
         model_version = max(before, key=_age).model_version
     if model_version not in known:
         raise PublishError(f"there is no version {model_version}; there are: {', '.join(known) or 'none'}")
+    store.load_version(model_version)
     store.activate(model_version)
     return model_version
 

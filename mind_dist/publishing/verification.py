@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -73,6 +74,35 @@ def ann_recall(
         hits = store.search_items(model_version, chunk, min(limit, len(item_keys)), filter=filter)
         num_found += len(chunk) * found_share(chunk, hits, item_keys, item_vectors, limit)
     return num_found / len(queries)
+
+
+def skew_recall(pairs: Sequence[tuple[Vectors, Vectors]], item_vectors: Vectors, *, limit: int) -> float | None:
+    """Return how much of what users are to get they would get if versions were mixed.
+
+    That is the share of the `limit` items best for a user's interests which the user's interests of another version
+    find among the same items, exactly: 1 would say that versions may be mixed.
+
+    Args:
+        pairs: Each user's interests in the version of the items and in the other one, [k, D] each.
+        item_vectors: Items of the one version, [N, D].
+        limit: Items of a user.
+
+    Returns:
+        None where there is nobody with interests in both.
+    """
+    limit = min(limit, len(item_vectors))
+    shares = []
+    for own, other in pairs:
+        if len(own) and len(other):
+            best, found = (_best_of_any(interests, item_vectors, limit) for interests in (own, other))
+            shares.append(len(np.intersect1d(best, found)) / limit)
+    return float(np.mean(shares)) if shares else None
+
+
+def _best_of_any(interests: Vectors, item_vectors: Vectors, limit: int) -> Keys:
+    """Return the rows of the items with the best scores, each item's being that of its best interest."""
+    scores = (interests @ item_vectors.T).max(axis=0)
+    return np.asarray(np.argpartition(-scores, limit - 1)[:limit], dtype=np.int64)
 
 
 def check_recall(info: VersionInfo, previous: VersionInfo | None, config: PublishConfig) -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from mind_dist.dataset.parquet import AVAILABLE_FROM, AVAILABLE_UNTIL, FEATURE_VALUES, IS_COLD, ITEM_SCHEMA, USER_SCHEMA
 from mind_dist.index.milvus_schema import MISSING
-from mind_dist.limits import ITEM_FIELDS, USER_FIELDS, allowed_name, column_problem
+from mind_dist.limits import ITEM_FIELDS, MAP_COLUMNS, USER_FIELDS, allowed_name, column_problem
 
 
 @pytest.mark.parametrize(
@@ -35,5 +35,6 @@ def test_every_column_that_items_and_users_have_already_is_reserved() -> None:
         AVAILABLE_UNTIL,
         "vector",
         MISSING,
+        *MAP_COLUMNS,
     } == ITEM_FIELDS
     assert set(USER_SCHEMA.names) == USER_FIELDS

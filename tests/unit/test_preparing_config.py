@@ -49,7 +49,7 @@ from mind_dist.errors import ConfigError
             ),
         ),
         ({"users": {"features": [{"name": f"f{n}"} for n in range(65)]}}, "users.features must be at most 64"),
-        ({"items": {"columns": [f"c{n}" for n in range(59)]}}, "items.features and columns must be at most 58"),
+        ({"items": {"columns": [f"c{n}" for n in range(59)]}}, "items.features and columns must be at most 56"),
         ({"max_user_events": -1}, "max_user_events must be 0 or more"),
     ],
 )
