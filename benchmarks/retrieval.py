@@ -6,7 +6,7 @@ python -m benchmarks.retrieval --items 100000 1000000           # 10⁶ items, h
 Milvus is the one that `MIND_DIST_MILVUS` names, or a standalone server started here. Items lie in clusters, and a user's
 interests near items, as trained vectors do; the vectors are random. "Raw" is what anybody needs at least: one `get` of
 the user's row, and one `search` with all of the interests for as many items. Merging them is left to ours alone. Recall is
-of the exact best, by brute force, for one interest each; with `--upserts` once more after so many items were written anew.
+of the exact best, by brute force, for one interest each: at first, and after `--upserts` items were written anew.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from typing import Any
 
 import numpy as np
 from pymilvus import MilvusClient
-from rich.console import Console
 from rich.table import Table
 
 from jobs.cli import run
+from jobs.tables import print_readable
 from mind_dist.config import MilvusConfig, ServingConfig
 from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.index.vector_store import ItemRows, UserRow, Vectors, VersionInfo
@@ -41,6 +41,8 @@ _CHUNK = 50_000
 _RECALL_LIMIT = 50
 _RECALL_QUERIES = 200
 _HISTORY = 50
+_BOUNDED_S = 5.0
+"""Bounded reads may be so old."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,16 @@ class World:
         hits = [len(np.intersect1d(best, hit.keys)) for best, hit in zip(exact, found, strict=True)]
         return round(float(np.mean(hits)) / _RECALL_LIMIT, 4)
 
+    def recalls_after_upserts(self) -> dict[str, Any]:
+        """Return the recall after items were written anew, with other vectors: soon, and when the index is settled."""
+        again = self.random.permutation(len(self.vectors))[: self.job.upserts]
+        self.vectors[again] = self.near(self.random.integers(len(self.centers), size=len(again)))
+        self.write(again)
+        time.sleep(_BOUNDED_S)
+        soon = self.recall()
+        self.store.settle_items(self.version)
+        return {"upserts": len(again), "recall_after_upserts": soon, "recall_settled": self.recall()}
+
     def ours(self) -> Callable[[int], object]:
         """Return what asks for a user's candidates through our library."""
         encoder: Any = SimpleNamespace(
@@ -215,21 +227,15 @@ def compare(world: World, clients: int) -> dict[str, Any]:
     }
 
 
-def measure(uri: str, num_items: int, job: Retrieval) -> Iterator[Mapping[str, Any]]:
-    """Yield the rows of one size of catalog."""
+def measure(uri: str, num_items: int, job: Retrieval) -> list[Mapping[str, Any]]:
+    """Return the rows of one size of catalog, one for each number of clients."""
     world = World(uri, num_items, job)
     try:
-        recall = world.recall()
-        for clients in job.clients:
-            yield {**compare(world, clients), "recall": recall}
+        recall = {"recall": world.recall()}
+        rows = [compare(world, clients) for clients in job.clients]
         if job.upserts:
-            again = world.random.permutation(num_items)[: job.upserts]
-            world.vectors[again] = world.near(world.random.integers(len(world.centers), size=len(again)))
-            world.write(again)
-            time.sleep(5)  # bounded reads may be that old
-            yield {"items": num_items, "upserts": len(again), "recall": world.recall()}
-            world.store.settle_items(world.version)
-            yield {"items": num_items, "upserts": len(again), "settled": True, "recall": world.recall()}
+            recall |= world.recalls_after_upserts()
+        return [{**row, **recall} for row in rows]
     finally:
         world.close()
 
@@ -250,16 +256,13 @@ def main(job: Retrieval) -> None:
     """Measure, print, and write the rows."""
     with milvus() as uri:
         rows: Sequence[Mapping[str, Any]] = [row for size in job.items for row in measure(uri, size, job)]
-    table = Table("items", "clients", "p50 ms", "raw", "×", "requests/s", "raw", "recall@50")
+    table = Table("items", "clients", "p50 ms", "raw", "×", "req/s", "raw", "recall", "anew", "settled")
     for row in rows:
-        if "clients" not in row:
-            kind = "written anew, settled" if row.get("settled") else "written anew"
-            table.add_row(f"{row['items']:,}", f"{row['upserts']:,} {kind}", *[""] * 5, f"{row['recall']:.4f}")
-            continue
         factor = row["ours_p50_ms"] / row["raw_p50_ms"]
-        cells = [row["ours_p50_ms"], row["raw_p50_ms"], f"{factor:.2f}", row["ours_qps"], row["raw_qps"]]
-        table.add_row(f"{row['items']:,}", str(row["clients"]), *map(str, cells), f"{row['recall']:.4f}")
-    Console().print(table)
+        cells = [row["ours_p50_ms"], row["raw_p50_ms"], f"{factor:.2f}", row["ours_qps"], row["raw_qps"], row["recall"]]
+        anew = [str(row.get(name, "")) for name in ("recall_after_upserts", "recall_settled")]
+        table.add_row(f"{row['items']:,}", str(row["clients"]), *map(str, cells), *anew)
+    print_readable(table)
     job.output.parent.mkdir(parents=True, exist_ok=True)
     job.output.write_text(to_json(rows, indent=1))
 

@@ -223,9 +223,8 @@ class UserHistory(NamedTuple):
     key_hash: int
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """An item proposed to a ranker.
+class Candidate(NamedTuple):
+    """An item proposed to a ranker: a tuple, since a request makes hundreds.
 
     Attributes:
         item_key: The item.

@@ -208,6 +208,10 @@ class InMemoryVectorStore:
             users = self._of(model_version).users
             return {key: users[key] for key in user_keys if key in users}
 
+    def get_interests(self, model_version: str, user_keys: Sequence[int]) -> dict[int, UserRow]:
+        """Return the rows found, whole: they are there."""
+        return self.get_users(model_version, user_keys, strong=False)
+
     def get_users_singly(self, model_version: str, user_keys: Sequence[int]) -> dict[int, UserRow]:
         """Return the rows found."""
         return self.get_users(model_version, user_keys, strong=True)

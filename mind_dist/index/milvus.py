@@ -317,6 +317,13 @@ class MilvusVectorStore:
         rows = [row for part in _parts(user_keys) for row in self._read(model_version, part, consistency)]
         return {row.user_key: row for row in rows}
 
+    def get_interests(self, model_version: str, user_keys: Sequence[int]) -> dict[int, UserRow]:
+        """Return what a search needs of the rows found."""
+        info, name = self.version_info(model_version), self._names.users_of(model_version)
+        parts = (self._get(name, part, "Bounded", layout.SEARCHED_WITH) for part in _parts(user_keys))
+        rows = [layout.read_interests(info, fields) for found in parts for fields in found]
+        return {row.user_key: row for row in rows}
+
     def get_users_singly(self, model_version: str, user_keys: Sequence[int]) -> dict[int, UserRow]:
         """Return the rows found, several reads at a time."""
         found = self._readers.map(lambda key: self._read(model_version, [key], "Strong"), user_keys)

@@ -202,6 +202,22 @@ def marker_fields(info: VersionInfo) -> dict[str, Any]:
     return user_fields(info, nobody)
 
 
+SEARCHED_WITH = ("user_id", "interests", "num_interests", "weights", "behaviors", "model_version")
+"""Fields of a user that a search needs."""
+
+
+def read_interests(info: VersionInfo, fields: Mapping[str, Any]) -> UserRow:
+    """Return a user from the fields that a search needs."""
+    interests = np.array(fields["interests"], dtype=np.float32).reshape(-1, info.dim)
+    return UserRow(
+        fields["user_id"],
+        interests[: fields["num_interests"]],
+        np.array(fields["weights"], dtype=np.float32),
+        np.array(fields["behaviors"], dtype=np.int64),
+        model_version=fields["model_version"],
+    )
+
+
 def read_user(info: VersionInfo, fields: Mapping[str, Any]) -> UserRow:
     """Return a user from what Milvus gives."""
     interests = np.array(fields["interests"], dtype=np.float32).reshape(-1, info.dim)

@@ -313,6 +313,13 @@ class VectorStore(Protocol):
         """
         ...
 
+    def get_interests(self, model_version: str, user_keys: Sequence[int]) -> dict[int, UserRow]:
+        """Return what a search needs of the rows found: interests, weights and behaviors; nothing else is read.
+
+        Writes of the last seconds may be missing.
+        """
+        ...
+
     def get_users_singly(self, model_version: str, user_keys: Sequence[int]) -> dict[int, UserRow]:
         """Return the rows found, each user asked for by its own strong read: exact, and slower."""
         ...

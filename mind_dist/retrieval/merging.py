@@ -35,12 +35,15 @@ def merge(hits: Sequence[Hits], limit: int | None = None, *, exclude: Collection
     >>> [(candidate.item_key, candidate.score, candidate.interest) for candidate in merge(found)]
     [(2, 1.0, 1), (1, 0.5, 0), (3, 0.5, 1)]
     """
-    keys, scores, interests = _pairs(hits)
-    _, first = np.unique(keys, return_index=True)
-    best = np.sort(first)
-    kept = best[~np.isin(keys[best], list(exclude))][:limit]
-    columns = (keys[kept].tolist(), scores[kept].tolist(), interests[kept].tolist())
-    return [Candidate(*values) for values in zip(*columns, strict=True)]
+    taken: set[int] = set(exclude)
+    candidates: list[Candidate] = []
+    for key, score, interest in zip(*(column.tolist() for column in _pairs(hits)), strict=True):
+        if len(candidates) == limit:
+            break
+        if key not in taken:
+            taken.add(key)
+            candidates.append(Candidate(key, score, interest))
+    return candidates
 
 
 def _pairs(hits: Sequence[Hits]) -> tuple[Keys, NDArray[np.float32], Keys]:

@@ -265,6 +265,8 @@ def _item_vector(encoder: InterestEncoder, item_id: Id) -> Vectors:
 
 
 def _named(encoder: InterestEncoder, candidates: Sequence[Candidate]) -> list[ScoredItem]:
+    if encoder.manifest.id_type == "int64":
+        return [ScoredItem(*candidate) for candidate in candidates]
     keys = np.array([candidate.item_key for candidate in candidates], dtype=np.int64)
     return [
         ScoredItem(item_id, candidate.score, candidate.interest)

@@ -88,7 +88,7 @@ def searchers(
     """
     asked = several.each(requests, lambda request: _Asked(request, _user_key(encoder, request)))
     keys = sorted({each.user_key for each in asked.values() if each.user_key is not None})
-    rows = store.get_users(encoder.model_version, keys, strong=False) if keys else {}
+    rows = _rows(store, encoder.model_version, keys, whole=any(each.request.context for each in asked.values()))
     found = several.each(asked, lambda each: _who(encoder, each, rows))
     histories = {place: who for place, who in found.items() if isinstance(who, _History)}
     users = encoder.encode([who.sequence for who in histories.values()]) if histories else []
@@ -96,6 +96,13 @@ def searchers(
     for (place, who), user in zip(histories.items(), users, strict=True):
         known[place] = Searcher(user, who.seen, who.num_unknown)
     return known
+
+
+def _rows(store: VectorStore, model_version: str, keys: Sequence[int], *, whole: bool) -> Mapping[int, UserRow]:
+    """Return users' rows: whole ones where somebody is to be encoded anew, what a search needs otherwise."""
+    if not keys:
+        return {}
+    return store.get_users(model_version, keys, strong=False) if whole else store.get_interests(model_version, keys)
 
 
 def _who(encoder: InterestEncoder, asked: _Asked, rows: Mapping[int, UserRow]) -> Searcher | _History:

@@ -295,6 +295,21 @@ def test_a_user_comes_back_with_the_features_of_each_behavior(store: VectorStore
             store.upsert_users(info.model_version, [dataclasses.replace(one, behavior_keys=wrong)])
 
 
+def test_what_a_search_needs_of_a_user_is_read_alone(store: VectorStore, filled: VersionInfo) -> None:
+    users = [make_user(key, num_interests=key - 700) for key in range(701, 704)]
+    store.upsert_users(filled.model_version, users)
+    store.get_users(filled.model_version, [701], strong=True)
+    give_up = time.monotonic() + 10
+    while len(found := store.get_interests(filled.model_version, [*range(701, 704), 799])) < 3:
+        assert time.monotonic() < give_up, "bounded reads are some seconds old at most"
+    assert found.keys() == {701, 702, 703}
+    for user in users:
+        row = found[user.user_key]
+        assert (row.user_key, row.model_version) == (user.user_key, filled.model_version)
+        for name in ("interests", "weights", "behaviors"):
+            np.testing.assert_array_equal(getattr(row, name), getattr(user, name))
+
+
 def test_a_strong_read_sees_every_acknowledged_write(store: VectorStore, filled: VersionInfo) -> None:
     for offset in range(5):
         store.upsert_users(filled.model_version, [make_user(20, next_offset=offset)])
