@@ -46,19 +46,6 @@ def brute_force(vectors: Any, interests: Any, allowed: Sequence[bool]) -> list[C
     return sorted(candidates, key=lambda candidate: (-candidate.score, candidate.item_key))
 
 
-def greedy(pool: list[Candidate], categories: dict[int, set[str]], limit: int, weight: float) -> list[Candidate]:
-    """Choose from a pool by the formula itself."""
-    chosen: list[Candidate] = []
-    left = list(pool)
-    while left and len(chosen) < limit:
-        gains = [
-            c.score + weight * sum(not categories[c.item_key] & categories[other.item_key] for other in chosen)
-            for c in left
-        ]
-        chosen.append(left.pop(gains.index(max(gains))))
-    return chosen
-
-
 weights = st.integers(0, 6).map(float)
 
 
@@ -143,7 +130,8 @@ def test_diversified_retrieval_is_the_greedy_choice_from_what_all_interests_foun
     names = ("exclude", "filter", "diversity_weight", "category_column")
     arguments = {name: request[name] for name in names}
     found = retrieve(store, VERSION, request["interests"], request["limit"], **arguments)
-    assert found == greedy(pool, categories, request["limit"], request["diversity_weight"])
+    known = [categories[candidate.item_key] for candidate in pool]
+    assert found == retrieval_loops.diversified(pool, known, request["limit"], request["diversity_weight"])
 
 
 def all_pairs(request: dict[str, Any]) -> list[Candidate]:
