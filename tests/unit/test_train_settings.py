@@ -19,6 +19,7 @@ from mind_dist.recipes import best, stream
 from mind_dist.records import BehaviorSequence
 from mind_dist.storage import Directory
 from mind_dist.training.positions import TrainedPositions
+from mind_dist.training.ray_trainer import _trainer
 from mind_dist.training.run_monitor import Deal, Fallback, Look, RunMonitor, RunState, TrainProgress
 from mind_dist.training.settings import TrainSettings, check_dataset, source_name
 from tests.toy_training import write_dataset
@@ -177,3 +178,12 @@ def test_every_position_of_a_long_history_is_trained_whatever_the_length_of_wind
             "the next item of each"
         )
     assert 750 <= training.windows_per_step * training.max_behaviors <= 850, "as many positions a step"
+
+
+def test_workers_connect_to_kafka_by_the_settings_of_the_driver_but_for_secrets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MIND_DIST_KAFKA_CLIENT_ID", "shop")
+    monkeypatch.setenv("MIND_DIST_KAFKA_SASL_PLAIN_PASSWORD", "geheim")
+    trainer = _trainer(TrainSettings("dataset", "/runs"), {})
+    assert trainer.run_config.worker_runtime_env == {"env_vars": {"MIND_DIST_KAFKA_CLIENT_ID": "shop"}}
