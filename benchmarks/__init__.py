@@ -18,6 +18,7 @@ twins         several interests against one, of the same D or of the same K · D
 plots         rows and curves → figures
 choose        the command to choose settings by: their values side by side, on the valid users alone
 encoding      how many users a core encodes
+publishing    how fast the items of a version come into Milvus
 replica_memory  what loading a version takes of memory and time
 retrieval     candidates by our library beside the same calls of pymilvus alone
 quality       the command: cells → tables, reports/quality.json, figures
