@@ -9,6 +9,7 @@
     ├── AnotherLog             saved positions are of a topic that was made anew, or of another cluster's
     ├── UnreadableBatch        a batch of records cannot be decompressed or decoded
     ├── PartitionStalled       a partition delivers nothing, though it has not been read to its end
+    ├── StateError             a user's state, or where it is kept, cannot be read
     ├── VersionError           a model version is missing, torn or altered
     ├── TrainingError          training cannot go on (a non-finite loss, say)
     │   └── StoppedBeforeSaving    it was asked to stop before there was anything to save
@@ -197,6 +198,10 @@ class PartitionStalled(MindDistError):
         self.position = position
         self.end = end
         self.waited_s = waited_s
+
+
+class StateError(MindDistError):
+    """A user's state, or the place where states are kept, cannot be read."""
 
 
 class VersionError(MindDistError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,6 +83,21 @@ class Event:
     event_type: str = "click"
     behavior_keys: tuple[int, ...] = ()
     context_keys: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What is known of a user already: an import, or a changed profile. It is merged into what there is.
+
+    Attributes:
+        user_key: The user.
+        events: Behaviors, in the order in which they came.
+        profile: Raw values by the features' names, which replace those there; None for no word about it.
+    """
+
+    user_key: int
+    events: tuple[Event, ...] = ()
+    profile: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

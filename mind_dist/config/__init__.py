@@ -40,7 +40,7 @@ from mind_dist.config.preparing import (
     SplitConfig,
     TimeUnit,
 )
-from mind_dist.config.serving import Addresses, KafkaConfig, MilvusConfig, PublishConfig, ServingConfig
+from mind_dist.config.serving import Addresses, KafkaConfig, MilvusConfig, PublishConfig, ServingConfig, StatesConfig
 from mind_dist.config.training import TrainingConfig, check_from_log, check_together
 from mind_dist.config.watching import WatchConfig
 
@@ -78,6 +78,7 @@ __all__ = [
     "SampledConfig",
     "ServingConfig",
     "SplitConfig",
+    "StatesConfig",
     "TimeUnit",
     "TrainingConfig",
     "TransformerConfig",

@@ -23,6 +23,8 @@ class KafkaConfig:
 
     topic: str = "behavior-events"
     """Topic of the behavior events."""
+    states_topic: str = "user-states"
+    """Topic of the users' states, compacted, with as many partitions as the events have."""
     dead_letter_topic: str = "behavior-events-dead-letters"
     """Topic of the records that cannot be decoded."""
     max_poison_fraction: float = 0.1
@@ -42,6 +44,8 @@ class KafkaConfig:
     """A consumer that died loses its partitions after so long."""
     max_poll_interval_s: float = 90.0
     """A consumer that polls less often loses its partitions; a batch older than half of it is not written."""
+    transaction_timeout_s: float = 10.0
+    """A transaction of a process that died is ended by the broker after so long; until then nobody reads past it."""
     group_prefix: str = ""
     """Beginning of the names of consumer groups; jobs set it to the deployment's name and `__`."""
 
@@ -53,6 +57,7 @@ class KafkaConfig:
         check(self.connect_timeout_s > 0, "connect_timeout_s", "above 0")
         check(self.metadata_max_age_s > 0, "metadata_max_age_s", "above 0")
         check(self.session_timeout_s >= 6, "session_timeout_s", "at least 6, the brokers' own limit")  # noqa: PLR2004
+        check(self.transaction_timeout_s >= 1, "transaction_timeout_s", "at least 1")
         check(self.max_poll_interval_s >= 1, "max_poll_interval_s", "at least 1")
 
     @property
@@ -64,6 +69,11 @@ class KafkaConfig:
         """Return the consumer group that keeps a version's users fresh: each version has its own positions."""
         return f"{self.group_prefix}mind-dist-users-{model_version}"
 
+    @property
+    def updaters_group(self) -> str:
+        """The consumer group that keeps the users' states."""
+        return f"{self.group_prefix}mind-dist-states"
+
     def of_deployment(self, deployment: str) -> KafkaConfig:
         """Return the same with the consumer groups of a deployment, and its topics where they are the default ones.
 
@@ -72,9 +82,34 @@ class KafkaConfig:
         named: dict[str, Any] = {
             each.name: prefixed(deployment, str(each.default))
             for each in dataclasses.fields(self)
-            if each.name in {"topic", "dead_letter_topic"} and getattr(self, each.name) == each.default
+            if each.name in {"topic", "states_topic", "dead_letter_topic"} and getattr(self, each.name) == each.default
         }
         return dataclasses.replace(self, group_prefix=prefixed(deployment, self.group_prefix), **named)
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class StatesConfig:
+    """What is kept of users, whatever a model reads of it."""
+
+    max_history: int = 200
+    """Newest behaviors kept of a user."""
+    event_types: tuple[str, ...] = ()
+    """Types of the events that are kept; empty for all."""
+    features: tuple[str, ...] = ()
+    """Fields of an event's context that are kept with its behavior, beside its type; models can read those alone."""
+    directory: str = ""
+    """Folder on each machine for the states of its partitions; empty for one in the system's folder for temporary files.
+    What is there can go at any time: it is read again from the log."""
+
+    def __post_init__(self) -> None:
+        check(self.max_history >= 1, "max_history", "at least 1")
+        check("event_type" not in self.features, "features", "fields of the context: event_type is always kept")
+
+    @property
+    def kept_features(self) -> tuple[str, ...]:
+        """Names of all that is kept of a behavior beside item and time."""
+        return ("event_type", *self.features)
 
 
 @with_config(STRICT)
@@ -159,6 +194,8 @@ class ServingConfig:
     """The vector store."""
     http: HttpConfig = field(default_factory=HttpConfig)
     """Limits of requests."""
+    states: StatesConfig = field(default_factory=StatesConfig)
+    """What is kept of users."""
     host: str = "127.0.0.1"
     """Where HTTP listens; 0.0.0.0 for all interfaces, which needs a token (`MIND_DIST_HTTP_TOKEN`)."""
     port: int = 8000

@@ -20,7 +20,17 @@ from mind_dist.keys import NO_FEATURES, EventFeatures, IdType
 from mind_dist.log.codec import PoisonGate, decode, is_kept
 from mind_dist.log.partitioner import key_hash
 from mind_dist.log.source import DeadLetters, EventSource
-from mind_dist.records import BehaviorSequence, Event, Keys, PartTrained, Positions, Record, Tombstone, UserHistory
+from mind_dist.records import (
+    BehaviorSequence,
+    Event,
+    History,
+    Keys,
+    PartTrained,
+    Positions,
+    Record,
+    Tombstone,
+    UserHistory,
+)
 
 
 class _Example(NamedTuple):
@@ -33,7 +43,7 @@ class EventExamples:
 
     Events take their place in the history by time, and behind those of the same time. A duplicate is no example, nor is
     an event that is older than all that is kept of a full history, or has nothing before it. A poison record goes to the dead letters.
-    A tombstone forgets the user.
+    A tombstone forgets the user. Of a history, none is an example.
 
     Args:
         open_source: Opens the source of one partition: each is polled only when its events are wanted.
@@ -183,13 +193,25 @@ class EventExamples:
         if self._placement.is_for_later(record, known=decoded.user_key in users):
             return None
         self._gate.add(poison=False)
-        if isinstance(decoded, Tombstone):
-            users.pop(decoded.user_key, None)
-            return None
-        if not is_kept(decoded, self._event_types):
-            self.num_ignored += 1
-            return None
-        return self._apply_event(record, decoded)
+        match decoded:
+            case Tombstone():
+                users.pop(decoded.user_key, None)
+            case History():
+                self._apply_history(record, decoded)
+            case Event() if is_kept(decoded, self._event_types):
+                return self._apply_event(record, decoded)
+            case _:
+                self.num_ignored += 1
+        return None
+
+    def _apply_history(self, record: Record, history: History) -> None:
+        """Take what is known of a user already: it lies before what is to be learned, so none of it is an example."""
+        users = self._users[record.partition]
+        before, hash_of_key = users.get(history.user_key) or self._new_user(record, history.user_key)
+        events = [event for event in history.events if is_kept(event, self._event_types)]
+        self.num_ignored += len(history.events) - len(events)
+        if events:
+            users[history.user_key] = UserHistory(before.merge(events, self._max_behaviors), hash_of_key)
 
     def _apply_event(self, record: Record, event: Event) -> _Example | None:
         users = self._users[record.partition]

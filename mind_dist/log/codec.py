@@ -3,13 +3,15 @@
 An event is JSON, `{"user_id":…, "item_id":…, "timestamp_ms":…, "event_type":"click", "context":{…}}`, under its user id as the
 key (an int64 in decimal digits, a string as UTF-8); a null value under a key means: forget this user. The context is
 optional: what is known of the moment, by name, as texts, integers or booleans; other values count as missing.
+A history is JSON, too, `{"user_id":…, "history":[[item_id, timestamp_ms],…], "profile":{…}}`: what is known of a user already; the
+profile is optional, and so are an event type and a context behind each time.
 """
 
 from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -29,7 +31,7 @@ from mind_dist.keys import (
     user_id_key,
     value_text,
 )
-from mind_dist.records import Event, Record, Tombstone
+from mind_dist.records import Event, History, Record, Tombstone
 
 _INTEGER = re.compile(rb"-?[0-9]{1,19}")
 
@@ -46,6 +48,20 @@ def encode_event(
     return orjson.dumps(fields | ({"context": context} if context else {}))
 
 
+def encode_history(
+    user_id: int | str, behaviors: Sequence[Sequence[Any]], profile: Mapping[str, Any] | None = None
+) -> bytes:
+    """Return the value of a record that tells what is known of a user already.
+
+    Args:
+        user_id: The user.
+        behaviors: [item id, time in milliseconds] each, in the order in which they came; event type and context may follow.
+        profile: Raw values by name; None for no word about them.
+    """
+    fields: dict[str, Any] = {"user_id": user_id, "history": behaviors}
+    return orjson.dumps(fields | ({"profile": profile} if profile is not None else {}))
+
+
 def encode_key(user_id: int | str) -> bytes:
     """Return the key of a user's records; it picks their partition."""
     return str(user_id).encode()
@@ -53,7 +69,7 @@ def encode_key(user_id: int | str) -> bytes:
 
 def decode(
     record: Record, id_type: IdType, *, max_clock_skew_ms: int, features: EventFeatures = NO_FEATURES
-) -> Event | Tombstone:
+) -> Event | History | Tombstone:
     """Return what a record says; unknown fields are ignored.
 
     Args:
@@ -76,13 +92,15 @@ def decode(
         raise PoisonEvent(f"value: not JSON: {error}") from error
     if not isinstance(fields, dict):
         raise PoisonEvent(f"value: must be a JSON object, not {type(fields).__name__}")
-    event = _event(fields, id_type, features)
+    change = _history(fields, id_type, features) if "history" in fields else _event(fields, id_type, features)
     _check_key(record.key, fields["user_id"])
+    events = change.events if isinstance(change, History) else (change,)
     try:
-        check_time(event.timestamp_ms, record.appended_ms, max_clock_skew_ms)
+        for event in events:
+            check_time(event.timestamp_ms, record.appended_ms, max_clock_skew_ms)
     except PoisonEvent as error:
         raise PoisonEvent(f"timestamp_ms: {error}") from error
-    return event
+    return change
 
 
 def check_time(timestamp_ms: int, arrived_ms: int, max_clock_skew_ms: int) -> None:
@@ -96,7 +114,7 @@ def check_time(timestamp_ms: int, arrived_ms: int, max_clock_skew_ms: int) -> No
         raise PoisonEvent(f"{timestamp_ms} is {limit} ahead of {arrived_ms}, its arrival, in ms since the epoch")
 
 
-def _event(fields: dict[str, Any], id_type: IdType, features: EventFeatures) -> Event:
+def _event(fields: Mapping[str, Any], id_type: IdType, features: EventFeatures) -> Event:
     name = "user_id"
     try:
         user_key = user_id_key(fields[name], id_type)
@@ -107,19 +125,53 @@ def _event(fields: dict[str, Any], id_type: IdType, features: EventFeatures) -> 
         raise PoisonEvent(f"{name}: missing") from error
     except PoisonEvent as error:
         raise PoisonEvent(f"{name}: {error}") from error
+    return _behavior((user_key, item_key), timestamp_ms, event_type, fields.get("context"), features)
+
+
+def _behavior(
+    keys: tuple[int, int], timestamp_ms: int, event_type: object, context: object, features: EventFeatures
+) -> Event:
     if timestamp_ms < 0:
         raise PoisonEvent("timestamp_ms: must not be negative")
     if not isinstance(event_type, str):
         raise PoisonEvent(f"event_type: must be a string, not {type(event_type).__name__}")
-    context = fields.get("context")
     if not isinstance(context, dict | None):
         raise PoisonEvent(f"context: must be an object, not {type(context).__name__}")
     if features == NO_FEATURES:
-        return Event(user_key, item_key, timestamp_ms, event_type)
+        return Event(*keys, timestamp_ms, event_type)
     values = {**(context or {}), "event_type": event_type}
     behavior = tuple(behavior_key(name, value_text(values.get(name))) for name in features.behavior)
     moment = tuple(context_key(name, value_text(values.get(name))) for name in features.context)
-    return Event(user_key, item_key, timestamp_ms, event_type, behavior, moment)
+    return Event(*keys, timestamp_ms, event_type, behavior, moment)
+
+
+def _history(fields: Mapping[str, Any], id_type: IdType, features: EventFeatures) -> History:
+    try:
+        user_key = user_id_key(fields["user_id"], id_type)
+    except KeyError as error:
+        raise PoisonEvent("user_id: missing") from error
+    except PoisonEvent as error:
+        raise PoisonEvent(f"user_id: {error}") from error
+    behaviors, profile = fields["history"], fields.get("profile")
+    if not isinstance(behaviors, list):
+        raise PoisonEvent(f"history: must be a list, not {type(behaviors).__name__}")
+    if not isinstance(profile, dict | None):
+        raise PoisonEvent(f"profile: must be an object, not {type(profile).__name__}")
+    return History(
+        user_key, tuple(_of_history(user_key, *each, id_type, features) for each in enumerate(behaviors)), profile
+    )
+
+
+def _of_history(user_key: int, place: int, behavior: object, id_type: IdType, features: EventFeatures) -> Event:
+    """Return one of a history's behaviors: [item id, time], and then, where they are known, type and context."""
+    if not isinstance(behavior, list) or not 2 <= len(behavior) <= 4:  # noqa: PLR2004 - as the docstring says
+        raise PoisonEvent(f"history.{place}: must be [item_id, timestamp_ms], event_type and context may follow")
+    item_id, timestamp_ms, event_type, context = behavior + [DEFAULT_TYPE, None][len(behavior) - 2 :]
+    try:
+        keys = user_key, id_key(item_id, id_type)
+        return _behavior(keys, int64(timestamp_ms), event_type, context, features)
+    except PoisonEvent as error:
+        raise PoisonEvent(f"history.{place}: {error}") from error
 
 
 def _check_key(key: bytes, user_id: int | str) -> None:
@@ -155,12 +207,30 @@ class PoisonGate:
     """Notices a broken producer: too many poison records among the last ones.
 
     One bad producer must not fill the dead-letter topic while user vectors silently stand still.
+
+    Args:
+        max_fraction: Largest share of poison that is let through.
+        window: Among how many records; there is no judgement before so many were seen.
+        counted: What `counted` gave: where to go on.
     """
 
-    def __init__(self, max_fraction: float, window: int) -> None:
+    def __init__(self, max_fraction: float, window: int, counted: tuple[int, int] = (0, 0)) -> None:
+        num_poison, num_records = counted
         self._max_fraction = max_fraction
-        self._last: deque[bool] = deque(maxlen=window)
-        self._num_poison = 0
+        # the poison is put first, and so falls out of the window first
+        self._last = deque([True] * num_poison + [False] * (num_records - num_poison), maxlen=window)
+        self._num_poison = sum(self._last)
+
+    @property
+    def counted(self) -> tuple[int, int]:
+        """How many of the last records were poison, and how many these are."""
+        return self._num_poison, len(self._last)
+
+    def copy(self) -> PoisonGate:
+        """Return one that goes on from here by itself."""
+        gate = PoisonGate(self._max_fraction, self._last.maxlen or 0)
+        gate._last, gate._num_poison = self._last.copy(), self._num_poison
+        return gate
 
     def add(self, *, poison: bool) -> None:
         """Count one record.

@@ -43,6 +43,7 @@ from mind_dist.log.kafka_topics import (
     num_partitions,
 )
 from mind_dist.log.kafka_writing import EventProducer, KafkaDeadLetters
+from mind_dist.log.transactions import Membership
 from mind_dist.records import Positions, Record
 
 __all__ = [
@@ -87,6 +88,8 @@ class KafkaSource:
         count = num_partitions(bootstrap, config.topic, timeout_s=config.connect_timeout_s)
         self._address = bootstrap
         self._topic = config.topic
+        self._group = group
+        self._membership = Membership(group, -1)
         self._timeout_ms = int(config.connect_timeout_s * 1000)
         self._heard_s = time.monotonic()
         self._silent_since_s: float | None = None
@@ -122,6 +125,8 @@ class KafkaSource:
         """
         with translated(self._address):
             batches = self._with_positions(lambda: self._fetched(timeout_s))
+        joined = self._consumer.group_metadata()
+        self._membership = Membership(self._group, joined.generation_id, joined)
         if batches:
             self._heard()
         else:
@@ -188,6 +193,27 @@ class KafkaSource:
                 for each in sorted(self._consumer.assignment())
             }
         return {partition: position for partition, position in stored.items() if position is not None}
+
+    def notes(self) -> Mapping[int, str]:
+        """Return what is noted beside the stored positions of the owned partitions."""
+        with translated(self._address):
+            stored = {
+                each.partition: self._consumer.committed(each, metadata=True, timeout_ms=self._timeout_ms)
+                for each in sorted(self._consumer.assignment())
+            }
+        return {partition: found.metadata if found else "" for partition, found in stored.items()}
+
+    def pause(self, partitions: Iterable[int]) -> None:
+        """Poll nothing of these partitions until they are resumed, or owned anew."""
+        self._consumer.pause(*self._owned(partitions))
+
+    def resume(self, partitions: Iterable[int]) -> None:
+        """Poll these partitions again."""
+        self._consumer.resume(*self._owned(partitions))
+
+    def membership(self) -> Membership:
+        """Return this consumer's place in its group as of the last poll."""
+        return self._membership
 
     def close(self) -> None:
         """Leave the group, without committing; a static member stays in it until its session ends."""

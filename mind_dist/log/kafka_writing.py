@@ -14,13 +14,13 @@ from mind_dist.config import KafkaConfig
 from mind_dist.errors import ServiceUnavailable
 from mind_dist.keys import DEFAULT_TYPE, Value
 from mind_dist.log.codec import encode_event, encode_key
+from mind_dist.log.dead_letters import dead_letter
 from mind_dist.log.kafka_broker import connect, translated
 from mind_dist.log.kafka_settings import client_settings
 from mind_dist.records import Record
 
 _LINGER_MS = 5
 _CLOSE_TIMEOUT_S = 5.0
-_LARGEST_DEAD_LETTER_BYTES = 1_000_000  # a record at the broker's limit would not fit with our headers
 
 
 class EventProducer:
@@ -78,20 +78,13 @@ class KafkaDeadLetters:
         Raises:
             ServiceUnavailable: It did not answer within `config.connect_timeout_s`.
         """
-        self._source_topic = config.topic
+        self._config = config
         self._outbox = _Outbox(bootstrap, config.dead_letter_topic, config)
 
     def send(self, record: Record, error: str) -> None:
         """Hand over a poison record; one too large to travel with headers is cut, and says so."""
-        origin = {"topic": self._source_topic, "partition": record.partition, "offset": record.offset}
-        headers = {"error": error, **origin}
-        value = record.value
-        if value is not None and len(value) > _LARGEST_DEAD_LETTER_BYTES:
-            headers["cut_from_bytes"] = len(value)
-            value = value[:_LARGEST_DEAD_LETTER_BYTES]
-        if record.key is None and value is None:
-            value = b""  # the client refuses a record that is null throughout
-        self._outbox.send(record.key, value, [(name, str(text).encode()) for name, text in headers.items()])
+        letter = dead_letter(self._config, record, error)
+        self._outbox.send(letter.key, letter.value, letter.headers)
 
     def flush(self) -> None:
         """Return when everything handed over is stored; raises `ServiceUnavailable` when something was not."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from mind_dist.errors import PositionLost, UnreadableBatch
+from mind_dist.log.identity import LogIdentity
 from mind_dist.records import Positions, Record
 
 
@@ -18,12 +20,14 @@ class InMemoryLog:
     """A partitioned log in this process, the twin of a broker's topic; safe to share between threads."""
 
     num_partitions: int = 1
+    identity: LogIdentity = field(default_factory=lambda: LogIdentity("memory", "events", uuid.uuid4().hex))
     _records: dict[int, list[Record]] = field(default_factory=lambda: defaultdict(list))
     _ends: dict[int, int] = field(default_factory=lambda: defaultdict(int))
     _first_offset: dict[int, int] = field(default_factory=lambda: defaultdict(int))
     _unreadable: dict[int, dict[int, tuple[str, str]]] = field(default_factory=lambda: defaultdict(dict))
     _stalled: set[int] = field(default_factory=set)
     _committed: dict[tuple[str, int], int] = field(default_factory=dict)
+    _notes: dict[tuple[str, int], str] = field(default_factory=dict)
     _generations: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     _lock: threading.Condition = field(default_factory=threading.Condition)
 
@@ -107,15 +111,21 @@ class InMemoryLog:
         with self._lock:
             self._lock.wait(timeout_s)
 
-    def store(self, group: str, positions: Positions) -> None:
-        """Keep a group's positions."""
+    def store(self, group: str, positions: Positions, notes: Mapping[int, str] | None = None) -> None:
+        """Keep a group's positions, and what is noted beside them."""
         with self._lock:
             self._committed.update({(group, partition): p for partition, p in positions.items()})
+            self._notes.update({(group, partition): (notes or {}).get(partition, "") for partition in positions})
 
     def stored(self, group: str, partitions: Iterable[int]) -> Mapping[int, int]:
         """Return a group's positions of some partitions."""
         with self._lock:
             return {p: self._committed[group, p] for p in partitions if (group, p) in self._committed}
+
+    def notes(self, group: str, partitions: Iterable[int]) -> Mapping[int, str]:
+        """Return what is noted beside a group's positions."""
+        with self._lock:
+            return {p: self._notes.get((group, p), "") for p in partitions}
 
     def evict(self, group: str) -> None:
         """Throw the group's members out, as a broker does with those that were silent for too long."""

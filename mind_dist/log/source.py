@@ -13,6 +13,7 @@ from typing import Protocol
 
 from mind_dist.errors import StaleAssignment
 from mind_dist.log.memory_log import InMemoryLog
+from mind_dist.log.transactions import Membership
 from mind_dist.records import Positions, Record
 
 __all__ = ["DeadLetters", "EventSource", "InMemoryDeadLetters", "InMemoryLog", "InMemorySource"]
@@ -78,7 +79,26 @@ class EventSource(Protocol):
         ...
 
     def committed(self) -> Positions:
-        """Return the group's stored positions of the owned partitions; those never stored are absent."""
+        """Return the group's stored positions of the owned partitions; those never stored are absent.
+
+        Positions of a transaction that is under way are waited for.
+        """
+        ...
+
+    def notes(self) -> Mapping[int, str]:
+        """Return what is noted beside the stored positions of the owned partitions."""
+        ...
+
+    def pause(self, partitions: Iterable[int]) -> None:
+        """Poll nothing of these partitions until they are resumed, or owned anew."""
+        ...
+
+    def resume(self, partitions: Iterable[int]) -> None:
+        """Poll these partitions again."""
+        ...
+
+    def membership(self) -> Membership:
+        """Return this source's place in its group as of the last poll."""
         ...
 
     def close(self) -> None:
@@ -146,6 +166,7 @@ class InMemorySource:
         self._position: dict[int, int] = {}
         self._generation = log.generation(group)
         self._owned: frozenset[int] = frozenset()
+        self._paused: set[int] = set()
         self._own(range(log.num_partitions) if partitions is None else partitions)
 
     def poll(self, timeout_s: float) -> Sequence[Record]:
@@ -155,6 +176,8 @@ class InMemorySource:
             if left_over:
                 return left_over
             self._generation = self._log.generation(self._group)
+            self._paused.clear()
+            self._position.clear()
             self._own(())
         if self._is_member and len(self._owned) < self._log.num_partitions:
             self._own(range(self._log.num_partitions))
@@ -173,6 +196,8 @@ class InMemorySource:
 
     def _read(self) -> list[Record]:
         for partition, position in self._position.items():
+            if partition in self._paused:
+                continue
             fetched = self._fetched.get(partition, _Fetched(position))
             if fetched.position != position or not fetched.records:
                 records, behind = self._log.fetch(partition, position, _FETCHED_AHEAD)
@@ -185,7 +210,7 @@ class InMemorySource:
         taken: list[Record] = []
         for partition, position in self._position.items():
             fetched = self._fetched.get(partition)
-            if fetched is not None and fetched.position == position:
+            if fetched is not None and fetched.position == position and partition not in self._paused:
                 while fetched.records and len(taken) < self._max_records:
                     taken.append(fetched.records.popleft())
                     self._position[partition] = fetched.position = taken[-1].offset + 1
@@ -228,6 +253,22 @@ class InMemorySource:
     def committed(self) -> Positions:
         """Return the stored positions."""
         return self._log.stored(self._group, self._owned)
+
+    def notes(self) -> Mapping[int, str]:
+        """Return what is noted beside them."""
+        return self._log.notes(self._group, self._owned)
+
+    def pause(self, partitions: Iterable[int]) -> None:
+        """Poll nothing of these partitions."""
+        self._paused |= set(partitions) & self._owned
+
+    def resume(self, partitions: Iterable[int]) -> None:
+        """Poll these partitions again."""
+        self._paused -= set(partitions)
+
+    def membership(self) -> Membership:
+        """Return the place in the group as of the last poll."""
+        return Membership(self._group, self._generation)
 
     def close(self) -> None:
         """Do nothing: the log lives on."""

@@ -11,7 +11,7 @@ from mind_dist.errors import PoisonEvent
 from mind_dist.keys import NO_FEATURES, EventFeatures, IdType
 from mind_dist.log.codec import PoisonGate, decode, is_kept
 from mind_dist.log.source import DeadLetters
-from mind_dist.records import Event, Record, Tombstone
+from mind_dist.records import Event, History, Record, Tombstone
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,8 @@ class Intake:
             except PoisonEvent as error:
                 poison[record] = str(error)
                 continue
+            if isinstance(change, History):
+                continue  # states take histories
             if isinstance(change, Event) and not is_kept(change, self._event_types):
                 num_ignored += 1
             else:

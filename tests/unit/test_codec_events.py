@@ -10,7 +10,7 @@ from mind_dist.errors import PoisonEvent, PoisonLimitExceeded
 from mind_dist.keys import EventFeatures, IdType, behavior_key, context_key, fingerprint, id_key, no_context
 from mind_dist.limits import FIRST_KEY, LAST_KEY
 from mind_dist.log.codec import PoisonGate, decode, encode_event, encode_key
-from mind_dist.records import Event, Record, Tombstone
+from mind_dist.records import Event, History, Record, Tombstone
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 KEYS = st.integers(FIRST_KEY, LAST_KEY)
@@ -30,11 +30,11 @@ def record(key: bytes | None, value: bytes | None) -> Record:
     return Record(0, 0, key, value, appended_ms=NOW_MS)
 
 
-def decoded(record: Record, id_type: IdType) -> Event | Tombstone:
+def decoded(record: Record, id_type: IdType) -> Event | History | Tombstone:
     return decode(record, id_type, max_clock_skew_ms=SKEW_MS)
 
 
-def decode_fields(fields: object, id_type: IdType = "int64") -> Event | Tombstone:
+def decode_fields(fields: object, id_type: IdType = "int64") -> Event | History | Tombstone:
     key = b"7" if id_type == "int64" else b"u"
     return decoded(record(key, orjson.dumps(fields)), id_type)
 

@@ -1,0 +1,143 @@
+"""Kafka transactions: records and the positions of their input, all or nothing (KIP-98, KIP-447).
+
+The broker refuses a member whose partitions have moved on, however long it was frozen. Tansu does not: it refuses a
+second producer of one id alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from kafka import KafkaProducer, OffsetAndMetadata, TopicPartition
+from kafka.errors import (
+    CommitFailedError,
+    FencedInstanceIdError,
+    IllegalGenerationError,
+    KafkaError,
+    KafkaTimeoutError,
+    RebalanceInProgressError,
+    UnknownMemberIdError,
+)
+
+from mind_dist.config import KafkaConfig
+from mind_dist.errors import ServiceUnavailable, StaleAssignment
+from mind_dist.log.kafka_broker import connect, translated
+from mind_dist.log.transactions import Membership, NewRecord
+from mind_dist.records import Positions
+
+_MOVED = (
+    CommitFailedError,
+    FencedInstanceIdError,
+    IllegalGenerationError,
+    RebalanceInProgressError,
+    UnknownMemberIdError,
+)
+_CLOSE_TIMEOUT_S = 5.0
+_RETRY_BACKOFF_MS = 5  # with the client's 100, a transaction waits that long for the end of the one before
+
+
+class KafkaTransactions:
+    """`Transactions` of one producer; use it from one thread.
+
+    Args:
+        bootstrap: Addresses of brokers.
+        config: The events' topic, and bounds.
+        transactional_id: The producer's id; a second producer of the same id ends what the first has under way.
+
+    Raises:
+        ServiceUnavailable: The broker did not answer within `config.connect_timeout_s`.
+    """
+
+    def __init__(self, bootstrap: str, config: KafkaConfig, transactional_id: str) -> None:
+        self._address = bootstrap
+        self._config = config
+        self._transactional_id = transactional_id
+        self._producer: Any = None
+        self._connected()
+
+    def commit(
+        self, records: Sequence[NewRecord], positions: Positions, membership: Membership, notes: Mapping[int, str]
+    ) -> Sequence[int]:
+        """Write all in one transaction; after any failure the next one begins with a new connection."""
+        if membership.generation < 0:  # the broker would check nothing of a member without a generation
+            raise StaleAssignment(f"partitions {sorted(positions)} are not ours: the group has thrown this member out")
+        try:
+            with translated(self._address, passing=_MOVED):
+                return self._commit(self._connected(), records, positions, membership, notes)
+        except _MOVED as error:
+            self._drop()
+            raise StaleAssignment(f"partitions {sorted(positions)} have moved on: {error}") from error
+        except BaseException:
+            self._drop()
+            raise
+
+    def _commit(
+        self,
+        producer: Any,
+        records: Sequence[NewRecord],
+        positions: Positions,
+        membership: Membership,
+        notes: Mapping[int, str],
+    ) -> Sequence[int]:
+        timeout_s = self._config.connect_timeout_s
+        producer.begin_transaction()
+        sent = [producer.send(each.topic, each.value, each.key, list(each.headers), each.partition) for each in records]
+        # all of it stands in the log before the positions do: a member that is frozen in between writes nothing late
+        producer.flush(timeout=timeout_s)
+        offsets = [int(each.get(timeout=0).offset) for each in sent]
+        stored = {
+            TopicPartition(self._config.topic, partition): OffsetAndMetadata(position, notes.get(partition, ""), -1)
+            for partition, position in positions.items()
+        }
+        manager = producer._transaction_manager  # noqa: SLF001 - the client's own calls wait without a bound
+        self._wait(producer, manager.send_offsets_to_transaction(stored, membership.token), "storing positions")
+        self._wait(producer, manager.begin_commit(), "a commit")
+        return offsets
+
+    def _wait(self, producer: Any, result: Any, what: str) -> None:
+        producer._sender.wakeup()  # noqa: SLF001 - as above
+        if not result.wait(timeout_ms=int(self._config.connect_timeout_s * 1000)):
+            raise KafkaTimeoutError(f"{what} took longer than {self._config.connect_timeout_s:g} s")
+
+    def _connected(self) -> Any:
+        if self._producer is None:
+            timeout_ms = int(self._config.connect_timeout_s * 1000)
+            producer = connect(
+                KafkaProducer,
+                self._address,
+                self._config.connect_timeout_s,
+                transactional_id=self._transactional_id,
+                transaction_timeout_ms=int(self._config.transaction_timeout_s * 1000),
+                acks="all",
+                linger_ms=0,
+                max_block_ms=timeout_ms,
+                request_timeout_ms=timeout_ms,
+                delivery_timeout_ms=timeout_ms + 5,
+                retry_backoff_ms=_RETRY_BACKOFF_MS,
+                compression_type=None,
+                allow_auto_create_topics=False,
+            )
+            self._producer = producer
+            try:
+                with translated(self._address):
+                    producer.init_transactions()
+            except ServiceUnavailable:
+                self._drop()
+                raise
+        return self._producer
+
+    def close(self) -> None:
+        """Leave; the broker aborts what is under way."""
+        self._drop()
+
+    def _drop(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer is None:
+            return
+        sender = producer._sender  # noqa: SLF001 - the client's own close waits for what it cannot deliver
+        sender.force_close()
+        sender.join(_CLOSE_TIMEOUT_S)
+        with suppress(KafkaError):
+            producer.close(timeout=0)

@@ -1,0 +1,163 @@
+"""The states of one partition on this machine's disk (RocksDB): the log of states, compacted.
+
+    u{user key}   position in the log of states, and the state's bytes; none where the user is forgotten
+    o{position}   the user key whose newest state stands there
+    m…            whose log it is, and up to where it is here
+
+So the positions, in order, name each user once, where the user changed last: a view that has come to some position
+reads on from there, and one that is new reads them all. What the log does not keep is not kept here either: the folder
+can go at any time, and is made anew from the log.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rocksdict import Options, Rdict, ReadOptions, WriteBatch
+
+from mind_dist.errors import StateError
+from mind_dist.log.identity import LogIdentity
+from mind_dist.strict_json import to_json
+
+_MOST_SLOTS = 64
+_POSITION = b"m.position"
+_IDENTITY = b"m.identity"
+_POSITIONS = struct.Struct(">q")
+_SIGN = 1 << 63
+
+
+class StoredState(NamedTuple):
+    """A user's newest state.
+
+    Attributes:
+        position: Where it stands in the log of states.
+        user_key: The user.
+        value: Its bytes; empty where the user is forgotten.
+    """
+
+    position: int
+    user_key: int
+    value: bytes
+
+
+class LocalStore:
+    """The states of one partition; of one process and, but for reading, of one thread.
+
+    Args:
+        path: Its folder.
+        identity: The log of states that it follows: what is there of another one is removed.
+
+    Raises:
+        StateError: Another process has the folder.
+    """
+
+    def __init__(self, path: Path, identity: LogIdentity) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._db = _open(path)
+        self._whose = to_json(identity.to_json()).encode()
+        if self._db.get(_IDENTITY) != self._whose:
+            self.clear()
+
+    @classmethod
+    def in_free_slot(cls, folder: Path, partition: int, identity: LogIdentity) -> LocalStore:
+        """Open the first folder of a partition that nobody has: a frozen owner may hold one still."""
+        for slot in range(_MOST_SLOTS):
+            try:
+                return cls(folder / f"partition-{partition:05d}.{slot}", identity)
+            except StateError as error:
+                problem = error
+        raise problem
+
+    def clear(self) -> None:
+        """Forget all: the log is to be read from its beginning."""
+        self._db.close()
+        Rdict.destroy(str(self._path))
+        self._db = _open(self._path)
+        self._db.put(_IDENTITY, self._whose)
+
+    @property
+    def position(self) -> int:
+        """Where to go on in the log of states: what stands below is here."""
+        found = self._db.get(_POSITION)
+        return _POSITIONS.unpack(found)[0] if found else 0
+
+    def get(self, user_keys: Sequence[int]) -> list[StoredState | None]:
+        """Return the users' newest states, in their order; None for a user who never had one."""
+        found = self._values(user_keys)
+        return [_stored(key, value) for key, value in zip(user_keys, found, strict=True)]
+
+    def put(self, states: Sequence[StoredState], position: int) -> None:
+        """Store states, each newer than what there is of its user, and where the log goes on behind them."""
+        newest = {each.user_key: each for each in states}
+        before = self._values(list(newest))
+        batch = WriteBatch(raw_mode=True)
+        for (user_key, state), old in zip(newest.items(), before, strict=True):
+            if old is not None:
+                batch.delete(b"o" + old[:8])
+            place = _POSITIONS.pack(state.position)
+            batch.put(_user(user_key), place + state.value)
+            batch.put(b"o" + place, _user(user_key)[1:])
+        batch.put(_POSITION, _POSITIONS.pack(position))
+        self._db.write(batch)
+
+    def changed_from(self, position: int, count: int) -> list[StoredState]:
+        """Return up to `count` users in the order in which they changed last, from a position of the log on."""
+        places: list[tuple[int, int]] = []
+        found = self._db.iter(ReadOptions())
+        found.seek(b"o" + _POSITIONS.pack(position))
+        while found.valid() and len(places) < count and found.key()[:1] == b"o":
+            places.append((_POSITIONS.unpack(found.key()[1:])[0], _user_key(found.value())))
+            found.next()
+        states = self.get([user_key for _, user_key in places])
+        # one that moved on while this read is met again at its new place
+        return [
+            state
+            for (place, _), state in zip(places, states, strict=True)
+            if state is not None and state.position == place
+        ]
+
+    def user_keys(self) -> Iterator[int]:
+        """Yield every user with a state, forgotten ones too, by key."""
+        found = self._db.iter(ReadOptions())
+        found.seek(b"u")
+        while found.valid() and found.key()[:1] == b"u":
+            yield _user_key(found.key()[1:])
+            found.next()
+
+    def _values(self, user_keys: Sequence[int]) -> Sequence[bytes | None]:
+        found: Any = self._db.get([_user(key) for key in user_keys]) if user_keys else []
+        return list(found)
+
+    def close(self) -> None:
+        """Leave the folder."""
+        self._db.close()
+
+
+def _open(path: Path) -> Rdict:
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    try:
+        return Rdict(str(path), options)
+    except Exception as error:
+        if "LOCK" in str(error):
+            raise StateError(f"{path}: another process has it") from error
+        raise StateError(
+            f"{path}: cannot be opened: {error}; remove the folder, it is made anew from the log"
+        ) from error
+
+
+def _user(user_key: int) -> bytes:
+    return b"u" + struct.pack(">Q", user_key + _SIGN)
+
+
+def _user_key(key: bytes) -> int:
+    unsigned: int = struct.unpack(">Q", key)[0]
+    return unsigned - _SIGN
+
+
+def _stored(user_key: int, value: bytes | None) -> StoredState | None:
+    return None if value is None else StoredState(_POSITIONS.unpack(value[:8])[0], user_key, value[8:])

@@ -1,0 +1,99 @@
+"""One partition in its owner's hands: being restored, at work, or stopped; and what its views read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from mind_dist.errors import PositionLost
+from mind_dist.log.codec import PoisonGate
+from mind_dist.log.source import EventSource
+from mind_dist.records import Record
+from mind_dist.states.local_store import LocalStore, StoredState
+
+OpenReader = Callable[[int], EventSource]
+"""Opens a reader of one partition of the log of states."""
+
+
+@dataclass
+class Restore:
+    """The log of states being read into a local store.
+
+    Attributes:
+        reader: Of the partition's log of states.
+        end: Up to where it is read.
+    """
+
+    reader: EventSource
+    end: int
+
+
+@dataclass
+class OwnedPartition:
+    """A partition and its states.
+
+    Attributes:
+        number: Which.
+        store: Its states on this machine.
+        gate: Counts its poison.
+        restore: What is still to be read of its states; None at work.
+        stopped: Why nothing of it is taken until an operator acts; empty otherwise.
+        stored: The position of its events that the group has stored.
+    """
+
+    number: int
+    store: LocalStore
+    gate: PoisonGate = field(default_factory=lambda: PoisonGate(1.0, 1))
+    restore: Restore | None = None
+    stopped: str = ""
+    stored: int = 0
+
+    def begin_restore(self, open_reader: OpenReader) -> None:
+        """Go on from where the local store is, up to where the log of states ends now.
+
+        The input's position must have been read before: a transaction that ends between the two is then read here,
+        and its input comes again and is skipped.
+        """
+        self.end_restore()
+        reader = open_reader(self.number)
+        reader.seek({self.number: self.store.position})
+        self.restore = Restore(reader, reader.end_positions()[self.number])
+
+    def advance_restore(self, timeout_s: float) -> bool:
+        """Read some more, and tell whether all is read.
+
+        Raises:
+            PositionLost: The log of states does not keep the local store's position; the store is cleared, and the next call
+                begins at its oldest record.
+            ServiceUnavailable: The log did not answer in time.
+        """
+        if self.restore is None:
+            return True
+        reader, end = self.restore.reader, self.restore.end
+        if reader.position()[self.number] < end:
+            try:
+                records = reader.poll(timeout_s)
+            except PositionLost as error:
+                self.store.clear()
+                reader.seek({self.number: error.oldest})
+                raise
+            self.store.put([_stored(record) for record in records], reader.position()[self.number])
+        if reader.position()[self.number] < end:
+            return False
+        self.end_restore()
+        return True
+
+    def end_restore(self) -> None:
+        """Leave the log of states."""
+        if self.restore is not None:
+            self.restore.reader.close()
+            self.restore = None
+
+    def close(self) -> None:
+        """Leave the log of states and the local store."""
+        self.end_restore()
+        self.store.close()
+
+
+def _stored(record: Record) -> StoredState:
+    return StoredState(record.offset, int(record.key or b"0"), record.value or b"")

@@ -1,0 +1,81 @@
+"""A log of events with all that real ones have, and what users' states must be after it, told by an obvious oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from mind_dist.errors import PoisonEvent
+from mind_dist.keys import EventFeatures
+from mind_dist.log.codec import decode, encode_event, encode_history, encode_key
+from mind_dist.records import BehaviorSequence, Event, History, Record, Tombstone
+
+FEATURES = EventFeatures(("event_type",))
+
+
+class KeyValue(NamedTuple):
+    """What a producer sends."""
+
+    key: bytes | None
+    value: bytes | None
+
+
+def mixed_log(num_records: int, num_users: int, seed: int) -> list[KeyValue]:
+    """Return events with repeats and ties, histories with profiles, tombstones, poison, and late ones."""
+    draw = np.random.default_rng(seed)
+    sent: list[KeyValue] = []
+    for place in range(num_records):
+        user = int(draw.integers(num_users))
+        time = 1_000_000_000_000 + place * 1000 + int(draw.integers(-60_000, 60_000)) // 5000 * 5000
+        kind = draw.random()
+        if kind < 0.02:
+            sent.append(KeyValue(encode_key(user), None))
+        elif kind < 0.05:
+            poison = [b"{", b"[]", encode_event(user + 1, 3, time), encode_event(user, 3, 1 << 60)]
+            sent.append(KeyValue(encode_key(user), poison[int(draw.integers(4))]))
+        elif kind < 0.08:
+            known = [[int(item), time - 10_000 * back] for back, item in enumerate(draw.integers(50, size=5))]
+            profile = {"age": int(draw.integers(80))} if draw.random() < 0.5 else None
+            sent.append(KeyValue(encode_key(user), encode_history(user, known[::-1], profile)))
+        elif kind < 0.2 and sent:
+            sent.append(sent[int(draw.integers(len(sent)))])
+        else:
+            event_type = ("click", "buy")[int(draw.integers(2))]
+            sent.append(KeyValue(encode_key(user), encode_event(user, int(draw.integers(50)), time, event_type)))
+    return sent
+
+
+class Oracle(NamedTuple):
+    """What must be after a log.
+
+    Attributes:
+        states: User key → behaviors and raw profile.
+        poison: Partition and offset of each record that cannot be read.
+    """
+
+    states: dict[int, tuple[BehaviorSequence, dict[str, object]]]
+    poison: list[tuple[int, int]]
+
+
+def told_by(records: Sequence[Record], max_history: int) -> Oracle:
+    """Return the states that all records of a log give, applied one after the other from nothing."""
+    states: dict[int, tuple[BehaviorSequence, dict[str, object]]] = {}
+    poison = []
+    for record in records:
+        try:
+            said = decode(record, "int64", max_clock_skew_ms=3_600_000, features=FEATURES)
+        except PoisonEvent:
+            poison.append((record.partition, record.offset))
+            continue
+        history, profile = states.get(said.user_key, (BehaviorSequence(said.user_key), {}))
+        match said:
+            case Tombstone():
+                states.pop(said.user_key, None)
+            case Event():
+                states[said.user_key] = history.merge([said], max_history), profile
+            case History():
+                told = profile if said.profile is None else dict(said.profile)
+                states[said.user_key] = history.merge(said.events, max_history), told
+    return Oracle(states, poison)

@@ -1,0 +1,261 @@
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mind_dist.config import KafkaConfig, StatesConfig
+from mind_dist.errors import MindDistError, ServiceUnavailable, StaleAssignment, StateError
+from mind_dist.keys import behavior_key
+from mind_dist.log.codec import encode_event, encode_key
+from mind_dist.log.identity import LogIdentity
+from mind_dist.log.memory_log import InMemoryLog
+from mind_dist.log.partitioner import home_partition, key_hash
+from mind_dist.log.source import InMemorySource
+from mind_dist.log.transactions import InMemoryTransactions, Membership
+from mind_dist.records import BehaviorSequence, Record
+from mind_dist.states.local_store import LocalStore, StoredState
+from mind_dist.states.record import UserState, decode_state, encode_state
+from mind_dist.states.updater import StatesUpdater, UpdateStep
+from tests.state_worlds import FEATURES, KeyValue, mixed_log, told_by
+
+LOG = LogIdentity("c", "user-states", "1")
+CONFIG = StatesConfig(max_history=10)
+KAFKA = KafkaConfig(max_poison_fraction=0.5, poison_window=50)
+
+
+def test_a_state_is_the_same_after_its_bytes() -> None:
+    times = np.array([5, 5, 9, 1 << 50], dtype=np.int64)
+    items = np.array([-(1 << 62), 7, 7, (1 << 62)], dtype=np.int64)
+    kinds = np.array([[behavior_key("event_type", "buy")], [0], [3], [3]], dtype=np.int64)
+    state = UserState(BehaviorSequence(7, items, times, behavior_keys=kinds), {"age": 30, "tags": ["a"]}, 12)
+    read = decode_state(7, encode_state(state, ("event_type",)), ("device", "event_type"))
+    np.testing.assert_array_equal(read.history.item_keys, items)
+    np.testing.assert_array_equal(read.history.timestamps_ms, times)
+    np.testing.assert_array_equal(read.history.behavior_keys, np.hstack([np.zeros((4, 1), np.int64), kinds]))
+    assert (read.profile, read.next_offset) == (state.profile, 12)
+
+
+def test_a_user_without_behaviors_has_a_state() -> None:
+    state = UserState(BehaviorSequence(7, behavior_keys=np.empty((0, 1), dtype=np.int64)), {"age": 3})
+    assert len(decode_state(7, encode_state(state, ("event_type",)), ("event_type",)).history) == 0
+
+
+def test_bytes_that_are_damaged_or_of_a_newer_version_are_refused_by_name() -> None:
+    value = encode_state(UserState(BehaviorSequence(7)), ())
+    with pytest.raises(StateError, match="user 7: the state has format 9, this is 1"):
+        decode_state(7, b"\x09" + value[1:], ())
+    with pytest.raises(StateError, match="user 7: the state cannot be read"):
+        decode_state(7, value[:-3], ())
+
+
+def test_a_local_store_names_each_user_once_where_it_changed_last(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "p", LOG)
+    store.put([StoredState(0, 5, b"a"), StoredState(1, -6, b"b"), StoredState(3, 5, b"c")], 5)
+    store.put([StoredState(6, -6, b"")], 7)
+    assert store.changed_from(0, 10) == [StoredState(3, 5, b"c"), StoredState(6, -6, b"")]
+    assert store.changed_from(4, 10) == [StoredState(6, -6, b"")]
+    assert store.changed_from(0, 1) == [StoredState(3, 5, b"c")]
+    assert store.get([5, 9]) == [StoredState(3, 5, b"c"), None]
+    assert list(store.user_keys()) == [-6, 5]
+    assert store.position == 7
+    store.close()
+    again = LocalStore(tmp_path / "p", LOG)
+    assert again.position == 7
+    again.close()
+
+
+def test_a_folder_of_another_log_is_begun_anew(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "p", LOG)
+    store.put([StoredState(0, 5, b"a")], 1)
+    store.close()
+    other = LocalStore(tmp_path / "p", LogIdentity("c", "user-states", "2"))
+    assert (other.position, other.get([5])) == (0, [None])
+    other.close()
+
+
+def test_a_folder_that_a_frozen_owner_holds_is_left_to_it(tmp_path: Path) -> None:
+    frozen = LocalStore.in_free_slot(tmp_path, 0, LOG)
+    frozen.put([StoredState(0, 5, b"a")], 1)
+    mine = LocalStore.in_free_slot(tmp_path, 0, LOG)
+    assert mine.position == 0
+    mine.close()
+    frozen.close()
+
+
+class World:
+    """Events, states and dead letters in this process, and updaters that come and go."""
+
+    def __init__(self, folder: Path, num_partitions: int = 2) -> None:
+        self.folder = folder
+        self.events = InMemoryLog(num_partitions)
+        self.states = InMemoryLog(num_partitions)
+        self.letters = InMemoryLog()
+        self.fail_at: Iterator[UpdateStep | None] = itertools.repeat(None)
+        self.names = itertools.count()
+
+    def append(self, sent: KeyValue) -> None:
+        self.events.append(sent.key, sent.value, home_partition(key_hash(sent.key or b""), self.events.num_partitions))
+
+    def updater(self, *, folder: str = "one", max_records: int = 20) -> StatesUpdater:
+        topics = {KAFKA.states_topic: self.states, KAFKA.dead_letter_topic: self.letters}
+        return StatesUpdater(
+            InMemorySource(self.events, KAFKA.updaters_group, max_records=max_records),
+            InMemoryTransactions(self.events, topics),
+            lambda partition: InMemorySource(self.states, "", [partition]),
+            lambda partition: LocalStore.in_free_slot(self.folder / folder, partition, self.states.identity),
+            "int64",
+            config=CONFIG,
+            kafka=KAFKA,
+            on_step=self._maybe_fail,
+        )
+
+    def _maybe_fail(self, step: UpdateStep) -> None:
+        if step == next(self.fail_at):
+            raise ServiceUnavailable("Kafka", "here", 1)
+
+    def records(self) -> list[Record]:
+        return [each for p in range(self.events.num_partitions) for each in self.events.read(p, 0, 1 << 30)]
+
+    def run(self, updater: StatesUpdater) -> None:
+        """Step until everything is stored."""
+        while True:
+            try:
+                report = updater.step(0)
+            except MindDistError:
+                continue
+            stored = self.events.stored(KAFKA.updaters_group, range(self.events.num_partitions))
+            ends = {p: self.events.end(p) for p in range(self.events.num_partitions) if self.events.end(p)}
+            if not report.num_records and all(stored.get(p, 0) >= end for p, end in ends.items()):
+                return
+
+    def check(self) -> None:
+        """Compare the log of states, and what it gives a new machine, with the oracle."""
+        wanted = told_by(self.records(), CONFIG.max_history)
+        found = {}
+        for partition in range(self.states.num_partitions):
+            for record in self.states.read(partition, 0, 1 << 30):
+                found[int(record.key or b"")] = record.value
+        told = {key: decode_state(key, value, FEATURES.behavior) for key, value in found.items() if value}
+        assert told.keys() == wanted.states.keys()
+        for key, (history, profile) in wanted.states.items():
+            np.testing.assert_array_equal(told[key].history.item_keys, history.item_keys)
+            np.testing.assert_array_equal(told[key].history.timestamps_ms, history.timestamps_ms)
+            np.testing.assert_array_equal(told[key].history.behavior_keys, history.behavior_keys)
+            assert told[key].profile == profile
+        assert len(self.letters.read(0, 0, 1 << 30)) == len(wanted.poison)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_states_are_what_the_whole_log_gives(tmp_path: Path, seed: int) -> None:
+    world = World(tmp_path)
+    for sent in mixed_log(600, 20, seed):
+        world.append(sent)
+    updater = world.updater()
+    world.run(updater)
+    world.check()
+    updater.close()
+
+
+@pytest.mark.parametrize("step", list(UpdateStep))
+def test_a_step_that_fails_loses_and_repeats_nothing(tmp_path: Path, step: UpdateStep) -> None:
+    world = World(tmp_path)
+    draw = np.random.default_rng(step)
+    world.fail_at = iter(lambda: step if draw.random() < 0.3 else None, 0)
+    for sent in mixed_log(400, 20, seed=step):
+        world.append(sent)
+    updater = world.updater()
+    world.run(updater)
+    world.check()
+    updater.close()
+
+
+@pytest.mark.parametrize("folder", ["one", "another"], ids=["the same disk", "a new disk"])
+def test_who_takes_over_goes_on_where_the_log_is(tmp_path: Path, folder: str) -> None:
+    world = World(tmp_path)
+    sent = mixed_log(400, 20, seed=4)
+    for each in sent[:200]:
+        world.append(each)
+    updater = world.updater()
+    for _ in range(6):
+        updater.step(0)
+    updater.close()
+    for each in sent[200:]:
+        world.append(each)
+    successor = world.updater(folder=folder)
+    world.run(successor)
+    world.check()
+    successor.close()
+
+
+def test_an_owner_that_was_frozen_between_polls_writes_nothing_when_it_wakes(tmp_path: Path) -> None:
+    world = World(tmp_path, num_partitions=1)
+    for each in mixed_log(200, 10, seed=5):
+        world.append(each)
+    frozen = world.updater()
+    while not frozen.step(0).num_records:
+        pass
+    world.events.evict(KAFKA.updaters_group)
+    successor = world.updater(folder="another")
+    world.run(successor)
+    written = world.states.end(0)
+    with pytest.raises(StaleAssignment):
+        frozen.step(0)  # records that it had fetched before
+    assert world.states.end(0) == written
+    world.check()
+    frozen.close()
+    successor.close()
+
+
+def test_a_member_that_the_group_does_not_know_any_more_writes_nothing(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    transactions = InMemoryTransactions(world.events, {})
+    with pytest.raises(StaleAssignment):
+        transactions.commit([], {0: 1}, Membership(KAFKA.updaters_group, 7), {})
+
+
+def test_too_much_poison_stops_its_partition_alone_for_later_owners_too(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    good, bad = (next(user for user in range(99) if home_partition(key_hash(encode_key(user)), 2) == p) for p in (0, 1))
+    for place in range(100):
+        world.events.append(encode_key(good), encode_event(good, place, 1_000_000_000_000 + place), 0)
+        world.events.append(encode_key(bad), b"{", 1)
+    updater = world.updater()
+    for _ in range(30):
+        updater.step(0)
+    assert list(updater.stopped) == [1]
+    assert "poison" in updater.stopped[1]
+    assert world.events.stored(KAFKA.updaters_group, [0, 1])[0] == 100
+    letters = world.letters.end(0)
+    updater.close()
+    successor = world.updater()
+    for _ in range(30):
+        successor.step(0)
+    assert (list(successor.stopped), world.letters.end(0)) == ([1], letters)
+    world.events.store(KAFKA.updaters_group, {1: 100})
+    successor.look_at_stopped()
+    world.events.append(encode_key(bad), encode_event(bad, 1, 1_000_000_000_000), 1)
+    for _ in range(10):
+        successor.step(0)
+    assert not successor.stopped
+    assert world.events.stored(KAFKA.updaters_group, [1])[1] == 101
+    successor.close()
+
+
+def test_a_lost_position_stops_its_partition_alone(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    for each in mixed_log(100, 10, seed=6):
+        world.append(each)
+    updater = world.updater()
+    world.run(updater)
+    updater.close()
+    for each in mixed_log(100, 10, seed=7):
+        world.append(each)
+    world.events.truncate(1, world.events.end(1) - 1)
+    successor = world.updater()
+    for _ in range(40):
+        successor.step(0)
+    assert list(successor.stopped) == [1]
+    assert world.events.stored(KAFKA.updaters_group, [0])[0] == world.events.end(0)
+    successor.close()
