@@ -24,6 +24,13 @@ _SHARED_CONFIGS = {"message.timestamp.type": "LogAppendTime"}
 _DAY_MS = 24 * 60 * 60 * 1000
 EVENT_CONFIGS = {**_SHARED_CONFIGS, "retention.ms": str(14 * _DAY_MS)}
 """Longer than the oldest checkpoint or stopped updater that must still be able to resume."""
+STATE_CONFIGS = {
+    **_SHARED_CONFIGS,
+    "cleanup.policy": "compact",
+    "delete.retention.ms": str(7 * _DAY_MS),
+    "max.message.bytes": str(4 * 1024 * 1024),
+}
+"""Of each user the newest state is kept for ever; that one is forgotten, for a week: views that come later begin anew."""
 DEAD_LETTER_CONFIGS = {**_SHARED_CONFIGS, "retention.ms": str(30 * _DAY_MS)}
 
 
@@ -57,6 +64,24 @@ def ensure_event_topics(bootstrap: str, config: KafkaConfig, partitions: int = E
     events = {"num_partitions": partitions, "replication_factor": -1, "configs": EVENT_CONFIGS}
     topics = {config.topic: events, config.dead_letter_topic: _DEAD_LETTERS}
     _create(bootstrap, topics, config.connect_timeout_s)
+    ensure_state_topic(bootstrap, config)
+
+
+def ensure_state_topic(bootstrap: str, config: KafkaConfig) -> None:
+    """Create the topic of the users' states where it is not there, with as many partitions as the events have.
+
+    Raises:
+        ConfigError: There is no topic of events, or the states' has another number of partitions.
+        ServiceUnavailable: The broker did not answer in time, or refused.
+    """
+    timeout_s = config.connect_timeout_s
+    count = num_partitions(bootstrap, config.topic, timeout_s=timeout_s)
+    states = {"num_partitions": count, "replication_factor": -1, "configs": STATE_CONFIGS}
+    _create(bootstrap, {config.states_topic: states}, timeout_s)
+    found = num_partitions(bootstrap, config.states_topic, timeout_s=timeout_s)
+    if found != count:
+        problem = f"{config.states_topic!r} has {found} partitions, {config.topic!r} {count}: both must have as many"
+        raise ConfigError("kafka.states_topic", problem)
 
 
 def ensure_dead_letter_topic(bootstrap: str, config: KafkaConfig) -> None:

@@ -1,0 +1,56 @@
+"""The states' updater with Kafka behind its ports."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import uuid
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from mind_dist.config import KafkaConfig, StatesConfig
+from mind_dist.keys import IdType
+from mind_dist.log.kafka import KafkaSource
+from mind_dist.log.kafka_topics import ensure_dead_letter_topic, ensure_state_topic, log_identity
+from mind_dist.log.kafka_transactions import KafkaTransactions
+from mind_dist.states.local_store import LocalStore
+from mind_dist.states.updater import StatesUpdater, UpdateStep
+
+
+def states_folder(config: StatesConfig, kafka: KafkaConfig) -> Path:
+    """Return where a machine keeps states: of each deployment by itself."""
+    root = Path(config.directory) if config.directory else Path(tempfile.gettempdir()) / "mind_dist" / "states"
+    return root / kafka.states_topic
+
+
+def states_on_kafka(
+    bootstrap: str,
+    kafka: KafkaConfig,
+    config: StatesConfig,
+    id_type: IdType,
+    *,
+    on_step: Callable[[UpdateStep], None] = lambda _step: None,
+    on_changed: Callable[[Iterable[int]], None] = lambda _partitions: None,
+) -> StatesUpdater:
+    """Join the group that keeps the users' states.
+
+    Raises:
+        ConfigError: There is no topic of events, or a topic that is needed cannot be made.
+        ServiceUnavailable: The broker did not answer in time.
+    """
+    ensure_dead_letter_topic(bootstrap, kafka)
+    ensure_state_topic(bootstrap, kafka)
+    identity = log_identity(bootstrap, kafka.states_topic, timeout_s=kafka.connect_timeout_s)
+    folder = states_folder(config, kafka)
+    of_states = dataclasses.replace(kafka, topic=kafka.states_topic)
+    return StatesUpdater(
+        KafkaSource(bootstrap, kafka, kafka.updaters_group),
+        KafkaTransactions(bootstrap, kafka, f"{kafka.updaters_group}-{uuid.uuid4().hex}"),
+        lambda partition: KafkaSource(bootstrap, of_states, "", partitions=[partition]),
+        lambda partition: LocalStore.in_free_slot(folder, partition, identity),
+        id_type,
+        config=config,
+        kafka=kafka,
+        on_step=on_step,
+        on_changed=on_changed,
+    )

@@ -1,0 +1,165 @@
+"""User states on real brokers: what is killed or frozen loses nothing, and writes nothing that it may not."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from kafka import KafkaProducer
+
+from mind_dist.errors import MindDistError
+from mind_dist.log.kafka import KafkaSource, ensure_topics
+from mind_dist.log.partitioner import home_partition, key_hash
+from mind_dist.records import Record
+from mind_dist.states.record import decode_state
+from mind_dist.states.updater import StatesUpdater, UpdateStep
+from tests.services import BROKERS
+from tests.state_worlds import FEATURES, KeyValue, mixed_log, told_by
+from tests.states_process import MAX_HISTORY, StopsAt, kafka_config, owner
+
+PARTITIONS = 2
+WITHIN_S = 90
+
+
+def send(address: str, topic: str, sent: list[KeyValue]) -> None:
+    with closing(KafkaProducer(bootstrap_servers=address, acks="all")) as producer:
+        for key, value in sent:
+            producer.send(topic, value, key, partition=home_partition(key_hash(key or b""), PARTITIONS))
+        producer.flush(timeout=30)
+
+
+def read_all(address: str, topic: str, num_partitions: int = PARTITIONS) -> list[Record]:
+    """Return all records that a reader of committed ones gets."""
+    config = kafka_config(topic)
+    with closing(KafkaSource(address, config, "", partitions=range(num_partitions))) as source:
+        ends = source.end_positions()
+        source.seek(source.oldest_positions())
+        records: list[Record] = []
+        while any(source.position()[p] < end for p, end in ends.items()):
+            records += source.poll(0.2)
+    return records
+
+
+def run_to_end(updater: StatesUpdater, address: str, topic: str) -> None:
+    """Let an owner work until the group has come to the end of the events."""
+    config = kafka_config(topic)
+    with closing(KafkaSource(address, config, config.updaters_group, partitions=range(PARTITIONS))) as watcher:
+        ends = watcher.end_positions()
+        deadline_s = time.monotonic() + WITHIN_S
+        while True:
+            assert time.monotonic() < deadline_s
+            try:
+                report = updater.step(0.1)
+            except MindDistError:
+                continue
+            if not report.num_records and all(watcher.committed().get(p, 0) >= end for p, end in ends.items() if end):
+                return
+
+
+def check(address: str, topic: str, *, each_letter_once: bool = True) -> None:
+    """Compare the states and the dead letters with what the whole log says."""
+    wanted = told_by(read_all(address, topic), MAX_HISTORY)
+    newest: Mapping[int, bytes | None] = {
+        int(record.key or b""): record.value for record in read_all(address, f"{topic}-states")
+    }
+    told = {key: decode_state(key, value, FEATURES.behavior) for key, value in newest.items() if value}
+    assert told.keys() == wanted.states.keys()
+    for key, (history, profile) in wanted.states.items():
+        np.testing.assert_array_equal(told[key].history.item_keys, history.item_keys)
+        np.testing.assert_array_equal(told[key].history.timestamps_ms, history.timestamps_ms)
+        np.testing.assert_array_equal(told[key].history.behavior_keys, history.behavior_keys)
+        assert told[key].profile == profile
+    letters = len(read_all(address, f"{topic}-dead", 1))
+    assert letters == len(wanted.poison) if each_letter_once else letters >= len(wanted.poison)
+
+
+@pytest.fixture(params=BROKERS)
+def broker(request: pytest.FixtureRequest) -> str:
+    address: str = request.getfixturevalue(request.param)
+    return address
+
+
+@pytest.fixture
+def topic(broker: str) -> str:
+    return new_topic(broker, seed=1)
+
+
+def new_topic(address: str, seed: int, num_records: int = 300) -> str:
+    name = f"events-{uuid.uuid4().hex}"
+    ensure_topics(address, {name: PARTITIONS})
+    send(address, name, mixed_log(num_records, 20, seed))
+    return name
+
+
+@contextmanager
+def process(address: str, topic: str, folder: Path, step: UpdateStep, count: int) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-m", "tests.states_process", address, topic, str(folder), str(int(step)), str(count)]
+    with subprocess.Popen(command) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+def wait_until_stopped(running: subprocess.Popen[bytes]) -> None:
+    deadline_s = time.monotonic() + WITHIN_S
+    while Path(f"/proc/{running.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+        assert time.monotonic() < deadline_s
+        assert running.poll() is None
+        time.sleep(0.05)
+
+
+def test_states_are_what_the_whole_log_gives(broker: str, topic: str, tmp_path: Path) -> None:
+    with closing(owner(broker, topic, tmp_path, StopsAt(0, 0))) as updater:
+        run_to_end(updater, broker, topic)
+        check(broker, topic)
+        send(broker, topic, mixed_log(100, 20, seed=2))
+        run_to_end(updater, broker, topic)
+    check(broker, topic)
+    with closing(owner(broker, topic, tmp_path / "a new disk", StopsAt(0, 0))) as successor:
+        send(broker, topic, mixed_log(50, 20, seed=3))
+        run_to_end(successor, broker, topic)
+    check(broker, topic)
+
+
+def at_each_step(address: str, tmp_path: Path, end: signal.Signals) -> None:
+    """Stop an owner in each of its steps, end it or let it wake, and compare what is there at last."""
+
+    def one(step: UpdateStep) -> None:
+        topic, folder = new_topic(address, seed=int(step)), tmp_path / step.name
+        count = 12 if step == UpdateStep.POLL else 4
+        with process(address, topic, folder, step, count) as stopped:
+            wait_until_stopped(stopped)
+            if end == signal.SIGKILL:
+                stopped.kill()
+            with closing(owner(address, topic, folder, StopsAt(0, 0))) as successor:
+                run_to_end(successor, address, topic)
+                if end == signal.SIGCONT:
+                    os.kill(stopped.pid, signal.SIGCONT)
+                    send(address, topic, mixed_log(100, 20, seed=10 + step))
+                    run_together(successor, address, topic)
+            check(address, topic)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(one, list(UpdateStep)))
+
+
+def run_together(updater: StatesUpdater, address: str, topic: str) -> None:
+    """Let two owners work, of whom one is here, until the group is at the end."""
+    run_to_end(updater, address, topic)
+
+
+@pytest.mark.parametrize("broker", [each for each in BROKERS if each != "tansu_broker"], indirect=True)
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGCONT], ids=["killed", "frozen past its session and woken"])
+def test_an_owner_stopped_in_any_step_loses_and_repeats_nothing(
+    broker: str, tmp_path: Path, end: signal.Signals
+) -> None:
+    at_each_step(broker, tmp_path, end)
