@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from ray import serve
 from rich.console import Console
 
-from jobs import evaluate, prepare, publish, replay, train
+from jobs import evaluate, load_users, prepare, publish, replay, train
 from jobs.cli import connect_ray
 from jobs.serve import deploy, take_down
 from mind_dist.config import Addresses, load
@@ -24,7 +24,7 @@ from mind_dist.errors import ConfigError, ServiceUnavailable
 from mind_dist.evaluation import EvaluationReport, HeldOut, held_out
 from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.index.vector_store import VectorStore
-from mind_dist.log.kafka import ensure_topics
+from mind_dist.log.kafka import ensure_event_topics
 from mind_dist.serving.ray_app import UPDATER, application_name
 from mind_dist.strict_json import from_json
 
@@ -63,6 +63,7 @@ class _Line:
         self.url = ""
         self.dataset_uri = str(job.directory / "dataset")
         self.evaluation = job.directory / "evaluation.json"
+        self.num_users = 0
         self.step_s: dict[str, float] = {}
 
     def run(self, store: VectorStore) -> dict[str, Any]:
@@ -71,6 +72,7 @@ class _Line:
         evaluation = self._evaluate(version_uri)
         self._publish(version_uri)
         self._serve()
+        self._load_users()
         dataset, encoder = PreparedDataset.open(self.dataset_uri), InterestEncoder.load(version_uri)
         users = held_out(dataset)
         shown = max(users, key=lambda user: len(user.future)).history.user_key
@@ -116,27 +118,50 @@ class _Line:
     def _publish(self, version_uri: str) -> None:
         with self._step("publish"):
             milvus = self.job.serving.milvus
-            job = publish.PublishJob(version_uri, self.dataset_uri, self.evaluation, "inputs", milvus=milvus)
+            job = publish.PublishJob(version_uri, self.evaluation, milvus=milvus)
             publish.main(job)
 
     def _serve(self) -> None:
         with self._step("serve"):
             kafka = self.job.serving.kafka.of_deployment(self.addresses.deployment)
-            topics = {kafka.topic: _PARTITIONS, kafka.dead_letter_topic: 1}
-            ensure_topics(self.addresses.kafka, topics, timeout_s=kafka.connect_timeout_s)
+            ensure_event_topics(self.addresses.kafka, kafka, _PARTITIONS)
             self.url = deploy(self.job.serving, self.addresses, timeout_s=120)
-            _wait_for_updater(self.addresses.deployment, "num_partitions", _PARTITIONS)
+            self._wait(lambda status: len(status["states"].get("partitions", ())) == _PARTITIONS)
+
+    def _load_users(self) -> None:
+        with self._step("load users"):
+            self.num_users = load_users.main(load_users.LoadUsers(self.dataset_uri, part="inputs"))
+            self._wait(lambda status: status["states"]["num_applied"] >= self.num_users and _is_written(status))
 
     def _replay(self) -> dict[str, Any]:
         with self._step("replay"):
             replayed = replay.main(replay.Replay(self.dataset_uri, part="tail", rate=self.job.rate))
-            status = _wait_for_updater(self.addresses.deployment, "num_applied", replayed)
+            wanted = self.num_users + replayed
+            status = self._wait(lambda status: status["states"]["num_applied"] >= wanted and _is_written(status))
+        [view] = status["views"]
         return {
             "events_replayed": replayed,
-            "events_applied": status["num_applied"],
-            "poison": status["num_poison"],
-            "freshness_ms": status["freshness_ms"],
+            "events_applied": status["states"]["num_applied"] - self.num_users,
+            "poison": status["states"]["num_poison"],
+            "freshness_ms": view["freshness_ms"],
         }
+
+    def _wait(self, is_done: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Return the updater's status once it is as wanted.
+
+        Raises:
+            ServiceUnavailable: It is not within a while.
+        """
+        application = application_name(self.addresses.deployment)
+        updater = serve.get_deployment_handle(UPDATER, application)
+        deadline = time.monotonic() + _CATCH_UP_S
+        while True:
+            status: dict[str, Any] = updater.status.remote().result()
+            if is_done(status):
+                return status
+            if time.monotonic() > deadline:
+                raise ServiceUnavailable("the updater", application, _CATCH_UP_S, f"it stands at {status}")
+            time.sleep(0.2)
 
     @contextmanager
     def _step(self, name: str) -> Iterator[None]:
@@ -152,22 +177,9 @@ def _check_empty(store: VectorStore, address: str) -> None:
         raise ConfigError("MIND_DIST_MILVUS", f"{address} holds {', '.join(versions)}: the demo wants an empty store")
 
 
-def _wait_for_updater(deployment: str, what: str, least: int) -> dict[str, Any]:
-    """Return the updater's status once its `what` is at least `least`.
-
-    Raises:
-        ServiceUnavailable: It is not within a while.
-    """
-    application = application_name(deployment)
-    updater = serve.get_deployment_handle(UPDATER, application)
-    deadline = time.monotonic() + _CATCH_UP_S
-    while True:
-        statuses: list[dict[str, Any]] = updater.status.remote().result()
-        if statuses and statuses[0][what] >= least:
-            return statuses[0]
-        if time.monotonic() > deadline:
-            raise ServiceUnavailable("the updater", application, _CATCH_UP_S, f"{what} is not {least} in {statuses}")
-        time.sleep(0.2)
+def _is_written(status: Mapping[str, Any]) -> bool:
+    """Tell whether the rows are what the states are."""
+    return bool(status["views"]) and not status["views"][0]["num_behind"]
 
 
 def _titles_per_interest(url: str, user_id: int, catalog: ItemCatalog) -> list[list[str]]:

@@ -1,18 +1,16 @@
-"""Model version → Milvus: create, fill, copy users, verify, switch readers, retire.
+"""Model version → Milvus: create, fill, have its users' rows made, verify, switch readers, retire.
 
-python -m jobs.publish --version-uri versions/v00000400_1a2b3c4d --dataset data/ml-100k
+python -m jobs.publish --version-uri versions/v00000400_1a2b3c4d
 python -m jobs.publish --list
 python -m jobs.publish --rollback
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 from pydantic import ConfigDict, with_config
 from rich.console import Console
@@ -22,15 +20,14 @@ from rich.table import Table
 from jobs.cli import interactive, run
 from jobs.tables import print_whole
 from mind_dist.config import Addresses, KafkaConfig, MilvusConfig, PublishConfig, load
-from mind_dist.dataset.parquet import PreparedDataset
 from mind_dist.encoder import InterestEncoder
 from mind_dist.errors import ConfigError, without_secrets
 from mind_dist.evaluation import EvaluationReport
 from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.index.vector_store import VectorStore
-from mind_dist.publishing import KafkaHandOver, PublishReport, check_id_type, dataset_users, publish, rollback
-from mind_dist.records import BehaviorSequence
+from mind_dist.publishing import CatchUp, PublishReport, publish, rollback
 from mind_dist.training.run_versions import version_at
+from mind_dist.views.caught_up import CaughtUp
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -40,17 +37,8 @@ class PublishJob:
 
     version_uri: str = ""
     """URI of the model version to publish, or of a run, whose best version it then is (its newest where no valid users watched)."""
-    dataset: str = ""
-    """URI of the prepared dataset whose users a first version begins with; empty for none."""
     evaluation: Path | None = None
     """What `jobs.evaluate --output` wrote of this version: its recall is judged, and shown by --list."""
-    backfill: Literal["inputs", "all"] = "all"
-    """What of the dataset's histories: of valid and test users only the `inputs`, so that evaluation and a replay of
-    the rest stay honest, or `all`."""
-    add_missing_users: bool = False
-    """Also add the dataset's users that the active version does not have; it may have forgotten them."""
-    updaters: bool = True
-    """Hand log positions over to the new version's updaters and wait for them; off where none follow a log."""
     rollback: tuple[str, ...] | None = None
     """Put readers back: on the version named, or without a name on the one published before."""
     list: bool = False
@@ -78,28 +66,26 @@ def main(job: PublishJob) -> None:
         if job.version_uri:
             Console().print(_summary(_publish(job, store, addresses)))
         elif job.rollback is not None:
-            Console().print(f"readers are on {rollback(store, next(iter(job.rollback), None), job.publishing)}")
+            to = job.rollback[0] if job.rollback else None
+            version = rollback(store, to, job.publishing, catch_up=_caught_up(job, addresses))
+            Console().print(f"readers are on {version}")
         else:
             print_whole(versions_table(store))
 
 
 def _publish(job: PublishJob, store: VectorStore, addresses: Addresses) -> PublishReport:
-    log = KafkaHandOver(addresses.kafka, job.kafka.of_deployment(addresses.deployment))
     version_uri = version_at(job.version_uri)
     encoder = InterestEncoder.load(version_uri)
     columns = (TextColumn("{task.description}"), TextColumn("{task.completed:,}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not interactive()) as progress:
-        tasks = {step: progress.add_task(step, total=None) for step in ("items", "users")}
+        tasks = {step: progress.add_task(step, total=None) for step in ("items",)}
         return publish(
             store,
             encoder,
             version_uri,
             job.publishing,
             metrics=_metrics(job.evaluation, encoder.model_version) if job.evaluation else None,
-            sequences=_users(job, encoder),
-            add_missing=job.add_missing_users,
-            hand_over_positions=log.hand_over if job.updaters else None,
-            catch_up=log.caught_up if job.updaters else None,
+            catch_up=_caught_up(job, addresses),
             advance=lambda step, done: progress.update(tasks[step], completed=done),
         )
 
@@ -116,12 +102,10 @@ def _metrics(evaluation: Path, model_version: str) -> dict[str, float]:
     return report.metrics["model"]
 
 
-def _users(job: PublishJob, encoder: InterestEncoder) -> Iterable[BehaviorSequence]:
-    if not job.dataset:
-        return ()
-    dataset = PreparedDataset.open(job.dataset)
-    check_id_type(encoder.model_version, encoder.manifest.id_type, dataset.directory.uri, dataset.manifest.id_type)
-    return dataset_users(dataset, job.backfill, encoder.config.behavior_features)
+def _caught_up(job: PublishJob, addresses: Addresses) -> CatchUp | None:
+    if not job.publishing.wait_for_users:
+        return None
+    return CaughtUp(addresses.kafka, job.kafka.of_deployment(addresses.deployment))
 
 
 def _summary(report: PublishReport) -> str:

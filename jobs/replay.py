@@ -36,7 +36,7 @@ class Replay:
     id_type: IdType = "int64"
     """What the ids of a raw log are; a dataset knows its own."""
     part: Part = "all"
-    """Of a dataset: all, or the tail that evaluation holds out of the valid and test users' histories."""
+    """Of a dataset: all, the tail that evaluation holds out of the valid and test users' histories, or the inputs, all but that."""
     rate: float = 0.0
     """Events a second; 0 for as fast as possible."""
     speed_up: float = 0.0

@@ -24,7 +24,8 @@ from jobs.cli import connect_ray, run, stop_requested
 from mind_dist.config import Addresses, KafkaConfig, ServingConfig
 from mind_dist.errors import ConfigError, MindDistError, ServiceUnavailable
 from mind_dist.index.milvus import MilvusVectorStore
-from mind_dist.log.kafka import ensure_dead_letter_topic, num_partitions, wait_for_broker
+from mind_dist.log.kafka import num_partitions, wait_for_broker
+from mind_dist.log.kafka_topics import ensure_dead_letter_topic, ensure_state_topic
 from mind_dist.ports import check_port, is_local, is_loopback, reserved_port
 from mind_dist.serving.ray_app import APPLICATION, application_name, build_app
 
@@ -100,7 +101,7 @@ def check_guarded(host: str, addresses: Addresses) -> None:
 
 
 def check_log(bootstrap: str, config: KafkaConfig) -> None:
-    """Return when the events' topic is there, and the dead letters' too, which is created where it is not.
+    """Return when the events' topic is there; the states' and the dead letters' are created where they are not.
 
     Raises:
         ConfigError: A topic is missing, with the command that creates it.
@@ -109,6 +110,7 @@ def check_log(bootstrap: str, config: KafkaConfig) -> None:
     wait_for_broker(bootstrap, config.connect_timeout_s)
     num_partitions(bootstrap, config.topic, timeout_s=config.connect_timeout_s)
     ensure_dead_letter_topic(bootstrap, config)
+    ensure_state_topic(bootstrap, config)
 
 
 def deploy(

@@ -40,39 +40,38 @@ class Metric:
 _BY_VERSION = ("model_version",)
 
 METRICS: dict[str, Metric] = {
-    "mind_dist_events_applied": Metric("counter", "Events applied to user rows.", tags=_BY_VERSION),
-    "mind_dist_events_ignored": Metric(
-        "counter", "Events of types that the model version does not take as behaviors.", tags=_BY_VERSION
-    ),
-    "mind_dist_events_skipped": Metric(
-        "counter", "Events below a row's next_offset, delivered again.", tags=_BY_VERSION
-    ),
+    "mind_dist_events_applied": Metric("counter", "Records that changed a user's state."),
+    "mind_dist_events_ignored": Metric("counter", "Events of types that are not kept."),
+    "mind_dist_events_skipped": Metric("counter", "Records that their user's state had already."),
     "mind_dist_events_unchanged": Metric(
-        "counter", "Events that changed nothing: duplicates, or older than the history.", tags=_BY_VERSION
+        "counter", "Events that changed nothing: duplicates, or older than the history."
     ),
-    "mind_dist_events_unknown_item": Metric(
-        "counter", "Events whose item the model version does not know.", tags=_BY_VERSION
+    "mind_dist_poison_records": Metric("counter", "Records sent to the dead-letter topic."),
+    "mind_dist_tombstones": Metric("counter", "Users forgotten."),
+    "mind_dist_users_not_encoded": Metric(
+        "counter", "Users of whom a model version can make no row.", tags=_BY_VERSION
     ),
-    "mind_dist_poison_records": Metric("counter", "Records sent to the dead-letter topic.", tags=_BY_VERSION),
-    "mind_dist_tombstones": Metric("counter", "Users forgotten.", tags=_BY_VERSION),
+    "mind_dist_view_lag_states": Metric(
+        "gauge", "States that a version's rows are behind, of the partitions of one updater.", tags=_BY_VERSION
+    ),
+    "mind_dist_view_repairs": Metric(
+        "counter", "Rows found to differ from their state, and written anew.", tags=_BY_VERSION
+    ),
+    "mind_dist_states_written": Metric("counter", "User states written to the log of states."),
     "mind_dist_user_upserts": Metric("counter", "User rows written.", tags=_BY_VERSION),
-    "mind_dist_lag_records": Metric(
-        "gauge", "Records of an owned partition not yet applied.", tags=("partition", *_BY_VERSION)
-    ),
+    "mind_dist_lag_records": Metric("gauge", "Records of an owned partition not yet applied.", tags=("partition",)),
     "mind_dist_problem": Metric(
         "gauge",
         "1 while a problem of this name is there (names: docs/operations.md), 0 when it is over.",
         tags=("problem", "source"),
     ),
     "mind_dist_lag_report_failures": Metric(
-        "counter", "Times the lag could not be asked for; its gauge keeps the last value.", tags=_BY_VERSION
+        "counter", "Times the lag could not be asked for; its gauge keeps the last value."
     ),
     "mind_dist_freshness_seconds": Metric(
         "histogram", "From an event's append to its user's row.", _LATENCY_S, tags=_BY_VERSION
     ),
-    "mind_dist_update_seconds": Metric(
-        "histogram", "One micro-batch, from decode to commit.", _LATENCY_S, tags=_BY_VERSION
-    ),
+    "mind_dist_update_seconds": Metric("histogram", "One micro-batch of events, from poll to states.", _LATENCY_S),
     "mind_dist_retrieve_seconds": Metric("histogram", "One retrieve request.", _LATENCY_S),
     "mind_dist_ann_recall": Metric(
         "histogram",

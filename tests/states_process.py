@@ -15,6 +15,7 @@ from pathlib import Path
 from mind_dist.config import KafkaConfig, StatesConfig
 from mind_dist.errors import MindDistError
 from mind_dist.states.on_kafka import states_on_kafka
+from mind_dist.states.shared import SharedStores
 from mind_dist.states.updater import StatesUpdater, UpdateStep
 
 logger = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ class StopsAt:
 def owner(address: str, topic: str, folder: Path, stops_at: StopsAt) -> StatesUpdater:
     """Return an owner on a real broker."""
     config = StatesConfig(max_history=MAX_HISTORY, directory=str(folder))
-    return states_on_kafka(address, kafka_config(topic), config, "int64", on_step=stops_at)
+    return states_on_kafka(address, kafka_config(topic), config, "int64", shared=SharedStores(6), on_step=stops_at)
 
 
 def main(address: str, topic: str, folder: str, *stops_at: str) -> None:

@@ -40,7 +40,15 @@ from mind_dist.config.preparing import (
     SplitConfig,
     TimeUnit,
 )
-from mind_dist.config.serving import Addresses, KafkaConfig, MilvusConfig, PublishConfig, ServingConfig, StatesConfig
+from mind_dist.config.serving import (
+    Addresses,
+    KafkaConfig,
+    MilvusConfig,
+    PublishConfig,
+    ServingConfig,
+    StatesConfig,
+    ViewsConfig,
+)
 from mind_dist.config.training import TrainingConfig, check_from_log, check_together
 from mind_dist.config.watching import WatchConfig
 
@@ -83,6 +91,7 @@ __all__ = [
     "TrainingConfig",
     "TransformerConfig",
     "TwoTowerConfig",
+    "ViewsConfig",
     "WatchConfig",
     "cache_directory",
     "check_from_log",

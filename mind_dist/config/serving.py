@@ -43,7 +43,7 @@ class KafkaConfig:
     session_timeout_s: float = 8.0
     """A consumer that died loses its partitions after so long."""
     max_poll_interval_s: float = 90.0
-    """A consumer that polls less often loses its partitions; a batch older than half of it is not written."""
+    """A consumer that polls less often loses its partitions."""
     transaction_timeout_s: float = 10.0
     """A transaction of a process that died is ended by the broker after so long; until then nobody reads past it."""
     group_prefix: str = ""
@@ -65,14 +65,17 @@ class KafkaConfig:
         """`max_clock_skew_s` in milliseconds."""
         return int(self.max_clock_skew_s * 1000)
 
-    def group(self, model_version: str) -> str:
-        """Return the consumer group that keeps a version's users fresh: each version has its own positions."""
-        return f"{self.group_prefix}mind-dist-users-{model_version}"
-
     @property
     def updaters_group(self) -> str:
         """The consumer group that keeps the users' states."""
         return f"{self.group_prefix}mind-dist-states"
+
+    def view_group(self, model_version: str, published_ms: int) -> str:
+        """Return the consumer group that says how far a version's rows are behind the states.
+
+        Rows that are dropped and made anew begin anew: when they were made is in the name.
+        """
+        return f"{self.group_prefix}mind-dist-view-{model_version}-{published_ms}"
 
     def of_deployment(self, deployment: str) -> KafkaConfig:
         """Return the same with the consumer groups of a deployment, and its topics where they are the default ones.
@@ -114,6 +117,37 @@ class StatesConfig:
 
 @with_config(STRICT)
 @dataclass(frozen=True)
+class ViewsConfig:
+    """How the rows of model versions are kept behind the users' states."""
+
+    batch_size: int = 256
+    """Users encoded and written at a time."""
+    store_s: float = 0.5
+    """How often a view stores how far it is, in seconds."""
+    look_s: float = 5.0
+    """How often it looks whether somebody has put it back, in seconds."""
+    settle_s: float = 60.0
+    """Longest time that a call to the index of an owner before may still be under way: so long after a partition is taken
+    over, what changed since is written once more."""
+    audit_s: float = 1.0
+    """How often some rows are compared with their states, in seconds; 0 for never."""
+    audit_rows: int = 20
+    """How many rows at a time."""
+    fill_users_per_s: float = 0.0
+    """Most users a second of a version that is staged, so that the active one's are not held up; 0 for no bound."""
+    max_lag: int = 1_000_000
+    """States that the active version's rows may be behind before no more events are taken in."""
+
+    def __post_init__(self) -> None:
+        check(self.batch_size >= 1, "batch_size", "at least 1")
+        for name in ("store_s", "look_s", "settle_s", "audit_s", "fill_users_per_s"):
+            check(getattr(self, name) >= 0, name, "0 or more")
+        check(self.audit_rows >= 1, "audit_rows", "at least 1")
+        check(self.max_lag >= 1, "max_lag", "at least 1")
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
 class PublishConfig:
     """What a version must show before readers are switched to it, and what is kept behind it."""
 
@@ -130,12 +164,14 @@ class PublishConfig:
     allow_breaking: bool = False
     """Also publish a version of another width, similarity, event types or columns than the active one: readers' queries
     or filters may fail then. Ids of another type are refused all the same."""
-    catch_up_s: float = 300.0
-    """How long updaters may take to bring the new version's users up to date."""
+    wait_for_users: bool = True
+    """Switch readers only when the version has the rows of all users; off where no updaters run now."""
+    catch_up_s: float = 3600.0
+    """How long updaters may take to make the new version's rows of all users."""
     keep: int = 2
     """Versions kept behind the active one, for rollback."""
     batch_size: int = 1000
-    """Users encoded and written at a time."""
+    """Items written at a time."""
     fill_threads: int = 4
     """Requests with items that are under way at a time."""
     lease_s: float = 20.0
@@ -196,6 +232,8 @@ class ServingConfig:
     """Limits of requests."""
     states: StatesConfig = field(default_factory=StatesConfig)
     """What is kept of users."""
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+    """How rows follow what is kept."""
     host: str = "127.0.0.1"
     """Where HTTP listens; 0.0.0.0 for all interfaces, which needs a token (`MIND_DIST_HTTP_TOKEN`)."""
     port: int = 8000
@@ -210,10 +248,6 @@ class ServingConfig:
     """How often to look for a new active or staged model version."""
     poll_timeout_s: float = 0.1
     """How long an updater waits for events before it looks round."""
-    visibility_s: float = 10.0
-    """Bound within which a write shows in a bounded read; rows written in it are kept in memory."""
-    row_cache_bytes: int = 256 * 1024 * 1024
-    """Memory of an updater for user rows; rows within `visibility_s` stay whatever it says."""
     max_backoff_s: float = 5.0
     """Longest pause before a batch that failed is tried again."""
     unhealthy_after_s: float = 60.0
@@ -236,15 +270,6 @@ class ServingConfig:
         for name in ("unhealthy_after_s", "degraded_after_s", "stuck_after_s"):
             check(getattr(self, name) > 0, name, "above 0")
         check(self.cpus_per_replica >= 0, "cpus_per_replica", "0 or more")
-        check(self.visibility_s >= 0, "visibility_s", "0 or more")
-        check(self.row_cache_bytes >= 0, "row_cache_bytes", "0 or more")
-        longest_write_s = self.milvus.retry_s + self.milvus.timeout_s
-        check(
-            self.kafka.max_poll_interval_s >= 2 * longest_write_s,
-            "kafka.max_poll_interval_s",
-            f"at least {2 * longest_write_s:g}, twice milvus.retry_s + milvus.timeout_s, "
-            "so that no batch is written after its partitions moved",
-        )
 
 
 _SECRETS = ("milvus_token", "http_token")

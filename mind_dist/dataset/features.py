@@ -21,6 +21,7 @@ from mind_dist.dataset.raw_log import plain, read_all
 from mind_dist.errors import DatasetError
 from mind_dist.keys import IdType, feature_key
 from mind_dist.records import Keys
+from mind_dist.strict_json import to_json
 
 
 @dataclass(frozen=True)
@@ -189,6 +190,14 @@ def profiles(features: Features, num_rows: int) -> pa.Array:
     matrix[features.keys["row"], features.keys["feature"]] = features.keys["key"]
     offsets = np.arange(num_rows + 1, dtype=np.int32) * len(features.infos)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(matrix.reshape(-1)))
+
+
+def raw_profiles(features: Features, num_rows: int) -> pa.Array:
+    """Return the values that the features were made of as a JSON object for each row, missing ones left out."""
+    names = [info.name for info in features.infos]
+    columns = [features.columns[name].to_pylist() for name in names]
+    rows = zip(*columns, strict=True) if names else [()] * num_rows
+    return pa.array(to_json({n: v for n, v in zip(names, row, strict=True) if v is not None}) for row in rows)
 
 
 def rows_of(ids: pa.Array, id_type: IdType, keys: Keys) -> pa.Array:

@@ -73,6 +73,10 @@ USER_SCHEMA = pa.schema([("user_id", pa.int64()), ("original_id", pa.string()), 
 """First columns of the profiles: one key per profile feature in the manifest's order, 0 where missing."""
 
 
+RAW_PROFILE = "profile"
+"""Column of the profiles: what the features were made of, as a JSON object; it is what users are imported with."""
+
+
 @dataclass(frozen=True)
 class FeatureInfo:
     """A side feature of items or users.
@@ -339,6 +343,15 @@ class PreparedDataset:
         table = self._read("users.parquet")
         keys = [np.array(profile, dtype=np.int64) for profile in table["profile_keys"].to_pylist()]
         return dict(zip(table["user_id"].to_pylist(), keys, strict=True))
+
+    def raw_profiles(self) -> dict[int, dict[str, Any]]:
+        """Return what is known of each user by the features' names; empty where the dataset does not tell."""
+        if not self.manifest.profile_features:
+            return {}
+        table = self._read("users.parquet")
+        if RAW_PROFILE not in table.column_names:
+            return {}
+        return dict(zip(table["user_id"].to_pylist(), map(from_json, table[RAW_PROFILE].to_pylist()), strict=True))
 
     def _read(self, name: str) -> pa.Table:
         try:

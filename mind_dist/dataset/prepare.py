@@ -35,9 +35,25 @@ from ray.exceptions import RayTaskError
 from mind_dist.config import MetadataConfig, PrepareConfig, SplitConfig
 from mind_dist.dataset.catalog import catalog_items, read_availability
 from mind_dist.dataset.event_values import VALUES, write_values
-from mind_dist.dataset.features import Features, bags, feature_values, no_features, profiles, read_features
+from mind_dist.dataset.features import (
+    Features,
+    bags,
+    feature_values,
+    no_features,
+    profiles,
+    raw_profiles,
+    read_features,
+)
 from mind_dist.dataset.item_counts import ItemCounts
-from mind_dist.dataset.parquet import FEATURE_VALUES, IS_COLD, ITEM_SCHEMA, USER_SCHEMA, DatasetManifest, write_manifest
+from mind_dist.dataset.parquet import (
+    FEATURE_VALUES,
+    IS_COLD,
+    ITEM_SCHEMA,
+    RAW_PROFILE,
+    USER_SCHEMA,
+    DatasetManifest,
+    write_manifest,
+)
 from mind_dist.dataset.prepare_report import check_rejected, filter_steps, no_events, nothing_left, total
 from mind_dist.dataset.raw_log import Fragment, list_fragments
 from mind_dist.dataset.staging import READ_SCHEMA, SPLITS, filter_buckets, group_buckets, split_buckets, stage_events
@@ -243,6 +259,7 @@ def _write_users(config: PrepareConfig, target: Directory, users: pa.Table) -> F
     features = _features(config, config.users, config.log.user_column, keys.to_numpy(), ids)
     if features.infos or config.id_type == "string":
         table = pa.table([keys, ids, profiles(features, len(keys))], schema=USER_SCHEMA)
+        table = table.append_column(RAW_PROFILE, raw_profiles(features, len(keys)))
         target.write_table("users.parquet", table.sort_by("user_id"))
     return features
 

@@ -24,8 +24,8 @@ from mind_dist.dataset.times import times_of
 from mind_dist.keys import DEFAULT_TYPE, IdType
 from mind_dist.records import BehaviorSequence, Keys
 
-Part = Literal["all", "tail"]
-"""All behaviors, or the tail: what evaluation holds out of the valid and test users' histories."""
+Part = Literal["all", "tail", "inputs"]
+"""All behaviors; the tail, which evaluation holds out of the valid and test users' histories; or the inputs: all but that."""
 
 _ROWS_AT_A_TIME = 10_000
 
@@ -43,7 +43,20 @@ def dataset_events(dataset: PreparedDataset, part: Part) -> pa.Table:
     Raises:
         DatasetError: A file is missing or torn.
     """
-    events = pa.concat_tables(_tails(dataset) if part == "tail" else _whole(dataset))
+    return _outside(dataset, pa.concat_tables(_tails(dataset) if part == "tail" else _whole(dataset, part)))
+
+
+def dataset_histories(dataset: PreparedDataset, part: Part) -> Iterator[pa.Table]:
+    """Yield the events of a dataset's users, all of a user in one table, each user's in their order.
+
+    Raises:
+        DatasetError: A file is missing or torn.
+    """
+    for table in _whole(dataset, part):
+        yield _outside(dataset, table, in_time_order=False)
+
+
+def _outside(dataset: PreparedDataset, events: pa.Table, *, in_time_order: bool = True) -> pa.Table:
     columns = {
         "user_id": _outside_ids(dataset, "users.parquet", "user_id", events["user_id"].to_numpy()),
         "item_id": _outside_ids(dataset, "items.parquet", "item_id", events["item_ids"].to_numpy()),
@@ -51,7 +64,8 @@ def dataset_events(dataset: PreparedDataset, part: Part) -> pa.Table:
         "event_type": _types(dataset, events),
     }
     names = [name for name in _value_names(dataset) if name != "event_type"]
-    return _in_time_order(pa.table(columns | {name: events[values_column(name)] for name in names}))
+    told = pa.table(columns | {name: events[values_column(name)] for name in names})
+    return _in_time_order(told) if in_time_order else told
 
 
 def _types(dataset: PreparedDataset, events: pa.Table) -> pa.ChunkedArray:
@@ -71,27 +85,37 @@ def _tails(dataset: PreparedDataset) -> Iterator[pa.Table]:
     for split in splits:
         for bucket in range(dataset.manifest.num_buckets):
             table = dataset.read_bucket(split, bucket)
-            users = zip(*(table[name].to_pylist() for name in SEQUENCE_SCHEMA.names), strict=True)
-            sequences = (BehaviorSequence(key, np.array(items), np.array(times)) for key, items, times in users)
-            yield _behaviors(table, [dataset.manifest.num_inputs(sequence, split) for sequence in sequences])
+            yield _behaviors(table, _num_inputs(dataset, table, split))
 
 
-def _whole(dataset: PreparedDataset) -> Iterator[pa.Table]:
+def _whole(dataset: PreparedDataset, part: Part) -> Iterator[pa.Table]:
     """Yield the behaviors of each user once: one that stands in several splits has all events in the newest of them."""
     for bucket in range(dataset.manifest.num_buckets):
         seen: set[int] = set()
+        tables = []
         for split in _NEWEST_FIRST:
             table = dataset.read_bucket(split, bucket)
             users, lengths = table["user_id"].to_pylist(), pc.list_value_length(table["item_ids"]).to_pylist()
-            yield _behaviors(table, [n if user in seen else 0 for user, n in zip(users, lengths, strict=True)])
+            ends = _num_inputs(dataset, table, split) if part == "inputs" else lengths
+            starts = [n if user in seen else 0 for user, n in zip(users, lengths, strict=True)]
+            tables.append(_behaviors(table, starts, ends))
             seen.update(users)
+        yield pa.concat_tables(tables)
 
 
-def _behaviors(table: pa.Table, starts: list[int]) -> pa.Table:
-    """Return the behaviors of a bucket, a row each: those of each user from a place on."""
+def _num_inputs(dataset: PreparedDataset, table: pa.Table, split: Split) -> list[int]:
+    users = zip(*(table[name].to_pylist() for name in SEQUENCE_SCHEMA.names), strict=True)
+    sequences = (BehaviorSequence(key, np.array(items), np.array(times)) for key, items, times in users)
+    return [dataset.manifest.num_inputs(sequence, split) for sequence in sequences]
+
+
+def _behaviors(table: pa.Table, starts: list[int], ends: list[int] | None = None) -> pa.Table:
+    """Return the behaviors of a bucket, a row each: those of each user from a place on, and up to another."""
     lengths = np.asarray(pc.list_value_length(table["item_ids"]), dtype=np.int64)
     within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    kept = pa.array(within >= np.repeat(np.array(starts, dtype=np.int64), lengths))
+    up_to = lengths if ends is None else np.array(ends, dtype=np.int64)
+    is_kept = (within >= np.repeat(np.array(starts, dtype=np.int64), lengths)) & (within < np.repeat(up_to, lengths))
+    kept = pa.array(is_kept)
     columns = {name: pc.list_flatten(table[name]) for name in table.column_names if name != "user_id"}
     return pa.table({"user_id": np.repeat(table["user_id"].to_numpy(), lengths), **columns}).filter(kept)
 

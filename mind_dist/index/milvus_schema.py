@@ -113,7 +113,7 @@ def users_schema(info: VersionInfo) -> CollectionSchema:
     _add_array(schema, "profile", DataType.INT64, MAX_PROFILE)
     for name in _behavior_fields(info):
         _add_array(schema, name, DataType.INT64, info.max_behaviors)
-    for name in ("partition", "next_offset", "updated_ms"):
+    for name in ("partition", "state_offset", "updated_ms"):
         schema.add_field(name, DataType.INT64)
     schema.add_field("model_version", DataType.VARCHAR, max_length=_MAX_NAME)
     return schema
@@ -189,7 +189,7 @@ def user_fields(info: VersionInfo, row: UserRow) -> dict[str, Any]:
         "timestamps_ms": row.timestamps_ms.tolist(),
         "profile": row.profile.tolist(),
         "partition": int(row.partition),
-        "next_offset": int(row.next_offset),
+        "state_offset": int(row.state_offset),
         "updated_ms": int(row.updated_ms),
         "model_version": info.model_version,
         **dict(zip(_behavior_fields(info), columns, strict=True)),
@@ -229,7 +229,7 @@ def read_user(info: VersionInfo, fields: Mapping[str, Any]) -> UserRow:
         timestamps_ms=np.array(fields["timestamps_ms"], dtype=np.int64),
         profile=np.array(fields["profile"], dtype=np.int64),
         partition=fields["partition"],
-        next_offset=fields["next_offset"],
+        state_offset=fields["state_offset"],
         updated_ms=fields["updated_ms"],
         model_version=fields["model_version"],
         behavior_keys=_behavior_keys(info, fields),

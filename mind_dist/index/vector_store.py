@@ -128,7 +128,7 @@ class ItemRows:
 
 @dataclass(frozen=True, slots=True)
 class UserRow:
-    """All that is kept of a user: interests, the history behind them, and up to where the log is applied.
+    """What a version makes of a user's state: interests, the behaviors behind them, and which state it was.
 
     Attributes:
         user_key: The user.
@@ -137,8 +137,8 @@ class UserRow:
         behaviors: Item keys, oldest first.
         timestamps_ms: Their times.
         profile: Profile feature keys.
-        partition: Partition of the log the user's events come from; -1 before the first.
-        next_offset: Events of that partition below it are in this row.
+        partition: Partition of the log the user's events come from.
+        state_offset: Where the state stands in the log of states.
         updated_ms: When the row was computed.
         model_version: The version whose items the interests fit.
         behavior_keys: One key per behavior and feature of behaviors, 0 where missing, [n, F].
@@ -151,7 +151,7 @@ class UserRow:
     timestamps_ms: Keys = field(default_factory=no_keys)
     profile: Keys = field(default_factory=no_keys)
     partition: int = -1
-    next_offset: int = 0
+    state_offset: int = 0
     updated_ms: int = 0
     model_version: str = ""
     behavior_keys: KeyRows = field(default_factory=no_rows)

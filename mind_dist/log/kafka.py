@@ -172,13 +172,16 @@ class KafkaSource:
         for each in self._owned(positions):
             self._consumer.seek(each, positions[each.partition])
 
-    def commit(self, positions: Positions) -> None:
-        """Store these positions for the group, and no others.
+    def commit(self, positions: Positions, notes: Mapping[int, str] | None = None) -> None:
+        """Store these positions for the group, and no others, with what is noted beside them.
 
         Raises:
             StaleAssignment: The group has given our partitions to others; they read again what is not stored.
         """
-        offsets = {TopicPartition(self._topic, p): OffsetAndMetadata(at, "", -1) for p, at in positions.items()}
+        noted = notes or {}
+        offsets = {
+            TopicPartition(self._topic, p): OffsetAndMetadata(at, noted.get(p, ""), -1) for p, at in positions.items()
+        }
         try:
             with translated(self._address, passing=_MOVED_ON):
                 self._consumer.commit(offsets, timeout_ms=self._timeout_ms)

@@ -1,4 +1,4 @@
-"""Where consumer groups stand: what one group hands over to the next, and whether that one has come far enough."""
+"""Where consumer groups stand, and who is in them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from mind_dist.config import KafkaConfig
 from mind_dist.log.kafka import KafkaSource, num_partitions
+from mind_dist.log.kafka_broker import admin_client
 from mind_dist.records import Positions
 
 _POLL_S = 0.05
@@ -24,21 +25,15 @@ def _whole_topic(bootstrap: str, config: KafkaConfig, group: str) -> Iterator[Ka
         source.close()
 
 
-def hand_over(bootstrap: str, config: KafkaConfig, old_group: str, new_group: str) -> Positions:
-    """Let a group without members start where another one has come to, and return these positions.
-
-    Partitions of which the old group has stored nothing are left out: the new one starts at their oldest record.
+def has_members(bootstrap: str, config: KafkaConfig, group: str) -> bool:
+    """Tell whether anybody is in a group now.
 
     Raises:
-        StaleAssignment: The new group has members already.
         ServiceUnavailable: The broker did not answer in time.
     """
-    with _whole_topic(bootstrap, config, old_group) as source:
-        positions = source.committed()
-    if positions:
-        with _whole_topic(bootstrap, config, new_group) as source:
-            source.commit(positions)
-    return positions
+    with admin_client(bootstrap, config.connect_timeout_s) as admin:
+        described = admin.describe_groups([group])
+    return any(each["members"] for each in described.values())
 
 
 def end_positions(bootstrap: str, config: KafkaConfig) -> Positions:

@@ -13,7 +13,7 @@ from kafka.errors import KafkaError
 from mind_dist.config import KafkaConfig
 from mind_dist.errors import ServiceUnavailable
 from mind_dist.keys import DEFAULT_TYPE, Value
-from mind_dist.log.codec import encode_event, encode_key
+from mind_dist.log.codec import encode_event, encode_history, encode_key
 from mind_dist.log.dead_letters import dead_letter
 from mind_dist.log.kafka_broker import connect, translated
 from mind_dist.log.kafka_settings import client_settings
@@ -50,6 +50,12 @@ class EventProducer:
         """Hand over an event, with headers of its record; it is stored when `flush` returns."""
         value = encode_event(user_id, item_id, timestamp_ms, event_type, context)
         self._outbox.send(encode_key(user_id), value, headers)
+
+    def tell(
+        self, user_id: int | str, behaviors: Sequence[Sequence[Any]], profile: Mapping[str, Any] | None = None
+    ) -> None:
+        """Hand over what is known of a user already (`mind_dist.log.codec.encode_history`)."""
+        self._outbox.send(encode_key(user_id), encode_history(user_id, behaviors, profile))
 
     def forget(self, user_id: int | str) -> None:
         """Hand over a tombstone."""

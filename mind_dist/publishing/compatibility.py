@@ -32,17 +32,11 @@ def check_compatible(info: VersionInfo, active: VersionInfo | None, config: Publ
 
 
 def _breaking(info: VersionInfo, active: VersionInfo) -> Iterator[str]:
-    """Yield what would be wrong: queries of another width or scale, other histories, filters on columns that are gone."""
+    """Yield what would be wrong: queries of another width or scale, filters on columns that are gone."""
     if info.dim != active.dim:
         yield f"dim is {info.dim}, was {active.dim}"
     if info.similarity != active.similarity:
         yield f"similarity is {info.similarity}, was {active.similarity}"
-    if set(info.event_types) != set(active.event_types):
-        was = f"were {_types(active)}, and so are the histories that its users are copied with"
-        yield f"event types are {_types(info)}, {was}"
-    if info.behavior_features != active.behavior_features:
-        found, was = (", ".join(each.behavior_features) or "none" for each in (info, active))
-        yield f"behavior features are {found}, were {was}, and so are those of the histories that its users are copied with"
     kinds = {column.name: column.kind for column in info.columns}
     for column in active.columns:
         kind = kinds.get(column.name)
@@ -50,18 +44,3 @@ def _breaking(info: VersionInfo, active: VersionInfo) -> Iterator[str]:
             yield f"column {column.name} is gone"
         elif kind != column.kind:
             yield f"column {column.name} is of kind {kind}, was {column.kind}"
-
-
-def _types(info: VersionInfo) -> str:
-    return ", ".join(sorted(info.event_types)) or "all"
-
-
-def check_id_type(model_version: str, id_type: str, dataset_uri: str, dataset_id_type: str) -> None:
-    """Check that a dataset's users are users of a version.
-
-    Raises:
-        PublishError: Their ids are of another type.
-    """
-    if id_type != dataset_id_type:
-        difference = f"{dataset_uri} has {dataset_id_type} ids, {model_version} {id_type} ids"
-        raise PublishError(f"{difference}: give the dataset that the version was trained on")

@@ -1,6 +1,6 @@
 """The steps of publishing a model version, in their order, and the way back.
 
-1 create · 2 fill items · 3 hand over log positions, copy users, stage · 4 verify · 5 activate · 6 retire older ones.
+1 create · 2 fill items · 3 stage: updaters make the rows of all users · 4 verify · 5 activate · 6 retire older ones.
 A failure up to 5 leaves readers where they were and removes what was made, but for items that the next try of the same
 version goes on with. One publish at a time.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -23,7 +23,6 @@ from mind_dist.dataset.parquet import AVAILABLE_FROM, AVAILABLE_UNTIL, ItemCatal
 from mind_dist.encoder import UserInterests
 from mind_dist.errors import LeaseLost, MindDistError, PublishError
 from mind_dist.index.vector_store import Column, Filter, Vectors, VectorStore, VersionInfo
-from mind_dist.publishing.backfill import History, batched, from_sequences, histories_of, missing_from
 from mind_dist.publishing.compatibility import check_compatible
 from mind_dist.publishing.filling import fill_items
 from mind_dist.publishing.item_columns import item_columns
@@ -36,12 +35,11 @@ from mind_dist.retrieval import available_at, has_availability
 logger = logging.getLogger(__name__)
 
 _CATCH_UP_POLL_S = 1.0
+_SAMPLED = 10
+"""Rows looked at for each one that the index is tried with."""
 
-HandOver = Callable[[str, str], None]
-"""(from version, to version): let the second's updaters start where the first's have come to."""
-
-CatchUp = Callable[[str], bool]
-"""(version): tell whether its updaters have come to where the log ended when this was first asked."""
+CatchUp = Callable[[VersionInfo], bool]
+"""(version): tell whether it has the rows of all users, as of when this was first asked."""
 
 Advance = Callable[[str, int], None]
 """(step, how many are done), for progress bars."""
@@ -95,7 +93,7 @@ class PublishReport:
         num_items: Its items.
         num_available: Those of them that are available now; all where the catalog does not say when they are.
         num_unknown_items: Items of the catalog that are left out: training has seen neither them nor their features.
-        num_users: Its users, when they had been copied.
+        num_users: Its users.
         ann_recall: Share of the exact best items that the index found.
         recall: Recall@50 it was evaluated with; None when it was not.
         skew_recall: Share of the best items for a user that the interests of the version before would find among the new
@@ -126,16 +124,13 @@ def publish(
     config: PublishConfig | None = None,
     *,
     metrics: Mapping[str, float] | None = None,
-    sequences: Iterable[BehaviorSequence] | None = None,
-    add_missing: bool = False,
-    hand_over_positions: HandOver | None = None,
     catch_up: CatchUp | None = None,
     advance: Advance = lambda _step, _done: None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> PublishReport:
     """Bring a model version to readers.
 
-    Users come from the active version, their histories encoded anew; where none is active, from `sequences`.
+    Its users' rows are made by the updaters, from the states, while they go on with those of the active version.
 
     Args:
         store: The index.
@@ -143,12 +138,8 @@ def publish(
         uri: The version's directory, for updaters to load.
         config: What it must show; None for the defaults.
         metrics: What it was evaluated with, beside its manifest's metrics.
-        sequences: Users of the dataset, each once.
-        add_missing: Also add those of `sequences` that the active version does not have. It may have forgotten them.
-        hand_over_positions: Called before users are copied. Events applied to the active version since are then read
-            again for the new one, and its rows skip those they have.
-        catch_up: Asked once a second after staging until it says yes.
-        advance: Told how far filling and copying are.
+        catch_up: Asked once a second after staging until it says yes; None where no users are waited for.
+        advance: Told how far filling is.
         sleep: Waits between the questions to `catch_up`, and between looks at the lock of another publish.
 
     Raises:
@@ -171,9 +162,6 @@ def publish(
             info = _describe(encoder, uri, metrics or {}, tuple(columns), published_ms)
             run.create(info)
             run.fill_items({column.name: values for column, values in columns.items()})
-            if active and hand_over_positions:
-                hand_over_positions(active, info.model_version)
-            run.copy_users(sequences or (), add_missing=add_missing)
             run.stage(catch_up, sleep)
             found, skew = run.verify(), run.compare()
             lease.check()
@@ -184,7 +172,7 @@ def publish(
             num_items=len(encoder.item_keys),
             num_available=int(run.available.sum()),
             num_unknown_items=len(np.setdiff1d(encoder.catalog.keys, encoder.item_keys)),
-            num_users=run.num_users,
+            num_users=store.count_users(info.model_version),
             ann_recall=found,
             recall=info.metrics.get(GATE_METRIC),
             skew_recall=skew,
@@ -227,7 +215,6 @@ class _Run:
         previous: VersionInfo | None,
         advance: Advance,
     ) -> None:
-        self.num_users = 0
         self.available = np.ones(len(encoder.item_keys), dtype=np.bool_)
         self._filter: Filter | None = None
         self._store = store
@@ -274,45 +261,19 @@ class _Run:
             self.available = (from_ms <= now_ms) & (now_ms < until_ms)
             self._filter = available_at(now_ms)
 
-    def copy_users(self, sequences: Iterable[BehaviorSequence], *, add_missing: bool) -> None:
-        """3: write the users, and count them before updaters add theirs."""
-        encoder = self._encoder
-        fresh = from_sequences(sequences, encoder.max_behaviors)
-        if self._previous is None:
-            self._write(fresh)
-        else:
-            previous = self._previous.model_version
-            self._write(histories_of(self._store, previous, encoder.config, encoder.max_behaviors))
-            if add_missing:
-                self._write(fresh, only_missing=True)
-        self._check_count("users", self._store.count_users(self._version), self.num_users)
-
-    def _write(self, histories: Iterable[History], *, only_missing: bool = False) -> None:
-        for batch in batched(histories, self._config.batch_size):
-            wanted = missing_from(self._store, self._version, batch) if only_missing else batch
-            encoded = self._encoder.encode([history.sequence for history in wanted])
-            rows = [history.row(found, self._version) for history, found in zip(wanted, encoded, strict=True)]
-            self._store.upsert_users(self._version, rows)
-            for row in rows:
-                self._sample.offer(row.interests)
-            self.num_users += len(rows)
-            self._advance("users", self.num_users)
-
     def _check_count(self, what: str, found: int, written: int) -> None:
         if found != written:
             raise PublishError(f"{self._version}: {written} {what} were written, the store counts {found}")
 
     def stage(self, catch_up: CatchUp | None, sleep: Callable[[float], None]) -> None:
-        """3: let updaters keep the version fresh, and wait until they have caught up."""
+        """3: let updaters make the users' rows, and wait until all are there."""
+        assert self._info is not None
         self._store.stage(self._version)
-        if catch_up is None:
-            return
-        give_up = time.monotonic() + self._config.catch_up_s
-        while not catch_up(self._version):
-            if time.monotonic() >= give_up:
-                waited = f"within {self._config.catch_up_s:g} s"
-                raise PublishError(f"updaters of {self._version} did not catch up {waited}: is `jobs.serve` running?")
-            sleep(_CATCH_UP_POLL_S)
+        if catch_up is not None and self._config.wait_for_users:
+            wait_for_users(self._info, catch_up, self._config, sleep)
+        rows = islice(self._store.scan_users(self._version), _SAMPLED * self._config.ann_sample)
+        for row in rows:
+            self._sample.offer(row.interests)
 
     def verify(self) -> float:
         """4: return the share of the exact best items that the finished index finds, searched as readers search it."""
@@ -401,32 +362,60 @@ class _Run:
         self._store.drop_version(self._version, keep_items=keep_items)
 
 
+def wait_for_users(
+    info: VersionInfo, catch_up: CatchUp, config: PublishConfig, sleep: Callable[[float], None] = time.sleep
+) -> None:
+    """Return when a version has the rows of all users.
+
+    Raises:
+        PublishError: It has not within `catch_up_s`.
+    """
+    give_up = time.monotonic() + config.catch_up_s
+    while not catch_up(info):
+        if time.monotonic() >= give_up:
+            waited = f"within {config.catch_up_s:g} s"
+            raise PublishError(
+                f"updaters did not make the rows of {info.model_version} {waited}: is `jobs.serve` running?"
+            )
+        sleep(_CATCH_UP_POLL_S)
+
+
 def rollback(
     store: VectorStore,
     model_version: str | None = None,
     config: PublishConfig | None = None,
     *,
+    catch_up: CatchUp | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> str:
-    """Put readers on an earlier version, whose updaters then go on where they had stopped.
+    """Put readers on an earlier version, once its users' rows are what they should be by now.
 
     Args:
         store: The index.
         model_version: Where to; None for the one published last before the active one.
-        config: How long a publish that is not heard of is waited for; None for the default.
-        sleep: Waits between looks at its lock.
+        config: How long to wait for the rows, and for a publish that is not heard of; None for the defaults.
+        catch_up: Asked once a second until it says yes; None where no users are waited for.
+        sleep: Waits in between.
 
     Returns:
         The version readers are on now.
 
     Raises:
-        PublishError: There is no such version, or a publish is under way.
+        PublishError: There is no such version, its rows did not come in time, or a publish is under way: readers stay where
+            they are.
     """
-    with only_publisher(store.publish_lock(), (config or PublishConfig()).lease_s, sleep):
-        return _roll_back(store, model_version)
+    config = config or PublishConfig()
+    with only_publisher(store.publish_lock(), config.lease_s, sleep):
+        return _roll_back(store, model_version, config, catch_up, sleep)
 
 
-def _roll_back(store: VectorStore, model_version: str | None) -> str:
+def _roll_back(
+    store: VectorStore,
+    model_version: str | None,
+    config: PublishConfig,
+    catch_up: CatchUp | None,
+    sleep: Callable[[float], None],
+) -> str:
     active = store.active_version()
     known = {info.model_version: info for info in store.versions()}
     if model_version is None:
@@ -437,6 +426,13 @@ def _roll_back(store: VectorStore, model_version: str | None) -> str:
     if model_version not in known:
         raise PublishError(f"there is no version {model_version}; there are: {', '.join(known) or 'none'}")
     store.load_version(model_version)
+    if catch_up is not None and config.wait_for_users and model_version != active:
+        store.stage(model_version)
+        try:
+            wait_for_users(known[model_version], catch_up, config, sleep)
+        except BaseException:
+            store.stage(None)
+            raise
     store.activate(model_version)
     return model_version
 

@@ -15,14 +15,13 @@ class GroupProgress:
     Args:
         bootstrap: Addresses of brokers.
         config: The deployment's settings.
-        model_version: Whose consumer group.
     """
 
-    def __init__(self, bootstrap: str, config: ServingConfig, model_version: str) -> None:
+    def __init__(self, bootstrap: str, config: ServingConfig) -> None:
         self._bootstrap = bootstrap
         self._kafka = config.kafka
         self._num_updaters = config.num_updaters
-        self._group = config.kafka.group(model_version)
+        self._group = config.kafka.updaters_group
         self._seen: tuple[Positions, int] | None = None  # the ends at the last call, and the lag behind them
 
     def why_unowned(self) -> str:

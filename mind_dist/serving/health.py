@@ -23,6 +23,8 @@ IGNORING_EVERYTHING = "ignoring_everything"
 LAG_GROWING = "lag_growing"
 LAG_UNKNOWN = "lag_unknown"
 UPDATE_FAILING = "update_failing"
+PARTITIONS_STOPPED = "partitions_stopped"
+VIEW_FAILING = "view_failing"
 NO_ACTIVE_VERSION = "no_active_version"
 ACTIVE_VERSION_NOT_LOADED = "active_version_not_loaded"
 STAGED_VERSION_NOT_LOADED = "staged_version_not_loaded"
@@ -149,13 +151,10 @@ class IdleWatch:
 
 
 _SKIPPING = (
-    "their users' rows say that they are applied already, so the rows' positions are of another log: if the topic was made "
-    "anew, publish a version whose users start empty"
+    "their users' states say that they are applied already, so the states' positions are of another log: if the topic was "
+    "made anew, let the states begin anew, too"
 )
-_IGNORING = (
-    "their event types are none that the version takes as behaviors: compare what producers send with event_types in the "
-    "version's manifest"
-)
+_IGNORING = "their event types are none that are kept: compare what producers send with serving.states.event_types"
 
 
 def idle_watches(after_s: float) -> dict[str, IdleWatch]:

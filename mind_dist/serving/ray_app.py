@@ -1,7 +1,7 @@
 """Ray Serve around the cores: threads, replicas, health, metrics, HTTP.
 
-Two deployments. `UserVectorUpdater`: replicas that share a topic's partitions, each with one thread per wanted model
-version. `Recommender`: HTTP. Both follow the active and the staged version and take over a new one without a restart.
+Two deployments. `UserVectorUpdater`: replicas that share a topic's partitions, each with a thread for the users' states
+and one for the rows of each wanted model version. `Recommender`: HTTP. Both follow the active and the staged version and take over a new one without a restart.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from mind_dist.config import Addresses, ServingConfig, dump, parse, prefixed
 from mind_dist.encoder import InterestEncoder
 from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.index.vector_store import VersionInfo
-from mind_dist.log.kafka import EventProducer, KafkaDeadLetters, KafkaSource, ensure_dead_letter_topic
+from mind_dist.keys import IdType
+from mind_dist.log.kafka import EventProducer, num_partitions
 from mind_dist.log.kafka_settings import runtime_environment
 from mind_dist.observability import METRICS, Metric, configure_logging
 from mind_dist.serving.event_sender import EventSender
@@ -30,9 +31,15 @@ from mind_dist.serving.health import Problem, Problems, UpdaterWatch
 from mind_dist.serving.http import build_api, most_at_once
 from mind_dist.serving.recall_audit import RecallAudit
 from mind_dist.serving.recommender import Recommender
-from mind_dist.serving.update_loop import OnStep, UpdateLoop
-from mind_dist.serving.updater import UserVectorUpdater
+from mind_dist.serving.states_loop import StatesLoop
 from mind_dist.serving.version_follower import VersionFollower
+from mind_dist.serving.view_loop import ViewLoop
+from mind_dist.serving.work_loop import Beat
+from mind_dist.states.on_kafka import states_on_kafka
+from mind_dist.states.shared import SharedStores
+from mind_dist.states.updater import StatesUpdater
+from mind_dist.views.positions import KafkaViewPositions
+from mind_dist.views.view import View
 
 APPLICATION = "mind_dist"
 """Name of the Serve application of the deployment without a name."""
@@ -137,16 +144,18 @@ class _Replica:
 
 
 class UpdaterReplica(_Replica):
-    """Keeps user vectors fresh, for every wanted version in a thread of its own."""
+    """Keeps users' states, and behind them the rows of every wanted version, each in a thread of its own."""
 
     def __init__(self, config: dict[str, Any], addresses: dict[str, Any]) -> None:
         super().__init__(config, addresses)
         self._name = uuid.uuid4().hex
         self._store = self.store(self.config.milvus.retry_s)
+        self._shared = SharedStores(self.config.kafka.session_timeout_s)
+        self._states: StatesLoop | None = None
         self._follower = VersionFollower(
             self._store,
             self._start,
-            partial(UpdateLoop.stop, timeout_s=_STOP_WITHIN_S),
+            partial(ViewLoop.stop, timeout_s=_STOP_WITHIN_S),
             poll_s=self.config.version_poll_s,
             problems=self.problems,
             source="updater",
@@ -156,13 +165,16 @@ class UpdaterReplica(_Replica):
     def check_health(self) -> None:
         """Raise when this replica must be replaced: Serve calls it every few seconds."""
         self._follower.check(self.config.unhealthy_after_s)
-        for loop in list(self._follower.parts.values()):
-            loop.check()
+        if self._states is not None:
+            self._states.check()
+        for view in list(self._follower.parts.values()):
+            view.check()
 
-    def status(self) -> list[dict[str, Any]]:
-        """Return what each version's updater has done in this replica, with the replica's name."""
-        loops = list(self._follower.parts.values())
-        return [{"replica": self._name, **dataclasses.asdict(loop.status())} for loop in loops]
+    def status(self) -> dict[str, Any]:
+        """Return what was done in this replica: its name, `states`, and each of the `views`."""
+        states = dataclasses.asdict(self._states.status()) if self._states else {}
+        views = [dataclasses.asdict(view.status()) for view in list(self._follower.parts.values())]
+        return {"replica": self._name, "states": states, "views": views}
 
     def health(self) -> tuple[str, list[Problem]]:
         """Return this replica's name and what is wrong with it: `/readyz` shows it."""
@@ -172,30 +184,55 @@ class UpdaterReplica(_Replica):
         """Leave the consumer groups; Serve calls it before it ends the process."""
         if hasattr(self, "_follower"):
             self._follower.stop(_STOP_WITHIN_S)
+            if self._states is not None:
+                self._states.stop(_STOP_WITHIN_S)
 
-    def _start(self, info: VersionInfo) -> UpdateLoop:
+    def _start(self, info: VersionInfo) -> ViewLoop:
         encoder = InterestEncoder.load(info.uri)
-        loop = UpdateLoop(
+        self._keep_states(encoder.manifest.id_type)
+        loop = ViewLoop(
             info.model_version,
-            partial(self._connect, encoder),
+            partial(self._view, encoder, info),
+            self._shared,
             self.config,
+            self.metrics,
             problems=self.problems,
-            why_unowned=GroupProgress(self.addresses.kafka, self.config, info.model_version).why_unowned,
+            is_active=lambda: self._follower.active == info.model_version,
         )
         loop.start()
         return loop
 
-    def _connect(self, encoder: InterestEncoder, on_step: OnStep) -> UserVectorUpdater:
-        kafka, address = self.config.kafka, self.addresses.kafka
-        ensure_dead_letter_topic(address, kafka)
-        return UserVectorUpdater(
+    def _keep_states(self, id_type: IdType) -> None:
+        """Begin with the first version: what ids are is known by it, and never changes in a deployment."""
+        if self._states is None:
+            why_unowned = GroupProgress(self.addresses.kafka, self.config).why_unowned
+            build = partial(self._connect, id_type)
+            self._states = StatesLoop(build, self.config, self.metrics, problems=self.problems, why_unowned=why_unowned)
+            self._states.start()
+
+    def _connect(self, id_type: IdType, beat: Beat) -> StatesUpdater:
+        return states_on_kafka(
+            self.addresses.kafka,
+            self.config.kafka,
+            self.config.states,
+            id_type,
+            shared=self._shared,
+            on_step=lambda step: beat(f"{step.value} ({step.name.lower()})"),
+            may_take=lambda: self._shared.most_behind() <= self.config.views.max_lag,
+        )
+
+    def _view(self, encoder: InterestEncoder, info: VersionInfo) -> View:
+        kafka = self.config.kafka
+        timeout_s = kafka.connect_timeout_s
+        count = num_partitions(self.addresses.kafka, kafka.states_topic, timeout_s=timeout_s)
+        return View(
             encoder,
             self._store,
-            KafkaSource(address, kafka, kafka.group(encoder.model_version)),
-            KafkaDeadLetters(address, kafka),
-            config=self.config,
+            KafkaViewPositions(self.addresses.kafka, kafka, info, count),
+            self.config.states.kept_features,
+            config=self.config.views,
             metrics=self.metrics,
-            on_step=on_step,
+            may_write=self._shared.is_ours,
         )
 
 

@@ -50,7 +50,9 @@ class VersionFollower(Generic[P]):
         self._poll_s = poll_s
         self._problems = problems or health.Problems()
         self._source = source
-        self._is_one_active = True
+        self._active: str | None = None
+        self._looked = False
+        self._published_ms: dict[str, int] = {}
         self._staged_problem = ""
         self._clock = clock
         self._stopping = threading.Event()
@@ -82,6 +84,11 @@ class VersionFollower(Generic[P]):
         if self._problem is not None and failing_s > unhealthy_after_s:
             raise UpdaterStopped(f"model versions cannot be followed for {failing_s:.0f} s: {self._problem}")
 
+    @property
+    def active(self) -> str | None:
+        """The version that readers were on at the last look."""
+        return self._active
+
     def look(self) -> None:
         """Make the parts of new wanted versions, then end the others.
 
@@ -91,7 +98,7 @@ class VersionFollower(Generic[P]):
         """
         staged = self._store.staged_version()  # first: a version activated in between is then seen at least once
         active = self._store.active_version()
-        self._is_one_active = active is not None
+        self._active, self._looked = active, True
         if active is not None:
             self._keep(active)
         self._staged_problem = "" if staged is None else self._try_to_keep(staged)
@@ -99,19 +106,24 @@ class VersionFollower(Generic[P]):
             self._end(self.parts.pop(model_version))
 
     def _keep(self, model_version: str) -> None:
-        if model_version in self.parts:
-            return
+        """Make a version's part, and make it anew where the version was dropped and published again meanwhile."""
         known = {info.model_version: info for info in self._store.versions()}
         if model_version not in known:
             raise VersionError(model_version, "not in the vector store any more")
+        published_ms = known[model_version].published_ms
+        if model_version in self.parts and self._published_ms[model_version] == published_ms:
+            return
+        if model_version in self.parts:
+            self._end(self.parts.pop(model_version))
         self.parts[model_version] = self._make(known[model_version])
+        self._published_ms[model_version] = published_ms
         logger.info("following", extra={"fields": {"model_version": model_version}})
 
     def _try_to_keep(self, model_version: str) -> str:
         """Return why a version cannot be followed, where it cannot: readers are elsewhere, and must not be disturbed."""
         try:
             self._keep(model_version)
-        except MindDistError as error:
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the active one goes on
             return f"version {model_version} is staged, and cannot be followed: {error}"
         return ""
 
@@ -133,7 +145,7 @@ class VersionFollower(Generic[P]):
             found[health.ACTIVE_VERSION_NOT_LOADED] = f"the active version cannot be followed: {self._problem}"
         elif self._problem is not None:
             found[health.VERSIONS_UNKNOWN] = f"it cannot be told which versions are wanted: {self._problem}"
-        elif not self._is_one_active:
+        elif self._looked and self._active is None:
             found[health.NO_ACTIVE_VERSION] = "no model version is active: publish one"
         if self._staged_problem:
             found[health.STAGED_VERSION_NOT_LOADED] = self._staged_problem

@@ -43,7 +43,8 @@ class Applied:
     Attributes:
         state: The state behind them; None where nothing is known of the user.
         changed: It is another one than before.
-        applied: Records that changed it.
+        num_applied: Records that changed it.
+        appended_ms: When the log took those of them that are events, for freshness: an import is as old as it is.
         num_skipped: Records that were in it already.
         num_ignored: Events of types that are not kept.
         num_unchanged: Records that changed nothing: duplicates, or older than a full history.
@@ -52,7 +53,8 @@ class Applied:
 
     state: UserState | None
     changed: bool = False
-    applied: list[Record] = field(default_factory=list)
+    num_applied: int = 0
+    appended_ms: list[int] = field(default_factory=list)
     num_skipped: int = 0
     num_ignored: int = 0
     num_unchanged: int = 0
@@ -85,4 +87,6 @@ def _take(result: Applied, before: UserState, record: Record, change: Event | Hi
         return
     result.state = dataclasses.replace(before, history=history, profile=profile, next_offset=record.offset + 1)
     result.changed = True
-    result.applied.append(record)
+    result.num_applied += 1
+    if isinstance(change, Event):
+        result.appended_ms.append(record.appended_ms)

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rocksdict import Options, Rdict, ReadOptions, WriteBatch
+from rocksdict import DbClosedError, Options, Rdict, ReadOptions, WriteBatch
 
 from mind_dist.errors import StateError
 from mind_dist.log.identity import LogIdentity
@@ -82,7 +83,8 @@ class LocalStore:
     @property
     def position(self) -> int:
         """Where to go on in the log of states: what stands below is here."""
-        found = self._db.get(_POSITION)
+        with self._in_use():
+            found = self._db.get(_POSITION)
         return _POSITIONS.unpack(found)[0] if found else 0
 
     def get(self, user_keys: Sequence[int]) -> list[StoredState | None]:
@@ -107,11 +109,12 @@ class LocalStore:
     def changed_from(self, position: int, count: int) -> list[StoredState]:
         """Return up to `count` users in the order in which they changed last, from a position of the log on."""
         places: list[tuple[int, int]] = []
-        found = self._db.iter(ReadOptions())
-        found.seek(b"o" + _POSITIONS.pack(position))
-        while found.valid() and len(places) < count and found.key()[:1] == b"o":
-            places.append((_POSITIONS.unpack(found.key()[1:])[0], _user_key(found.value())))
-            found.next()
+        with self._in_use():
+            found = self._db.iter(ReadOptions())
+            found.seek(b"o" + _POSITIONS.pack(position))
+            while found.valid() and len(places) < count and found.key()[:1] == b"o":
+                places.append((_POSITIONS.unpack(found.key()[1:])[0], _user_key(found.value())))
+                found.next()
         states = self.get([user_key for _, user_key in places])
         # one that moved on while this read is met again at its new place
         return [
@@ -129,8 +132,17 @@ class LocalStore:
             found.next()
 
     def _values(self, user_keys: Sequence[int]) -> Sequence[bytes | None]:
-        found: Any = self._db.get([_user(key) for key in user_keys]) if user_keys else []
-        return list(found)
+        with self._in_use():
+            found: Any = self._db.get([_user(key) for key in user_keys]) if user_keys else []
+            return list(found)
+
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        """Say by our own error that the partition has gone meanwhile."""
+        try:
+            yield
+        except DbClosedError as error:
+            raise StateError(f"{self._path}: closed, the partition has moved on") from error
 
     def close(self) -> None:
         """Leave the folder."""

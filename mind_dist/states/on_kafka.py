@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from mind_dist.config import KafkaConfig, StatesConfig
@@ -14,6 +14,7 @@ from mind_dist.log.kafka import KafkaSource
 from mind_dist.log.kafka_topics import ensure_dead_letter_topic, ensure_state_topic, log_identity
 from mind_dist.log.kafka_transactions import KafkaTransactions
 from mind_dist.states.local_store import LocalStore
+from mind_dist.states.shared import SharedStores
 from mind_dist.states.updater import StatesUpdater, UpdateStep
 
 
@@ -29,8 +30,9 @@ def states_on_kafka(
     config: StatesConfig,
     id_type: IdType,
     *,
+    shared: SharedStores,
     on_step: Callable[[UpdateStep], None] = lambda _step: None,
-    on_changed: Callable[[Iterable[int]], None] = lambda _partitions: None,
+    may_take: Callable[[], bool] = lambda: True,
 ) -> StatesUpdater:
     """Join the group that keeps the users' states.
 
@@ -52,5 +54,6 @@ def states_on_kafka(
         config=config,
         kafka=kafka,
         on_step=on_step,
-        on_changed=on_changed,
+        may_take=may_take,
+        shared=shared,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from mind_dist.observability import Metrics
 from mind_dist.states.applying import Applied
@@ -40,12 +40,16 @@ class StatesReport:
             num_records,
             num_poison,
             num_ignored=sum(each.num_ignored for each in users),
-            num_applied=sum(len(each.applied) for each in users),
+            num_applied=sum(each.num_applied for each in users),
             num_skipped=sum(each.num_skipped for each in users),
             num_unchanged=sum(each.num_unchanged for each in users),
             num_tombstones=sum(each.num_tombstones for each in users),
             num_states=sum(each.changed for each in users),
         )
+
+    def plus(self, other: StatesReport) -> StatesReport:
+        """Return both together."""
+        return StatesReport(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
 
     def emit(self, metrics: Metrics) -> None:
         """Add it to the metrics."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import enum
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mind_dist.config import KafkaConfig, StatesConfig
@@ -33,6 +33,7 @@ from mind_dist.states.note import Note
 from mind_dist.states.partition import OpenReader, OwnedPartition
 from mind_dist.states.record import UserState, decode_state, encode_state
 from mind_dist.states.report import StatesReport
+from mind_dist.states.shared import SharedStores
 
 logger = logging.getLogger(__name__)
 
@@ -76,9 +77,9 @@ class StatesUpdater:
         id_type: What ids are outside.
         config: What is kept.
         kafka: Topics and limits.
+        shared: What the views of this process read.
         on_step: Called before each step: a heartbeat.
-        on_changed: Called with the partitions whose states changed.
-        clock: Seconds that never go back.
+        may_take: Asked before each poll; while it is False, no more events are taken in.
     """
 
     def __init__(
@@ -91,8 +92,9 @@ class StatesUpdater:
         *,
         config: StatesConfig,
         kafka: KafkaConfig,
+        shared: SharedStores,
         on_step: Callable[[UpdateStep], None] = lambda _step: None,
-        on_changed: Callable[[Iterable[int]], None] = lambda _partitions: None,
+        may_take: Callable[[], bool] = lambda: True,
     ) -> None:
         self._source = source
         self._transactions = transactions
@@ -103,7 +105,9 @@ class StatesUpdater:
         self._keeping = Keeping(config.max_history, frozenset(config.event_types))
         self._kafka = kafka
         self._on_step = on_step
-        self._on_changed = on_changed
+        self._shared = shared
+        self._may_take = may_take
+        self._is_held = False
         self._generation = -1
         self._owned: dict[int, OwnedPartition] = {}
 
@@ -111,11 +115,6 @@ class StatesUpdater:
     def partitions(self) -> Mapping[int, OwnedPartition]:
         """The partitions owned now; views read the stores of those at work."""
         return dict(self._owned)
-
-    @property
-    def at_work(self) -> Mapping[int, LocalStore]:
-        """The stores of the partitions whose states are all here."""
-        return {p: each.store for p, each in self._owned.items() if each.restore is None}
 
     @property
     def stopped(self) -> Mapping[int, str]:
@@ -137,8 +136,17 @@ class StatesUpdater:
             self._generation = -1  # whatever was stored or not, it is read from the log before the next batch
             raise
 
+    def lag(self, timeout_s: float) -> Mapping[int, int]:
+        """Return how many records of each owned partition are still to be applied.
+
+        Raises:
+            ServiceUnavailable: The log did not answer within `timeout_s`.
+        """
+        return self._source.lag(timeout_s)
+
     def close(self) -> None:
         """Leave the log, writing nothing."""
+        self._shared.own({})
         for partition in self._owned.values():
             partition.close()
         self._owned.clear()
@@ -147,8 +155,10 @@ class StatesUpdater:
 
     def _step(self, timeout_s: float) -> StatesReport:
         self._on_step(UpdateStep.POLL)
+        self._hold_or_go_on()
         restoring = any(each.restore for each in self._owned.values())
         records = self._poll(0 if restoring else timeout_s)
+        self._shared.polled()
         is_new = self._notice_assignment()
         self._advance_restores()
         if is_new or not records:  # what came before it was known where to go on comes again
@@ -173,8 +183,11 @@ class StatesUpdater:
     def _notice_assignment(self) -> bool:
         """Tell whether the group has changed, and then take over what is ours: others may have had what stayed, too."""
         owned, generation = self._source.assignment(), self._source.membership().generation
-        for number in self._owned.keys() - owned:
-            self._owned.pop(number).close()
+        if gone := self._owned.keys() - owned:
+            leaving = [self._owned.pop(number) for number in gone]
+            self._share()
+            for partition in leaving:
+                partition.close()
         if generation == self._generation and self._owned.keys() == owned:
             return False
         notes = {number: Note.of_text(text) for number, text in self._source.notes().items()}
@@ -209,8 +222,21 @@ class StatesUpdater:
                 logger.warning("local states are too old, reading all of them again", extra={"fields": fields})
                 continue
             if is_done:
-                self._source.resume([] if partition.stopped else [number])
-                self._on_changed([number])
+                self._source.resume([] if partition.stopped or self._is_held else [number])
+                self._share()
+
+    def _share(self) -> None:
+        """Let views read the partitions whose states are all here."""
+        self._shared.own({p: each.store for p, each in self._owned.items() if each.restore is None})
+
+    def _hold_or_go_on(self) -> None:
+        """Take nothing in while the views are too far behind; being polled all the same, the partitions stay ours."""
+        is_held = not self._may_take()
+        if is_held == self._is_held:
+            return
+        self._is_held = is_held
+        running = [p for p, each in self._owned.items() if each.restore is None and not each.stopped]
+        (self._source.pause if is_held else self._source.resume)(running)
 
     def look_at_stopped(self) -> None:
         """Go on with the stopped partitions that an operator has given another position, or let go on.
@@ -260,7 +286,10 @@ class StatesUpdater:
         self._on_step(UpdateStep.STORE)
         self._store(work, states, offsets)
         self._on_step(UpdateStep.TELL)
-        self._on_changed([each.partition.number for each in work if each.changed])
+        for each in work:
+            applied_ms = [at for user in each.applied.values() for at in user.appended_ms]
+            self._shared.note_appended(each.partition.number, each.partition.store.position, applied_ms)
+        self._shared.tell()
         return StatesReport.of(
             [applied for each in work for applied in each.applied.values()],
             num_records=sum(len(of) for of in by_partition.values()),

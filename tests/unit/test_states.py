@@ -17,6 +17,7 @@ from mind_dist.log.transactions import InMemoryTransactions, Membership
 from mind_dist.records import BehaviorSequence, Record
 from mind_dist.states.local_store import LocalStore, StoredState
 from mind_dist.states.record import UserState, decode_state, encode_state
+from mind_dist.states.shared import SharedStores
 from mind_dist.states.updater import StatesUpdater, UpdateStep
 from tests.state_worlds import FEATURES, KeyValue, mixed_log, told_by
 
@@ -108,6 +109,7 @@ class World:
             "int64",
             config=CONFIG,
             kafka=KAFKA,
+            shared=SharedStores(KAFKA.session_timeout_s),
             on_step=self._maybe_fail,
         )
 
