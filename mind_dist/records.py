@@ -163,24 +163,33 @@ class BehaviorSequence:
             first = max(tied, first - MAX_TIES)
         return self.slice(first, len(self)) if first else self
 
-    def merge(self, events: Iterable[Event], max_behaviors: int) -> Self:
+    def merge(self, events: Iterable[Event], max_behaviors: int, *, by_kind: bool = False) -> Self:
         """Return the sequence with `events`, in the order of their arrival, each behind all that are not later.
 
         So behaviors are in the order of (time, arrival). An event with the item and time of a behavior already there
         is a duplicate and changes nothing, nor does one that is older than all of a full history, which is kept as
         `newest` says. It does not matter how events are cut into calls, or whether some come again. Returns `self`
         itself when nothing changed.
+
+        Args:
+            events: What to add.
+            max_behaviors: How many behaviors are kept.
+            by_kind: What differs in the first behavior key, the type of the event, is no duplicate: who reads some types
+                alone must find the first of these.
         """
         sequence = self
         for event in events:
-            sequence = sequence._with_event(event, max_behaviors)
+            sequence = sequence._with_event(event, max_behaviors, by_kind=by_kind)
         return sequence
 
-    def _with_event(self, event: Event, max_behaviors: int) -> Self:
+    def _with_event(self, event: Event, max_behaviors: int, *, by_kind: bool) -> Self:
         first = int(np.searchsorted(self.timestamps_ms, event.timestamp_ms, side="left"))
         behind = int(np.searchsorted(self.timestamps_ms, event.timestamp_ms, side="right"))
         is_late = behind == 0 and len(self) >= max_behaviors
-        if is_late or bool((self.item_keys[first:behind] == event.item_key).any()):
+        is_same = self.item_keys[first:behind] == event.item_key
+        if by_kind and event.behavior_keys and len(is_same):
+            is_same = is_same & (self.behavior_keys[first:behind, 0] == event.behavior_keys[0])
+        if is_late or bool(is_same.any()):
             return self
         merged = dataclasses.replace(
             self,
@@ -189,6 +198,14 @@ class BehaviorSequence:
             behavior_keys=_inserted(self.behavior_keys, len(self), behind, event.behavior_keys),
         )
         return merged.newest(max_behaviors)
+
+    def without_repeats(self) -> Self:
+        """Return the sequence with an item once at each time, where it came first."""
+        times = self.timestamps_ms
+        if not bool((times[1:] == times[:-1]).any()):
+            return self
+        _, first = np.unique(np.stack([times, self.item_keys]), axis=1, return_index=True)
+        return self if len(first) == len(self) else self.take(np.isin(np.arange(len(self)), first))
 
     def events(self) -> Iterator[Event]:
         """Yield the behaviors as events that `merge` takes."""

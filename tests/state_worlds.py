@@ -74,8 +74,8 @@ def told_by(records: Sequence[Record], max_history: int) -> Oracle:
             case Tombstone():
                 states.pop(said.user_key, None)
             case Event():
-                states[said.user_key] = history.merge([said], max_history), profile
+                states[said.user_key] = history.merge([said], max_history, by_kind=True), profile
             case History():
                 told = profile if said.profile is None else dict(said.profile)
-                states[said.user_key] = history.merge(said.events, max_history), told
+                states[said.user_key] = history.merge(said.events, max_history, by_kind=True), told
     return Oracle(states, poison)

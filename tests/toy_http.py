@@ -21,6 +21,7 @@ from mind_dist.serving.event_sender import SentEvent
 from mind_dist.serving.health import Problem
 from mind_dist.serving.http import build_api
 from mind_dist.serving.recommender import Recommender
+from tests.toy_views import fill_users
 from tests.versions import original_id, tiny_version
 
 
@@ -75,7 +76,8 @@ class Setting:
         encoder = InterestEncoder.load(self.uri)
         one_interest = BehaviorSequence(7, self.keys(1, 2, 3), np.array([10, 20, 30]))
         three_interests = BehaviorSequence(5, self.keys(*range(8)), np.arange(8))
-        publish(self.store, encoder, self.uri, sequences=[one_interest, three_interests])
+        publish(self.store, encoder, self.uri)
+        fill_users(self.store, encoder, encoder.model_version, [one_interest, three_interests])
         self.encoders[encoder.model_version] = encoder
         return encoder.model_version
 

@@ -2,9 +2,9 @@
 
 import dataclasses
 import hashlib
-import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,19 @@ from numpy.typing import NDArray
 from mind_dist.checkpoint import FORMAT_VERSION, Manifest
 from mind_dist.config import KafkaConfig, ModelConfig, ServingConfig
 from mind_dist.encoder import UserInterests
-from mind_dist.errors import ServiceUnavailable, StaleAssignment
+from mind_dist.errors import ServiceUnavailable
 from mind_dist.index.memory import InMemoryVectorStore
 from mind_dist.index.vector_store import UserRow, VersionInfo
 from mind_dist.log.codec import encode_event, encode_key
-from mind_dist.log.source import InMemoryDeadLetters, InMemoryLog, InMemorySource
+from mind_dist.log.source import InMemoryLog, InMemorySource
+from mind_dist.log.transactions import InMemoryTransactions
 from mind_dist.observability import InMemoryMetrics
-from mind_dist.records import MAX_TIES, BehaviorSequence, Keys, Positions, Record
-from mind_dist.serving.updater import UpdateStep, UserVectorUpdater
+from mind_dist.records import MAX_TIES, BehaviorSequence, Keys
+from mind_dist.states.local_store import LocalStore
+from mind_dist.states.shared import SharedStores
+from mind_dist.states.updater import StatesUpdater, UpdateStep
+from mind_dist.views.positions import InMemoryViewPositions
+from mind_dist.views.view import View
 
 OnStep = Callable[[UpdateStep], None]
 
@@ -41,7 +46,7 @@ class ToyEncoder:
     """Interests that are a fingerprint of the known history, its features and the profile, in place of a trained model."""
 
     max_behaviors: int = 5
-    config: ModelConfig = field(default_factory=lambda: ModelConfig(dim=DIM, num_interests=2, num_profile_features=2))
+    config: ModelConfig = field(default_factory=lambda: ModelConfig(dim=DIM, num_interests=2))
     manifest: Manifest = field(default_factory=toy_manifest)
 
     def knows(self, keys: Keys) -> NDArray[np.bool_]:
@@ -121,52 +126,13 @@ def log_of(entries: Iterable[tuple[bytes, bytes | None]], num_partitions: int = 
     return log
 
 
-class StaleStore(InMemoryVectorStore):
-    """Reads as Milvus serves them: bounded ones up to 10 s old, multi-key ones now and then without a row."""
-
-    def __init__(self, seed: int, clock: Clock) -> None:
-        super().__init__()
-        self._random = random.Random(seed)
-        self._clock = clock
-        self._replaced: dict[int, list[tuple[float, UserRow | None]]] = {}
-
-    def upsert_users(self, model_version: str, rows: Sequence[UserRow]) -> None:
-        self._remember(model_version, [row.user_key for row in rows])
-        super().upsert_users(model_version, rows)
-
-    def delete_users(self, model_version: str, user_keys: Sequence[int]) -> None:
-        self._remember(model_version, user_keys)
-        super().delete_users(model_version, user_keys)
-
-    def get_users(self, model_version: str, user_keys: Sequence[int], *, strong: bool) -> dict[int, UserRow]:
-        rows: dict[int, UserRow | None] = dict(super().get_users(model_version, user_keys, strong=True))
-        for key in user_keys:
-            old = [row for at, row in self._replaced.get(key, []) if at > self._clock.now - 10]
-            if old and not strong:
-                rows[key] = self._random.choice(old)
-            if len(user_keys) > 1 and self._random.random() < 0.2:
-                rows[key] = None
-        return {key: row for key, row in rows.items() if row is not None}
-
-    def get_users_singly(self, model_version: str, user_keys: Sequence[int]) -> dict[int, UserRow]:
-        return super().get_users(model_version, user_keys, strong=True)
-
-    def _remember(self, model_version: str, user_keys: Sequence[int]) -> None:
-        before = super().get_users(model_version, user_keys, strong=True)
-        for key in user_keys:
-            self._replaced.setdefault(key, []).append((self._clock.now, before.get(key)))
-
-
 class UnsteadyStore(InMemoryVectorStore):
-    """Fails the calls it is told to, before or after they took effect."""
+    """Fails the calls it is told to, before or after they took effect; or all of them while it is away."""
 
-    def __init__(self, outcomes: Iterable[str]) -> None:
+    def __init__(self, outcomes: Iterable[str] = ()) -> None:
         super().__init__()
         self._outcomes = iter(outcomes)
-
-    def get_users(self, model_version: str, user_keys: Sequence[int], *, strong: bool) -> dict[int, UserRow]:
-        self._fail("before", next(self._outcomes, ""))
-        return super().get_users(model_version, user_keys, strong=strong)
+        self.away = False
 
     def upsert_users(self, model_version: str, rows: Sequence[UserRow]) -> None:
         outcome = next(self._outcomes, "")
@@ -182,84 +148,104 @@ class UnsteadyStore(InMemoryVectorStore):
         self._fail("after", outcome)
 
     def _fail(self, when: str, outcome: str) -> None:
-        if outcome == when:
+        if outcome == when or self.away:
             raise ServiceUnavailable("Milvus", "toy", 1.0)
 
 
 class MovingSource(InMemorySource):
-    """A group member whose partitions are moved by the test; it commits only what it owns."""
+    """A group member whose partitions are moved by the test."""
 
-    def __init__(self, log: InMemoryLog, group: str, partitions: Iterable[int], max_records: int) -> None:
-        super().__init__(log, group, partitions, max_records)
-        self._moved: frozenset[int] | None = None
+    def __init__(self, log: InMemoryLog, group: str, max_records: int) -> None:
+        super().__init__(log, group, max_records=max_records)
+        self._mine: frozenset[int] | None = None
 
     def move(self, partitions: Iterable[int]) -> None:
         """Own these partitions from the next poll on."""
-        self._moved = frozenset(partitions)
+        self._mine = frozenset(partitions)
+        self._log.evict(self._group)
 
-    def poll(self, timeout_s: float) -> Sequence[Record]:
-        if self._moved is not None:
-            self._owned, self._moved = self._moved, None
-            stored = self._log.stored(self._group, self._owned)
-            self._position = {p: stored.get(p, 0) for p in sorted(self._owned)}
-        return super().poll(timeout_s)
-
-    def commit(self, positions: Positions) -> None:
-        if not set(positions) <= (self._owned if self._moved is None else self._moved):
-            raise StaleAssignment("partitions have moved on")
-        super().commit(positions)
+    def _own(self, partitions: Iterable[int]) -> None:
+        mine = getattr(self, "_mine", None)
+        super()._own(partitions if mine is None else mine & set(partitions))
 
 
 @dataclass
 class Run:
-    """One updater over a log, and all that it touches."""
+    """Events, the log of states, an index, and the owners and views that come and go over them."""
 
-    log: InMemoryLog
+    events: InMemoryLog
+    folder: Path
     store: InMemoryVectorStore = field(default_factory=toy_store)
-    group: str = "toy"
-    dead_letters: InMemoryDeadLetters = field(default_factory=InMemoryDeadLetters)
     metrics: InMemoryMetrics = field(default_factory=InMemoryMetrics)
     clock: Clock = field(default_factory=Clock)
     config: ServingConfig = field(default_factory=toy_config)
     encoder: ToyEncoder = field(default_factory=ToyEncoder)
 
-    def updater(
-        self, on_step: OnStep = lambda _step: None, partitions: Iterable[int] | None = None
-    ) -> UserVectorUpdater:
-        """Return a new updater, as a process that just started has it."""
-        return self.updater_of(self.source(partitions), on_step)
+    def __post_init__(self) -> None:
+        self.states = InMemoryLog(self.events.num_partitions)
+        self.dead_letters = InMemoryLog()
+        self.shared = SharedStores(1e9, self.clock)
 
-    def source(self, partitions: Iterable[int] | None = None) -> MovingSource:
-        owned = range(self.log.num_partitions) if partitions is None else partitions
-        return MovingSource(self.log, self.group, owned, self.config.kafka.max_poll_records)
+    def source(self) -> MovingSource:
+        kafka = self.config.kafka
+        return MovingSource(self.events, kafka.updaters_group, kafka.max_poll_records)
 
-    def updater_of(self, source: InMemorySource, on_step: OnStep = lambda _step: None) -> UserVectorUpdater:
-        return UserVectorUpdater(
-            self.encoder,
-            self.store,
-            source,
-            self.dead_letters,
-            config=self.config,
-            metrics=self.metrics,
+    def updater(self, on_step: OnStep = lambda _step: None, source: InMemorySource | None = None) -> StatesUpdater:
+        """Return a new owner of all partitions, as a process that just started has it."""
+        kafka = self.config.kafka
+        topics = {kafka.states_topic: self.states, kafka.dead_letter_topic: self.dead_letters}
+        return StatesUpdater(
+            source or self.source(),
+            InMemoryTransactions(self.events, topics),
+            lambda partition: InMemorySource(self.states, "", [partition]),
+            lambda partition: LocalStore.in_free_slot(self.folder, partition, self.states.identity),
+            "int64",
+            config=self.config.states,
+            kafka=kafka,
+            shared=self.shared,
             on_step=on_step,
-            clock=self.clock,
-            now_ms=lambda: int(self.clock.now * 1000),
         )
 
-    def drain(self, updater: UserVectorUpdater) -> None:
-        while updater.step(0).num_records:
+    def view(self, **settings: Any) -> View:
+        """Return a new view of the version, as a process that just started has it."""
+        return View(
+            self.encoder,
+            self.store,
+            InMemoryViewPositions(self.states, VERSION),
+            self.config.states.kept_features,
+            config=self.config.views,
+            metrics=self.metrics,
+            clock=self.clock,
+            now_ms=lambda: int(self.clock.now * 1000),
+            **settings,
+        )
+
+    def drain(self, updater: StatesUpdater) -> None:
+        """Let an owner work until the group has come to the end of the events."""
+        partitions = range(self.events.num_partitions)
+        ends = {p: self.events.end(p) for p in partitions if self.events.end(p)}
+        while True:
+            report = updater.step(0)
             self.clock.now += 1
+            stored = self.events.stored(self.config.kafka.updaters_group, partitions)
+            if not report.num_records and all(stored.get(p, 0) >= end for p, end in ends.items()):
+                return
+
+    def write(self, view: View) -> None:
+        """Let a view work until nothing is left to write."""
+        while view.step(*self.shared.owned()).num_users:
+            pass
 
     def rows(self) -> dict[int, tuple[object, ...]]:
         return contents(self.store)
 
 
 def contents(store: InMemoryVectorStore, version: str = VERSION) -> dict[int, tuple[object, ...]]:
-    """Return every user's row to the last bit, but for when it was computed."""
+    """Return every user's row to the last bit, but for when it was computed and where its state stands."""
     return {row.user_key: bits(row) for row in store.scan_users(version)}
 
 
 def bits(row: UserRow) -> tuple[object, ...]:
     arrays = (row.interests, row.weights, row.behaviors, row.timestamps_ms, row.profile, row.behavior_keys)
     parts = [(array.dtype.str, array.shape, array.tobytes()) for array in arrays]
-    return (*parts, row.partition, row.next_offset, row.model_version)
+    return (*parts, row.partition, row.model_version)

@@ -80,7 +80,7 @@ def _take(result: Applied, before: UserState, record: Record, change: Event | Hi
     events: Collection[Event] = change.events if isinstance(change, History) else (change,)
     kept = [event for event in events if is_kept(event, keeping.event_types)]
     result.num_ignored += len(events) - len(kept)
-    history = before.history.merge(kept, keeping.max_history)
+    history = before.history.merge(kept, keeping.max_history, by_kind=True)
     profile = before.profile if isinstance(change, Event) or change.profile is None else change.profile
     if history is before.history and profile == before.profile:
         result.num_unchanged += bool(kept) or not events

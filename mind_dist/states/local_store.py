@@ -60,7 +60,10 @@ class LocalStore:
         self._path = path
         self._db = _open(path)
         self._whose = to_json(identity.to_json()).encode()
-        if self._db.get(_IDENTITY) != self._whose:
+        known = self._db.get(_IDENTITY)
+        if known is None:
+            self._db.put(_IDENTITY, self._whose)
+        elif known != self._whose:
             self.clear()
 
     @classmethod

@@ -58,7 +58,7 @@ class Reading:
         history = state.history
         if self.event_types is not None:
             history = history.take(np.isin(history.behavior_keys[:, 0], self.event_types))
-        history = history.newest(self.max_behaviors)
+        history = history.without_repeats().newest(self.max_behaviors)
         rows = [self._column(history, name) for name in self.behavior_features]
         kinds = np.stack(rows, axis=1) if rows else np.empty((len(history), 0), dtype=np.int64)
         return dataclasses.replace(history, behavior_keys=kinds, profile_keys=self._profile(state.profile))

@@ -11,12 +11,11 @@ from mind_dist.log.kafka import EventProducer, KafkaSource, ensure_topics
 from mind_dist.serving.group_progress import GroupProgress
 from tests.services import BROKERS
 
-VERSION = "v1"
-
 
 @pytest.fixture
 def kafka() -> KafkaConfig:
-    return KafkaConfig(f"events-{uuid.uuid4().hex}", connect_timeout_s=3)
+    name = f"events-{uuid.uuid4().hex}"
+    return KafkaConfig(name, group_prefix=f"{name}-", connect_timeout_s=3)
 
 
 @pytest.fixture(params=BROKERS)
@@ -27,15 +26,15 @@ def broker(request: pytest.FixtureRequest, kafka: KafkaConfig) -> str:
 
 
 def test_with_no_more_updaters_than_partitions_the_group_is_stuck(broker: str, kafka: KafkaConfig) -> None:
-    said = GroupProgress(broker, ServingConfig(kafka, num_updaters=2), VERSION).why_unowned()
-    assert f"group {kafka.group(VERSION)} is stuck: 2 partitions for 2 updaters, and this one has none" in said
+    said = GroupProgress(broker, ServingConfig(kafka, num_updaters=2)).why_unowned()
+    assert f"group {kafka.updaters_group} is stuck: 2 partitions for 2 updaters, and this one has none" in said
     assert f"kafka-consumer-groups.sh --bootstrap-server {broker} --describe" in said
 
 
 def test_with_more_updaters_it_is_stuck_when_it_takes_nothing_of_what_was_there(
     broker: str, kafka: KafkaConfig
 ) -> None:
-    progress = GroupProgress(broker, ServingConfig(kafka, num_updaters=3), VERSION)
+    progress = GroupProgress(broker, ServingConfig(kafka, num_updaters=3))
     assert progress.why_unowned() == ""
     send(broker, kafka, 10)
     assert progress.why_unowned() == ""  # it had nothing to take until now
@@ -46,7 +45,7 @@ def test_with_more_updaters_it_is_stuck_when_it_takes_nothing_of_what_was_there(
 
 
 def test_a_group_that_gets_on_is_fine_though_its_lag_grows(broker: str, kafka: KafkaConfig) -> None:
-    progress = GroupProgress(broker, ServingConfig(kafka, num_updaters=3), VERSION)
+    progress = GroupProgress(broker, ServingConfig(kafka, num_updaters=3))
     for _ in range(3):
         send(broker, kafka, 10)
         assert progress.why_unowned() == ""
@@ -56,7 +55,7 @@ def test_a_group_that_gets_on_is_fine_though_its_lag_grows(broker: str, kafka: K
 
 def test_a_broker_that_is_away_is_said_to_be(kafka: KafkaConfig) -> None:
     address = f"127.0.0.1:{free_ports(1)[0]}"
-    said = GroupProgress(address, ServingConfig(kafka), VERSION).why_unowned()
+    said = GroupProgress(address, ServingConfig(kafka)).why_unowned()
     assert f"it cannot be told why: Kafka at {address}" in said
 
 
@@ -68,5 +67,5 @@ def send(broker: str, kafka: KafkaConfig, count: int) -> None:
 
 def take(broker: str, kafka: KafkaConfig) -> None:
     """Commit all that is there."""
-    with closing(KafkaSource(broker, kafka, kafka.group(VERSION), partitions=range(2))) as source:
+    with closing(KafkaSource(broker, kafka, kafka.updaters_group, partitions=range(2))) as source:
         source.commit(source.end_positions())

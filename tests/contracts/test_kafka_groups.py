@@ -1,6 +1,7 @@
-"""Handing positions from group to group, over every broker."""
+"""Where groups stand and who is in them, over every broker."""
 
 import uuid
+from collections.abc import Mapping
 from contextlib import closing
 
 import pytest
@@ -8,7 +9,7 @@ from kafka import KafkaProducer
 
 from mind_dist.config import KafkaConfig
 from mind_dist.log.kafka import EventProducer, KafkaSource, ensure_topics
-from mind_dist.log.kafka_groups import end_positions, hand_over, lag
+from mind_dist.log.kafka_groups import end_positions, has_members, lag
 from mind_dist.records import Record
 from tests.services import BROKERS
 
@@ -20,8 +21,13 @@ def broker(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue(request.param))
 
 
+def new_config() -> KafkaConfig:
+    name = f"events-{uuid.uuid4().hex}"
+    return KafkaConfig(topic=name, group_prefix=f"{name}-", connect_timeout_s=20)
+
+
 def make_topic(broker: str, num_events: int) -> KafkaConfig:
-    config = KafkaConfig(topic=f"events-{uuid.uuid4().hex}", connect_timeout_s=20)
+    config = new_config()
     ensure_topics(broker, {config.topic: PARTITIONS})
     send(broker, config, num_events)
     return config
@@ -34,38 +40,32 @@ def send(broker: str, config: KafkaConfig, num_events: int) -> None:
     producer.close()
 
 
-def consume(broker: str, config: KafkaConfig, group: str, count: int) -> list[tuple[int, int]]:
-    """Take records as the group's only member, and commit."""
-    source = KafkaSource(broker, config, group, partitions=range(PARTITIONS))
-    found: list[tuple[int, int]] = []
-    while len(found) < count:
-        found += [(record.partition, record.offset) for record in source.poll(1)]
-    source.commit(source.position())
-    source.close()
-    return found
+def take(broker: str, config: KafkaConfig, group: str, positions: Mapping[int, int]) -> None:
+    """Store positions for a group without joining it."""
+    with closing(KafkaSource(broker, config, group, partitions=range(PARTITIONS))) as source:
+        source.commit(positions)
 
 
-def test_a_group_goes_on_where_another_had_come_to(broker: str) -> None:
+def test_lag_is_how_far_a_group_is_behind_some_positions(broker: str) -> None:
     config = make_topic(broker, 60)
-    old, new = config.group("v1"), config.group("v2")
-    consume(broker, config, old, 60)
     ends = end_positions(broker, config)
     assert sum(ends.values()) == 60
-    assert hand_over(broker, config, old, new) == ends
-    assert lag(broker, config, new, ends) == 0
+    assert lag(broker, config, config.updaters_group, ends) == 60
+    take(broker, config, config.updaters_group, ends)
+    assert lag(broker, config, config.updaters_group, ends) == 0
     send(broker, config, 30)
-    later = end_positions(broker, config)
-    assert sum(later.values()) == 90
-    assert lag(broker, config, new, later) == lag(broker, config, old, later) == 30
-    assert all(offset >= ends[partition] for partition, offset in consume(broker, config, new, 30))
-    assert lag(broker, config, new, later) == 0
-    assert lag(broker, config, old, later) == 30
+    assert lag(broker, config, config.updaters_group, end_positions(broker, config)) == 30
 
 
-def test_a_group_that_never_stored_anything_hands_over_nothing(broker: str) -> None:
-    config = make_topic(broker, 20)
-    assert hand_over(broker, config, config.group("v1"), config.group("v2")) == {}
-    assert lag(broker, config, config.group("v2"), end_positions(broker, config)) == 20
+def test_who_is_in_a_group_is_known(broker: str) -> None:
+    config = make_topic(broker, 1)
+    group = config.updaters_group
+    assert not has_members(broker, config, group)
+    with closing(KafkaSource(broker, config, group)) as member:
+        while not member.assignment():
+            member.poll(0.2)
+        assert has_members(broker, config, group)
+    assert not has_members(broker, config, group)
 
 
 def write_transaction(broker: str, config: KafkaConfig, *, commit: bool) -> None:
@@ -81,7 +81,7 @@ def write_transaction(broker: str, config: KafkaConfig, *, commit: bool) -> None
 
 def test_a_group_that_has_come_to_a_transactions_marker_has_caught_up(broker: str) -> None:
     config = make_topic(broker, 0)
-    group = config.group("v1")
+    group = config.updaters_group
     write_transaction(broker, config, commit=True)
     ends = end_positions(broker, config)
     assert lag(broker, config, group, ends) > 0
@@ -96,8 +96,8 @@ def test_a_group_that_has_come_to_a_transactions_marker_has_caught_up(broker: st
 @pytest.mark.parametrize("broker", [name for name in BROKERS if name != "tansu_broker"], indirect=True)
 def test_a_group_has_caught_up_behind_which_lies_nothing_but_a_transaction_that_was_given_up(broker: str) -> None:
     config = make_topic(broker, 30)
-    group = config.group("v1")
-    consume(broker, config, group, 30)
+    group = config.updaters_group
+    take(broker, config, group, end_positions(broker, config))
     write_transaction(broker, config, commit=False)
     assert lag(broker, config, group, end_positions(broker, config)) == 0
     send(broker, config, 30)

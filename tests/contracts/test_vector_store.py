@@ -69,7 +69,7 @@ def make_items() -> ItemRows:
 ITEMS = make_items()
 
 
-def make_user(user_key: int, *, num_interests: int = NUM_INTERESTS, length: int = 5, next_offset: int = 0) -> UserRow:
+def make_user(user_key: int, *, num_interests: int = NUM_INTERESTS, length: int = 5, state_offset: int = 0) -> UserRow:
     rng = np.random.default_rng(abs(user_key))
     return UserRow(
         user_key,
@@ -79,7 +79,7 @@ def make_user(user_key: int, *, num_interests: int = NUM_INTERESTS, length: int 
         np.arange(length, dtype=np.int64),
         np.array([0, -7], dtype=np.int64),
         partition=3,
-        next_offset=next_offset,
+        state_offset=state_offset,
         updated_ms=1_700_000_000_000,
     )
 
@@ -312,20 +312,20 @@ def test_what_a_search_needs_of_a_user_is_read_alone(store: VectorStore, filled:
 
 def test_a_strong_read_sees_every_acknowledged_write(store: VectorStore, filled: VersionInfo) -> None:
     for offset in range(5):
-        store.upsert_users(filled.model_version, [make_user(20, next_offset=offset)])
-        assert store.get_users(filled.model_version, [20], strong=True)[20].next_offset == offset
-        assert store.get_users_singly(filled.model_version, [20])[20].next_offset == offset
+        store.upsert_users(filled.model_version, [make_user(20, state_offset=offset)])
+        assert store.get_users(filled.model_version, [20], strong=True)[20].state_offset == offset
+        assert store.get_users_singly(filled.model_version, [20])[20].state_offset == offset
 
 
 def test_a_weak_read_sees_old_writes(store: VectorStore, filled: VersionInfo) -> None:
-    store.upsert_users(filled.model_version, [make_user(30, next_offset=4)])
+    store.upsert_users(filled.model_version, [make_user(30, state_offset=4)])
     store.get_users(filled.model_version, [30], strong=True)
-    assert store.get_users(filled.model_version, [30, 31], strong=False)[30].next_offset == 4
+    assert store.get_users(filled.model_version, [30, 31], strong=False)[30].state_offset == 4
 
 
 def test_a_row_replaces_all_of_the_old_one(store: VectorStore, filled: VersionInfo) -> None:
     store.upsert_users(filled.model_version, [make_user(40, length=20)])
-    shorter = make_user(40, num_interests=1, length=1, next_offset=9)
+    shorter = make_user(40, num_interests=1, length=1, state_offset=9)
     store.upsert_users(filled.model_version, [shorter])
     assert_same_row(store.get_users(filled.model_version, [40], strong=True)[40], shorter, filled.model_version)
 
@@ -485,9 +485,9 @@ def test_rows_outlive_a_killed_server(tmp_path: Path) -> None:
         server.start()
         assert store.active_version() == info.model_version
         assert store.count_items(info.model_version) == NUM_ITEMS
-        store.upsert_users(info.model_version, [make_user(2, next_offset=5), make_user(3)])
+        store.upsert_users(info.model_version, [make_user(2, state_offset=5), make_user(3)])
         found = store.get_users(info.model_version, [1, 2, 3], strong=True)
-        assert [found[key].next_offset for key in (1, 2, 3)] == [0, 5, 0]
+        assert [found[key].state_offset for key in (1, 2, 3)] == [0, 5, 0]
         assert list(store.versions()) == [info]
         store.close()
 

@@ -233,14 +233,16 @@ def test_addresses_travel_without_the_token_and_every_process_has_its_own() -> N
 def test_a_deployment_has_a_name(name: str) -> None:
     assert Addresses.from_environment({"MIND_DIST_DEPLOYMENT": name}).deployment == name
     kafka = KafkaConfig().of_deployment(name)
-    assert kafka.group("v1") == f"{name}__mind-dist-users-v1"
-    assert (kafka.topic, kafka.dead_letter_topic) == (
+    assert kafka.updaters_group == f"{name}__mind-dist-states"
+    assert kafka.view_group("v1", 7) == f"{name}__mind-dist-view-v1-7"
+    assert (kafka.topic, kafka.states_topic, kafka.dead_letter_topic) == (
         f"{name}__behavior-events",
+        f"{name}__user-states",
         f"{name}__behavior-events-dead-letters",
     )
     assert KafkaConfig("clicks").of_deployment(name).topic == "clicks"
     assert KafkaConfig().of_deployment("") == KafkaConfig()
-    assert KafkaConfig().group("v1") == "mind-dist-users-v1"
+    assert KafkaConfig().updaters_group == "mind-dist-states"
 
 
 @pytest.mark.parametrize(

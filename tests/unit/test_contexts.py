@@ -30,6 +30,7 @@ from mind_dist.serving.event_sender import SentEvent
 from mind_dist.serving.http import build_api
 from mind_dist.serving.recommender import Recommender
 from mind_dist.serving.requests import RetrieveRequest
+from tests.toy_views import fill_users
 from tests.versions import tiny_version
 
 READ = EventFeatures(behavior=("event_type",), context=("page", "hour"))
@@ -47,7 +48,8 @@ class Setting:
         self.encoder = InterestEncoder.load(uri)
         self.store = InMemoryVectorStore()
         user = USER if features.behavior else dataclasses.replace(USER, behavior_keys=np.empty((0, 0), np.int64))
-        publish(self.store, self.encoder, uri, sequences=[user])
+        publish(self.store, self.encoder, uri)
+        fill_users(self.store, self.encoder, self.encoder.model_version, [user])
         encoders = {self.encoder.model_version: self.encoder}
         self.sent: list[SentEvent] = []
         self.recommender = Recommender(self.store, encoders, ServingConfig(), InMemoryMetrics())

@@ -19,6 +19,7 @@ from mind_dist.serving.bodies import RetrieveBody
 from mind_dist.serving.health import Problem
 from tests.reference import retrieval_loops
 from tests.toy_http import Client, Setting
+from tests.toy_views import fill_users
 from tests.versions import original_id
 
 
@@ -174,7 +175,8 @@ def test_a_user_is_reached_by_any_id(tmp_path: Path, user_id: str) -> None:
     encoder = InterestEncoder.load(setting.uri)
     items = np.array([id_key(original_id(item, "string"), "string") for item in (1, 2)])
     user = BehaviorSequence(id_key(user_id, "string"), items, np.array([10, 20]))
-    publish(setting.store, encoder, setting.uri, sequences=[user])
+    publish(setting.store, encoder, setting.uri)
+    fill_users(setting.store, encoder, encoder.model_version, [user])
     setting.encoders[encoder.model_version] = encoder
     view = setting.client.get(f"/v1/users/{quote(user_id, safe='')}/interests")
     assert (view.status_code, view.json()["user_id"]) == (200, user_id)

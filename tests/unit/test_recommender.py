@@ -19,6 +19,7 @@ from mind_dist.serving.recommender import Recommender
 from mind_dist.serving.requests import RetrieveRequest
 from tests.reference import retrieval_loops
 from tests.toy_serving import Clock
+from tests.toy_views import fill_users
 from tests.versions import GENRES, tiny_version
 
 SECRET = 10_000
@@ -57,7 +58,8 @@ class Setting:
             BehaviorSequence(int(self.user(7)[1]), self.keys(1, 2, 3), np.arange(3)),
             BehaviorSequence(int(self.user(8)[1]), self.keys(SECRET), np.arange(1)),
         ]
-        publish(self.store, encoder, uri, sequences=users)
+        publish(self.store, encoder, uri)
+        fill_users(self.store, encoder, encoder.model_version, users)
         self.encoders[encoder.model_version] = encoder
         return encoder
 
