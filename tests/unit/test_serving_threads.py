@@ -1,48 +1,40 @@
-"""The threads of serving: an update loop around its updater, a follower around the wanted versions."""
+"""The threads of serving: loops around the states' updater and a view, a follower around the wanted versions."""
 
 import dataclasses
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mind_dist.config import KafkaConfig
+from mind_dist.config import KafkaConfig, StatesConfig, ViewsConfig
 from mind_dist.errors import ServiceUnavailable, UpdaterStopped, VersionError
 from mind_dist.index.memory import InMemoryVectorStore
 from mind_dist.index.vector_store import UserRow, VersionInfo
 from mind_dist.serving.health import (
     ACTIVE_VERSION_NOT_LOADED,
     IGNORING_EVERYTHING,
-    LAG_GROWING,
     LAG_UNKNOWN,
     NO_ACTIVE_VERSION,
     NO_PARTITIONS,
+    PARTITIONS_STOPPED,
     SKIPPING_EVERYTHING,
     STAGED_VERSION_NOT_LOADED,
     UPDATE_FAILING,
     VERSIONS_UNKNOWN,
+    VIEW_FAILING,
     LagWatch,
     Problems,
 )
-from mind_dist.serving.update_loop import OnStep, UpdateLoop
-from mind_dist.serving.updater import UserVectorUpdater
+from mind_dist.serving.states_loop import StatesLoop
 from mind_dist.serving.version_follower import VersionFollower
-from tests.toy_serving import (
-    INFO,
-    POISON,
-    VERSION,
-    MovingSource,
-    Run,
-    ToyEncoder,
-    click,
-    log_of,
-    toy_config,
-    toy_manifest,
-    toy_store,
-)
+from mind_dist.serving.view_loop import ViewLoop
+from mind_dist.serving.work_loop import Beat
+from mind_dist.states.updater import StatesUpdater
+from tests.toy_serving import INFO, POISON, VERSION, MovingSource, Run, click, log_of, toy_config, toy_store
 
 
 def eventually(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
@@ -69,28 +61,44 @@ class SwitchedStore(InMemoryVectorStore):
 
 
 class Setting:
-    def __init__(self, *entries: tuple[bytes, bytes | None], **settings: Any) -> None:
+    """The two loops of an updater replica, over logs and an index in this process."""
+
+    def __init__(self, folder: Path, *entries: tuple[bytes, bytes | None], **settings: Any) -> None:
         self.store = SwitchedStore()
-        config = toy_config(poll_timeout_s=0.01, max_backoff_s=0.05, **settings)
-        self.run = Run(log_of(entries), toy_store(self.store), config=config)
+        views = ViewsConfig(store_s=0, audit_s=0)
+        config = toy_config(**{"poll_timeout_s": 0.01, "max_backoff_s": 0.05, "views": views, **settings})
+        self.run = Run(log_of(entries), folder, toy_store(self.store), config=config)
         self.failures = 0
         self.problems = Problems(self.run.metrics)
         self.unowned = ""
-        self.loop = UpdateLoop(
-            VERSION,
+        self.states = StatesLoop(
             self.build,
             config,
+            self.run.metrics,
             problems=self.problems,
             why_unowned=lambda: self.unowned,
             clock=self.run.clock,
         )
+        self.view = ViewLoop(
+            VERSION,
+            self.run.view,
+            self.run.shared,
+            config,
+            self.run.metrics,
+            problems=self.problems,
+            clock=self.run.clock,
+        )
 
-    def build(self, on_step: OnStep) -> UserVectorUpdater:
+    def build(self, beat: Beat) -> StatesUpdater:
         if self.failures:
             self.failures -= 1
             raise ServiceUnavailable("Kafka", "toy", 1.0)
         self.source = self.run.source()
-        return self.run.updater_of(self.source, on_step)
+        return self.run.updater(lambda step: beat(f"{step.value} ({step.name.lower()})"), self.source)
+
+    def start(self) -> None:
+        self.states.start()
+        self.view.start()
 
     def found(self) -> dict[str, str]:
         return {problem.name: problem.message for problem in self.problems.current()}
@@ -99,90 +107,129 @@ class Setting:
         """Let time pass in the steps in which lag is looked at."""
         for _ in range(0, seconds, 6):
             self.run.clock.now += 6
-            self.wait_for_a_look()
+            due = self.states._look_at
+            eventually(lambda due=due: self.states._look_at > due)
 
-    def wait_for_a_look(self) -> None:
-        due = self.loop._lag_due
-        eventually(lambda: self.loop._lag_due > due)
+    def wait_until_applied(self, count: int) -> None:
+        eventually(lambda: self.states.status().num_applied == count)
 
     def stopped(self) -> str:
         try:
-            self.loop.check()
+            self.states.check()
+            self.view.check()
         except UpdaterStopped as error:
             return str(error)
         return ""
 
+    def end(self) -> None:
+        self.store.hang.set()
+        self.view.stop(10)
+        self.states.stop(10)
+
 
 @pytest.fixture
-def setting() -> Iterator[Setting]:
-    setting = Setting(click(7, 3, 100))
+def setting(tmp_path: Path) -> Iterator[Setting]:
+    setting = Setting(tmp_path, click(7, 3, 100))
     yield setting
-    setting.store.hang.set()
-    setting.loop.stop(10)
+    setting.end()
 
 
-def test_a_loop_applies_events_until_stopped(setting: Setting) -> None:
-    setting.loop.start()
-    eventually(lambda: setting.loop.status().num_applied == 1)
-    setting.run.log.append(*click(7, 4, 200))
-    eventually(lambda: setting.loop.status().num_applied == 2)
-    status = setting.loop.status()
-    assert (status.model_version, status.num_upserts, status.num_poison, status.problem) == (VERSION, 2, 0, "")
-    assert status.num_partitions == 1
-    assert status.freshness_ms.keys() == {"p50", "p99"}
-    setting.loop.stop(10)
-    setting.loop.check()
-    setting.run.log.append(*click(7, 5, 300))
+def test_events_become_rows_until_the_loops_are_stopped(setting: Setting) -> None:
+    setting.start()
+    eventually(lambda: setting.view.status().num_upserts == 1)
+    setting.run.events.append(*click(7, 4, 200))
+    eventually(lambda: setting.view.status().num_upserts == 2)
+    states, view = setting.states.status(), setting.view.status()
+    assert (states.partitions, states.num_applied, states.num_poison, states.problem) == ([0], 2, 0, "")
+    assert (view.model_version, view.num_behind, view.problem) == (VERSION, 0, "")
+    assert view.freshness_ms.keys() == {"p50", "p99"}
+    assert setting.stopped() == ""
+    setting.end()
+    setting.run.events.append(*click(7, 5, 300))
     time.sleep(0.05)
-    assert setting.loop.status().num_applied == 2
+    assert setting.states.status().num_applied == 2
 
 
 def test_lag_is_reported_now_and_then(setting: Setting) -> None:
-    setting.loop.start()
+    setting.start()
     eventually(lambda: "mind_dist_lag_records" in setting.run.metrics.values)
+    eventually(lambda: "mind_dist_view_lag_states" in setting.run.metrics.values)
 
 
 def test_a_loop_survives_a_broker_that_comes_late(setting: Setting) -> None:
     setting.failures = 3
-    setting.loop.start()
-    eventually(lambda: setting.loop.status().num_applied == 1)
-    setting.loop.check()
-
-
-def test_a_store_outage_is_unhealthy_after_the_bound_and_loses_nothing(setting: Setting) -> None:
-    setting.store.away = True
-    setting.loop.start()
-    eventually(lambda: setting.loop.status().problem)
+    setting.start()
+    setting.wait_until_applied(1)
     assert setting.stopped() == ""
+
+
+def test_an_index_that_is_away_is_unhealthy_after_the_bound_and_holds_up_no_state(setting: Setting) -> None:
+    setting.store.away = True
+    setting.start()
+    setting.wait_until_applied(1)
+    eventually(lambda: setting.view.status().problem)
+    assert setting.stopped() == ""
+    assert "Milvus at toy" in setting.found()[VIEW_FAILING]
+    setting.run.events.append(*click(7, 4, 200))
+    setting.wait_until_applied(2)
     setting.run.clock.now += setting.run.config.unhealthy_after_s + 1
     eventually(lambda: "is failing for 61 s: Milvus at toy" in setting.stopped())
     setting.store.away = False
-    eventually(lambda: setting.loop.status().num_applied == 1)
-    assert setting.stopped() == ""
+    eventually(lambda: setting.view.status().num_upserts == 1)
+    eventually(lambda: setting.stopped() == "")
+    eventually(lambda: setting.found() == {})
 
 
-def test_a_stuck_step_is_named(setting: Setting) -> None:
+def test_a_stuck_view_is_named(setting: Setting) -> None:
     setting.store.hang.clear()
-    setting.loop.start()
-    eventually(lambda: "upsert" in setting.loop._at)
+    setting.start()
+    setting.wait_until_applied(1)
+    eventually(lambda: setting.run.shared.owned().stores)
+    time.sleep(0.05)
     setting.run.clock.now += setting.run.config.stuck_after_s + 1
-    assert "is stuck in step 6 (upsert) for 91 s" in setting.stopped()
+    eventually(lambda: f"the view of {VERSION} is stuck in step step for 91 s" in setting.stopped())
 
 
-def test_too_much_poison_kills_the_loop() -> None:
-    setting = Setting(POISON, kafka=KafkaConfig(max_poison_fraction=0.5, poison_window=1))
-    setting.loop.start()
-    eventually(setting.stopped)
-    assert "died: 1 of the last 1 records are poison" in setting.stopped()
-    assert "poison" in setting.loop.status().problem
+def test_intake_waits_while_the_views_are_too_far_behind(tmp_path: Path) -> None:
+    views = ViewsConfig(max_lag=3, audit_s=0)
+    kafka = KafkaConfig(max_poll_records=4, max_poison_fraction=1)
+    entries = [click(user, 3, 100) for user in range(40)]
+    setting = Setting(tmp_path, *entries, views=views, kafka=kafka)
+    setting.store.hang.clear()
+    held = threading.Event()
+    may_take = lambda: setting.run.shared.most_behind() <= 3 or held.set()  # noqa: E731 - notices that it held
+    updater = setting.run.updater(source=setting.run.source())
+    updater._may_take = lambda: bool(may_take())
+    setting.run.shared.set_behind(VERSION, 10)
+    for _ in range(20):
+        updater.step(0)
+    assert held.is_set()
+    assert setting.run.states.end(0) == 0
+    setting.run.shared.set_behind(VERSION, 0)
+    setting.run.drain(updater)
+    assert len(list(updater.partitions[0].store.user_keys())) == 40
+    updater.close()
+    setting.store.hang.set()
+
+
+def test_too_much_poison_stops_its_partition_and_no_replica(tmp_path: Path) -> None:
+    setting = Setting(tmp_path, POISON, kafka=KafkaConfig(max_poison_fraction=0.5, poison_window=1))
+    setting.start()
+    eventually(lambda: setting.states.status().stopped)
+    assert setting.stopped() == ""
+    setting.pass_time(6)
+    found = setting.found()[PARTITIONS_STOPPED]
+    assert "partition 0: 1 of the last 1 records are poison" in found
+    assert "python -m jobs.partitions" in found
+    setting.end()
 
 
 def test_an_updater_without_partitions_says_so_after_the_bound_and_when_it_is_over(setting: Setting) -> None:
-    setting.loop.start()
-    eventually(lambda: setting.loop.status().num_applied == 1)
+    setting.start()
+    setting.wait_until_applied(1)
     setting.unowned = "the group is stuck"
     setting.source.move([])
-    eventually(lambda: setting.loop.status().num_partitions == 0)
+    eventually(lambda: setting.states.status().partitions == [])
     setting.pass_time(54)
     assert setting.found() == {}
     setting.pass_time(12)
@@ -195,10 +242,10 @@ def test_an_updater_without_partitions_says_so_after_the_bound_and_when_it_is_ov
 
 
 def test_an_updater_that_waits_beside_others_is_no_problem(setting: Setting, caplog: pytest.LogCaptureFixture) -> None:
-    setting.loop.start()
-    eventually(lambda: setting.loop.status().num_applied == 1)
+    setting.start()
+    setting.wait_until_applied(1)
     setting.source.move([])
-    eventually(lambda: setting.loop.status().num_partitions == 0)
+    eventually(lambda: setting.states.status().partitions == [])
     with caplog.at_level("INFO", "mind_dist"):
         setting.pass_time(200)
     assert setting.found() == {}
@@ -206,40 +253,46 @@ def test_an_updater_that_waits_beside_others_is_no_problem(setting: Setting, cap
 
 
 def test_skipping_everything_for_long_is_told_and_a_short_redelivery_is_not(setting: Setting) -> None:
-    setting.loop.start()
-    eventually(lambda: setting.loop.status().num_applied == 1)
+    group = setting.run.config.kafka.updaters_group
+    setting.start()
+    setting.wait_until_applied(1)
     for number in range(2, 200):
-        setting.run.log.append(*click(7, 3, 100 * number))
-    eventually(lambda: setting.loop.status().num_applied == 199)
-    setting.source.commit({0: 0})  # the same records come again and again, as of a topic that was made anew
-    for _ in range(10):
+        setting.run.events.append(*click(7, 3, 100 * number))
+    setting.wait_until_applied(199)
+
+    def again() -> None:  # the same records come again and again
+        setting.run.events.store(group, {0: 0})
         setting.source.move([0])
-        eventually(lambda: setting.source.position() == {0: 199})
+        eventually(lambda: setting.run.events.stored(group, [0]) == {0: 199})
+
+    for _ in range(10):
+        again()
         assert setting.found() == {}
         setting.pass_time(6)
-    setting.source.move([0])
+    again()
     setting.pass_time(6)
     assert re.search(
         "none of the [0-9]+ records of the last [0-9]+ s was applied", setting.found()[SKIPPING_EVERYTHING]
     )
-    setting.run.log.append(*click(7, 4, 100_000))
-    eventually(lambda: setting.loop.status().num_applied == 200)
+    setting.run.events.append(*click(7, 4, 100_000))
+    setting.wait_until_applied(200)
     setting.pass_time(6)
     assert setting.found() == {}
 
 
-def test_ignoring_everything_for_long_is_told(setting: Setting) -> None:
-    setting.run.encoder = ToyEncoder(manifest=toy_manifest("buy"))
-    setting.loop.start()
+def test_ignoring_everything_for_long_is_told(tmp_path: Path) -> None:
+    setting = Setting(tmp_path, states=StatesConfig(event_types=("buy",)))
+    setting.start()
     for _ in range(12):
         for number in range(10):
-            setting.run.log.append(*click(7, number, 100, "impression"))
+            setting.run.events.append(*click(7, number, 100, "impression"))
         setting.pass_time(6)
-    assert "event_types in the version's manifest" in setting.found()[IGNORING_EVERYTHING]
-    setting.run.log.append(*click(7, 4, 200, "buy"))
-    eventually(lambda: setting.loop.status().num_applied == 1)
+    assert "serving.states.event_types" in setting.found()[IGNORING_EVERYTHING]
+    setting.run.events.append(*click(7, 4, 200, "buy"))
+    setting.wait_until_applied(1)
     setting.pass_time(6)
     assert setting.found() == {}
+    setting.end()
 
 
 def test_a_lag_that_grows_for_long_is_told_with_its_partition() -> None:
@@ -253,28 +306,14 @@ def test_a_lag_that_grows_for_long_is_told_with_its_partition() -> None:
     assert watch.problem(180) == ""
 
 
-def test_the_lag_that_a_loop_reports_is_the_lag_it_watches(setting: Setting) -> None:
-    setting.loop.start()
-    eventually(lambda: setting.loop.status().num_applied == 1)
-    setting.store.hang.clear()
-    setting.loop._lags = LagWatch(60)  # without what was seen a moment ago
-    setting.loop._lags.note({0: 0}, setting.run.clock.now - 70)
-    for number in range(2, 300):
-        setting.run.log.append(*click(7, 3, 100 * number))
-    eventually(lambda: "upsert" in setting.loop._at)
-    setting.run.clock.now += 6
-    setting.store.hang.set()
-    eventually(lambda: setting.found().get(LAG_GROWING, "").startswith("the lag of partition 0 ("))
-
-
 def test_a_lag_that_cannot_be_asked_for_is_a_problem_though_polls_find_nothing(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(_self: MovingSource, timeout_s: float) -> Mapping[int, int]:
         raise ServiceUnavailable("Kafka", "toy", timeout_s)
 
-    setting.loop.start()
-    eventually(lambda: setting.loop.status().num_applied == 1)
+    setting.start()
+    setting.wait_until_applied(1)
     with monkeypatch.context() as broker:
         broker.setattr(MovingSource, "lag", away)
         setting.pass_time(12)
@@ -283,14 +322,15 @@ def test_a_lag_that_cannot_be_asked_for_is_a_problem_though_polls_find_nothing(
     assert setting.found() == {}
 
 
-def test_a_failing_update_is_a_problem_while_it_fails(setting: Setting) -> None:
-    setting.store.away = True
-    setting.loop.start()
-    eventually(lambda: "Milvus at toy" in setting.found().get(UPDATE_FAILING, ""))
-    setting.store.away = False
+def test_a_failing_update_is_a_problem_while_it_fails(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(_self: MovingSource, timeout_s: float) -> Sequence[Any]:
+        raise ServiceUnavailable("Kafka", "toy", timeout_s)
+
+    with monkeypatch.context() as broker:
+        broker.setattr(MovingSource, "poll", away)
+        setting.start()
+        eventually(lambda: "Kafka at toy" in setting.found().get(UPDATE_FAILING, ""))
     eventually(lambda: setting.found() == {})
-    setting.loop.stop(10)
-    assert setting.found() == {}
 
 
 class Followed:
@@ -338,6 +378,31 @@ def test_versions_are_taken_over_while_running(followed: Followed) -> None:
     followed.store.activate("v2")
     followed.follower.look()
     assert followed.log == ["make v1", "make v2", "end v1"]
+
+
+def test_a_version_that_is_dropped_and_published_again_is_taken_over_anew(followed: Followed) -> None:
+    followed.store.activate("v1")
+    followed.store.stage("v2")
+    followed.follower.look()
+    followed.store.stage(None)
+    followed.store.drop_version("v2")
+    followed.store.create_version(dataclasses.replace(INFO, model_version="v2", published_ms=9))
+    followed.store.stage("v2")
+    followed.follower.look()
+    assert followed.log == ["make v1", "make v2", "end v2", "make v2"]
+
+
+def test_whatever_is_wrong_with_a_staged_version_the_active_one_goes_on(followed: Followed) -> None:
+    def make(info: VersionInfo) -> str:
+        if info.model_version == "v2":
+            raise KeyError("a newer format")
+        return followed.make(info)
+
+    followed.follower._make = make
+    followed.store.activate("v1")
+    followed.store.stage("v2")
+    followed.follower.look()
+    assert followed.follower.parts == {"v1": "v1"}
 
 
 def test_a_torn_new_version_leaves_the_old_one_running(followed: Followed) -> None:
