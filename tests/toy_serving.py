@@ -190,7 +190,13 @@ class Run:
         kafka = self.config.kafka
         return MovingSource(self.events, kafka.updaters_group, kafka.max_poll_records)
 
-    def updater(self, on_step: OnStep = lambda _step: None, source: InMemorySource | None = None) -> StatesUpdater:
+    def updater(
+        self,
+        on_step: OnStep = lambda _step: None,
+        source: InMemorySource | None = None,
+        *,
+        may_take: Callable[[], bool] = lambda: True,
+    ) -> StatesUpdater:
         """Return a new owner of all partitions, as a process that just started has it."""
         kafka = self.config.kafka
         topics = {kafka.states_topic: self.states, kafka.dead_letter_topic: self.dead_letters}
@@ -204,6 +210,7 @@ class Run:
             kafka=kafka,
             shared=self.shared,
             on_step=on_step,
+            may_take=may_take,
         )
 
     def view(self, **settings: Any) -> View:

@@ -14,21 +14,16 @@ from mind_dist.config import PublishConfig
 from mind_dist.dataset.parquet import (
     AVAILABILITY_LIMITS,
     ITEM_SCHEMA,
-    DatasetManifest,
     ItemCatalog,
-    PreparedDataset,
-    sequences_table,
-    write_manifest,
 )
 from mind_dist.errors import PublishError, ServiceUnavailable
 from mind_dist.index.memory import InMemoryVectorStore
 from mind_dist.index.vector_store import Column, Hits, UserRow, VectorStore, VersionInfo
 from mind_dist.limits import MAX_COLUMNS
-from mind_dist.publishing import check_id_type, dataset_users, publish, rollback
+from mind_dist.publishing import publish, rollback
 from mind_dist.publishing.item_columns import item_columns
 from mind_dist.publishing.verification import InterestSample
 from mind_dist.records import MAX_TIES, BehaviorSequence
-from mind_dist.storage import Directory
 from tests.plain_versions import (
     DIM,
     NUM_ITEMS,
@@ -36,9 +31,9 @@ from tests.plain_versions import (
     USERS,
     PlainEncoder,
     make_catalog,
-    make_sequence,
     name_of,
     publish_version,
+    updaters,
 )
 
 
@@ -54,19 +49,16 @@ def assert_encoded(row: UserRow, number: int, sequence: BehaviorSequence) -> Non
     np.testing.assert_array_equal(row.profile, sequence.profile_keys)
 
 
-def test_the_first_version_has_the_users_of_the_dataset() -> None:
+def test_a_version_is_filled_by_updaters_and_then_active() -> None:
     store = InMemoryVectorStore()
     progress: list[tuple[str, int]] = []
     report = publish_version(store, 1, advance=lambda step, done: progress.append((step, done)))
     assert store.active_version() == report.model_version == name_of(1)
     assert (report.num_items, report.num_users, report.ann_recall, report.recall) == (NUM_ITEMS, 7, 1.0, None)
     assert (report.previous_version, report.retired, report.already_active) == (None, (), False)
-    assert progress[-1] == ("users", 7)
-    assert ("items", NUM_ITEMS) in progress
+    assert progress[-1] == ("items", NUM_ITEMS)
     for sequence in USERS:
-        row = rows_of(store, 1)[sequence.user_key]
-        assert_encoded(row, 1, sequence)
-        assert (row.partition, row.next_offset) == (-1, 0)
+        assert_encoded(rows_of(store, 1)[sequence.user_key], 1, sequence)
 
 
 def test_a_version_tells_what_it_is() -> None:
@@ -152,38 +144,6 @@ def test_items_that_the_catalog_lacks_are_always_available() -> None:
     assert values == {"available_from": [0, 0], "available_until": [1, AVAILABILITY_LIMITS["available_until"]]}
 
 
-def test_the_next_version_takes_users_from_the_one_before() -> None:
-    store = InMemoryVectorStore()
-    publish_version(store, 1)
-    updated = dataclasses.replace(rows_of(store, 1)[2], partition=4, next_offset=17)
-    store.upsert_users(name_of(1), [updated])
-    store.delete_users(name_of(1), [5])
-    report = publish_version(store, 2)
-    assert report.previous_version == name_of(1)
-    found = rows_of(store, 2)
-    assert sorted(found) == [0, 1, 2, 3, 4, 6]
-    assert (found[2].partition, found[2].next_offset) == (4, 17)
-    for key, row in found.items():
-        assert_encoded(row, 2, make_sequence(key))
-    assert {row.model_version for row in found.values()} == {name_of(2)}
-
-
-def test_users_of_the_dataset_are_added_when_asked_for() -> None:
-    store = InMemoryVectorStore()
-    publish_version(store, 1, sequences=USERS[:4])
-    store.upsert_users(name_of(1), [dataclasses.replace(rows_of(store, 1)[1], next_offset=8)])
-    report = publish_version(store, 2, add_missing=True)
-    assert report.num_users == 7
-    assert rows_of(store, 2)[1].next_offset == 8
-
-
-def test_a_profile_of_other_features_is_left_behind() -> None:
-    store = InMemoryVectorStore()
-    publish_version(store, 1)
-    publish_version(store, 2, encoder=PlainEncoder(2, num_profile_features=3))
-    assert {len(row.profile) for row in rows_of(store, 2).values()} == {0}
-
-
 def test_publishing_the_active_version_again_says_so() -> None:
     store = InMemoryVectorStore()
     publish_version(store, 1)
@@ -196,38 +156,59 @@ def test_a_version_published_again_starts_empty() -> None:
     store = InMemoryVectorStore()
     publish_version(store, 1)
     publish_version(store, 2)
-    store.delete_users(name_of(2), [3])
     store.stage(name_of(1))
-    publish_version(store, 1)
-    assert 3 not in rows_of(store, 1)
+    publish_version(store, 1, catch_up=updaters(store, PlainEncoder(1), USERS[:2]))
+    assert sorted(rows_of(store, 1)) == [0, 1]
     assert (store.active_version(), store.staged_version()) == (name_of(1), None)
-
-
-def test_positions_are_handed_over_before_users_are_copied_and_updaters_waited_for_after() -> None:
-    store = InMemoryVectorStore()
-    publish_version(store, 1)
-    seen: list[Any] = []
-    answers = iter([False, False, True])
-
-    def hand_over(old: str, new: str) -> None:
-        seen.append((old, new, store.count_users(new), store.staged_version()))
-
-    def catch_up(version: str) -> bool:
-        seen.append((version, store.count_users(version), store.staged_version()))
-        return next(answers)
-
-    publish_version(store, 2, hand_over_positions=hand_over, catch_up=catch_up, sleep=lambda _seconds: None)
-    old, new = name_of(1), name_of(2)
-    assert seen == [(old, new, 0, None), *[(new, 7, new)] * 3]
 
 
 def test_updaters_that_do_not_catch_up_fail_the_publish() -> None:
     store = InMemoryVectorStore()
     publish_version(store, 1)
     config = dataclasses.replace(SMALL, catch_up_s=0)
-    with pytest.raises(PublishError, match="did not catch up"):
-        publish_version(store, 2, config=config, catch_up=lambda _version: False)
+    with pytest.raises(PublishError, match="did not make the rows"):
+        publish_version(store, 2, config=config, catch_up=lambda _info: False)
     assert_untouched(store)
+
+
+def test_readers_are_switched_when_updaters_have_made_the_rows_of_a_staged_version() -> None:
+    store = InMemoryVectorStore()
+    publish_version(store, 1)
+    seen: list[Any] = []
+    answers = iter([False, False, True])
+
+    def catch_up(info: VersionInfo) -> bool:
+        seen.append((info.model_version, store.staged_version(), store.active_version()))
+        return next(answers)
+
+    publish_version(store, 2, catch_up=catch_up, sleep=lambda _seconds: None)
+    assert seen == [(name_of(2), name_of(2), name_of(1))] * 3
+    assert store.active_version() == name_of(2)
+
+
+def test_nobody_waits_for_users_where_that_is_not_wanted() -> None:
+    store = InMemoryVectorStore()
+    config = dataclasses.replace(SMALL, wait_for_users=False)
+    report = publish_version(store, 1, config=config, catch_up=lambda _info: False)
+    assert (report.num_users, store.active_version()) == (0, name_of(1))
+
+
+def test_a_version_gone_back_to_is_brought_up_to_date_first() -> None:
+    store = InMemoryVectorStore()
+    for number in (1, 2):
+        publish_version(store, number)
+    with pytest.raises(PublishError, match="did not make the rows"):
+        rollback(store, config=PublishConfig(catch_up_s=0), catch_up=lambda _info: False)
+    assert (store.active_version(), store.staged_version()) == (name_of(2), None)
+    staged: list[Any] = []
+
+    def caught_up(info: VersionInfo) -> bool:
+        staged.append((info.model_version, store.staged_version()))
+        return True
+
+    assert rollback(store, catch_up=caught_up) == store.active_version() == name_of(1)
+    assert staged == [(name_of(1), name_of(1))]
+    assert store.staged_version() is None
 
 
 def assert_untouched(store: VectorStore, number: int = 1) -> None:
@@ -271,14 +252,6 @@ BREAKING: list[tuple[dict[str, Any], str]] = [
     ({"dim": 8}, "dim is 8, was 4"),
     ({"normalize": False}, "similarity is inner_product, was cosine"),
     ({"catalog": other_columns()}, "column year is of kind text, was integer; column price is gone"),
-    (
-        {"event_types": ("buy", "view")},
-        "event types are buy, view, were all, and so are the histories that its users are copied with",
-    ),
-    (
-        {"behavior_features": ("event_type",)},
-        "behavior features are event_type, were none, and so are those of the histories that its users are copied with",
-    ),
     ({"dim": 8, "normalize": False}, "dim is 8, was 4; similarity is inner_product, was cosine"),
 ]
 
@@ -301,22 +274,6 @@ def test_a_version_that_readers_cannot_go_on_with_is_published_only_on_purpose(
     assert rollback(store) == name_of(1)
 
 
-def test_what_is_known_of_behaviors_goes_to_the_next_version_and_is_missing_where_it_was_not_read() -> None:
-    store, config = InMemoryVectorStore(), dataclasses.replace(SMALL, allow_breaking=True)
-    kinds = np.arange(1, 6)[:, None]
-    users = [dataclasses.replace(make_sequence(1), behavior_keys=kinds)]
-    for number, features, expected in (
-        (1, ("event_type",), kinds[-3:]),
-        (2, ("event_type",), kinds[-3:]),
-        (3, (), np.zeros((3, 0))),
-        (4, ("event_type", "device"), np.zeros((3, 2))),
-    ):
-        encoder = PlainEncoder(number, behavior_features=features)
-        publish_version(store, number, encoder=encoder, config=config, sequences=users if number == 1 else ())
-        (row,) = store.scan_users(name_of(number))
-        assert row.behavior_keys.tolist() == expected.tolist()
-
-
 def test_a_version_with_ids_of_another_type_is_never_published() -> None:
     store = InMemoryVectorStore()
     publish_version(store, 1)
@@ -337,12 +294,6 @@ def test_a_column_more_or_one_that_lacks_values_now_breaks_no_reader() -> None:
     more = table.append_column("studio", pa.array([None] * 15, pa.string()))
     publish_version(store, 2, encoder=PlainEncoder(2, catalog=ItemCatalog(more)))
     assert store.active_version() == name_of(2)
-
-
-def test_a_dataset_with_ids_of_another_type_is_refused() -> None:
-    with pytest.raises(PublishError, match="data has string ids, v1 int64 ids"):
-        check_id_type("v1", "int64", "data", "string")
-    check_id_type("v1", "int64", "data", "int64")
 
 
 @pytest.mark.parametrize("name", ["vector", "missing_columns", "map_x", "Like", "in", "Preis (EUR)", "2nd", "ü", ""])
@@ -381,22 +332,8 @@ def test_an_index_that_misses_items_is_not_published() -> None:
     with pytest.raises(PublishError, match=r"finds 90.0% of the best items, 95.0% needed"):
         publish_version(store, 1, config=dataclasses.replace(SMALL, ann_limit=10))
     assert list(store.versions()) == []
-    report = publish_version(store, 1, sequences=(), config=PublishConfig(ann_limit=10, min_ann_recall=0.9))
+    report = publish_version(store, 1, catch_up=None, config=PublishConfig(ann_limit=10, min_ann_recall=0.9))
     assert report.ann_recall == pytest.approx(0.9)
-
-
-class Forgetful(InMemoryVectorStore):
-    """A store that loses a user of each batch."""
-
-    def upsert_users(self, model_version: str, rows: Sequence[UserRow]) -> None:
-        super().upsert_users(model_version, rows[1:])
-
-
-def test_rows_that_did_not_arrive_fail_the_publish() -> None:
-    store = Forgetful()
-    with pytest.raises(PublishError, match="7 users were written, the store counts 4"):
-        publish_version(store, 1)
-    assert list(store.versions()) == []
 
 
 class Breaking:
@@ -427,7 +364,7 @@ def publish_with(at: int, *, done: bool) -> tuple[InMemoryVectorStore, Breaking]
         publish_version(store, number)
     breaking = Breaking(store, at, done=done)
     try:
-        publish_version(cast("VectorStore", breaking), 2, hand_over_positions=lambda _old, _new: None)
+        publish_version(cast("VectorStore", breaking), 2, encoder=PlainEncoder(2))
     except ServiceUnavailable:
         assert len(breaking.calls) >= at
     return store, breaking
@@ -529,40 +466,6 @@ def test_versions_rolled_back_from_or_left_half_made_are_no_place_to_go_back_to(
     report = publish_version(store, 3, config=PublishConfig())
     assert set(report.retired) == {name_of(2), "v_half"}
     assert rollback(store) == name_of(1)
-
-
-# Users of a dataset
-
-
-def write_dataset(uri: str, split: dict[str, Any], users: dict[str, list[BehaviorSequence]]) -> PreparedDataset:
-    directory = Directory.at(uri)
-    for name, sequences in users.items():
-        directory.write_table(f"sequences/{name}/bucket-00000.parquet", sequences_table(sequences))
-    counts = {name: len(sequences) for name, sequences in users.items()}
-    write_manifest(directory, DatasetManifest("int64", 1, counts, counts, 1, 0, 1, split=split))
-    return PreparedDataset.open(uri)
-
-
-def lengths(dataset: PreparedDataset, shown: Any) -> dict[int, int]:
-    return {sequence.user_key: len(sequence) for sequence in dataset_users(dataset, shown)}
-
-
-def test_held_out_behaviors_of_users_split_by_user_are_not_shown(tmp_path: Any) -> None:
-    users = {"train": [make_sequence(1, 9)], "valid": [make_sequence(2, 9)], "test": [make_sequence(3, 11)]}
-    dataset = write_dataset(str(tmp_path), {"by": "user", "input_fraction": 0.8}, users)
-    assert lengths(dataset, "all") == {1: 9, 2: 9, 3: 11}
-    assert lengths(dataset, "inputs") == {1: 9, 2: 7, 3: 8}
-
-
-def test_a_user_split_by_time_comes_once_with_the_longest_history(tmp_path: Any) -> None:
-    users = {
-        "train": [make_sequence(1, 4), make_sequence(2, 4), make_sequence(3, 4)],
-        "valid": [make_sequence(1, 6), make_sequence(2, 6)],
-        "test": [make_sequence(1, 9)],
-    }
-    dataset = write_dataset(str(tmp_path), {"by": "time", "train_before_ms": 4, "valid_before_ms": 6}, users)
-    assert lengths(dataset, "all") == {1: 9, 2: 6, 3: 4}
-    assert lengths(dataset, "inputs") == {1: 6, 2: 4, 3: 4}
 
 
 def test_a_sample_of_interests_has_its_size_and_leaves_no_user_out_for_coming_late() -> None:

@@ -107,8 +107,10 @@ class Setting:
         """Let time pass in the steps in which lag is looked at."""
         for _ in range(0, seconds, 6):
             self.run.clock.now += 6
-            due = self.states._look_at
-            eventually(lambda due=due: self.states._look_at > due)
+            self.wait_for_a_look(self.states._look_at)
+
+    def wait_for_a_look(self, due: float) -> None:
+        eventually(lambda: self.states._look_at > due)
 
     def wait_until_applied(self, count: int) -> None:
         eventually(lambda: self.states.status().num_applied == count)
@@ -191,25 +193,18 @@ def test_a_stuck_view_is_named(setting: Setting) -> None:
 
 
 def test_intake_waits_while_the_views_are_too_far_behind(tmp_path: Path) -> None:
-    views = ViewsConfig(max_lag=3, audit_s=0)
-    kafka = KafkaConfig(max_poll_records=4, max_poison_fraction=1)
-    entries = [click(user, 3, 100) for user in range(40)]
-    setting = Setting(tmp_path, *entries, views=views, kafka=kafka)
-    setting.store.hang.clear()
-    held = threading.Event()
-    may_take = lambda: setting.run.shared.most_behind() <= 3 or held.set()  # noqa: E731 - notices that it held
-    updater = setting.run.updater(source=setting.run.source())
-    updater._may_take = lambda: bool(may_take())
-    setting.run.shared.set_behind(VERSION, 10)
+    setting = Setting(tmp_path, *[click(user, 3, 100) for user in range(40)])
+    setting.store.hang.set()
+    run = setting.run
+    updater = run.updater(may_take=lambda: run.shared.most_behind() <= 3)
+    run.shared.set_behind(VERSION, 10)
     for _ in range(20):
         updater.step(0)
-    assert held.is_set()
-    assert setting.run.states.end(0) == 0
-    setting.run.shared.set_behind(VERSION, 0)
-    setting.run.drain(updater)
+    assert run.states.end(0) == 0
+    run.shared.set_behind(VERSION, 0)
+    run.drain(updater)
     assert len(list(updater.partitions[0].store.user_keys())) == 40
     updater.close()
-    setting.store.hang.set()
 
 
 def test_too_much_poison_stops_its_partition_and_no_replica(tmp_path: Path) -> None:
