@@ -27,6 +27,7 @@ from mind_dist.publishing import publish
 from mind_dist.records import BehaviorSequence
 from mind_dist.serving.ray_app import RecommenderReplica
 from tests.services import KAFKA_HOME
+from tests.toy_views import fill_users
 from tests.versions import tiny_version
 
 USER = 7
@@ -48,7 +49,9 @@ class Service:
         store = MilvusVectorStore.at(self.addresses, self.config.milvus)
         uri = tiny_version(directory)
         encoder = InterestEncoder.load(uri)
-        publish(store, encoder, uri, sequences=[BehaviorSequence(USER, np.array([1, 2, 3]), np.array([10, 20, 30]))])
+        publish(store, encoder, uri)
+        user = BehaviorSequence(USER, np.array([1, 2, 3]), np.array([10, 20, 30]))
+        fill_users(store, encoder, encoder.model_version, [user])
         store.close()
 
     @contextmanager
