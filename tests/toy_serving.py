@@ -235,7 +235,8 @@ class Run:
             report = updater.step(0)
             self.clock.now += 1
             stored = self.events.stored(self.config.kafka.updaters_group, partitions)
-            if not report.num_records and all(stored.get(p, 0) >= end for p, end in ends.items()):
+            is_restored = self.shared.owned().stores.keys() == updater.partitions.keys()
+            if not report.num_records and is_restored and all(stored.get(p, 0) >= end for p, end in ends.items()):
                 return
 
     def write(self, view: View) -> None:
