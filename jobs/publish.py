@@ -29,6 +29,9 @@ from mind_dist.publishing import CatchUp, PublishReport, publish, rollback
 from mind_dist.training.run_versions import version_at
 from mind_dist.views.caught_up import CaughtUp
 
+_PATIENCE_S = 30.0
+"""So long updaters may take to notice the first version there is, to load it and to join their group."""
+
 
 @with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True)
@@ -105,7 +108,8 @@ def _metrics(evaluation: Path, model_version: str) -> dict[str, float]:
 def _caught_up(job: PublishJob, addresses: Addresses) -> CatchUp | None:
     if not job.publishing.wait_for_users:
         return None
-    return CaughtUp(addresses.kafka, job.kafka.of_deployment(addresses.deployment))
+    kafka = job.kafka.of_deployment(addresses.deployment)
+    return CaughtUp(addresses.kafka, kafka, patience_s=min(_PATIENCE_S, job.publishing.catch_up_s))
 
 
 def _summary(report: PublishReport) -> str:

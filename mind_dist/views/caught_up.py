@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
+import time
+from collections.abc import Callable
 
 from mind_dist.config import KafkaConfig
 from mind_dist.errors import PublishError
@@ -12,8 +13,6 @@ from mind_dist.log.kafka import KafkaSource
 from mind_dist.log.kafka_groups import has_members
 from mind_dist.log.kafka_topics import count_partitions
 from mind_dist.records import Positions
-
-logger = logging.getLogger(__name__)
 
 _POLL_S = 0.2
 
@@ -24,12 +23,24 @@ class CaughtUp:
     Args:
         bootstrap: Addresses of brokers.
         config: The deployment's topics and groups.
+        patience_s: For how long no updater may be there: those of a service without a version begin with the first one.
+        clock: Seconds that never go back.
     """
 
-    def __init__(self, bootstrap: str, config: KafkaConfig) -> None:
+    def __init__(
+        self,
+        bootstrap: str,
+        config: KafkaConfig,
+        *,
+        patience_s: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._bootstrap = bootstrap
         self._config = config
+        self._patience_s = patience_s
+        self._clock = clock
         self._ends: Positions | None = None
+        self._seen_at: float | None = None
 
     def __call__(self, info: VersionInfo) -> bool:
         """Tell whether nothing lies between where the view is and where the states ended.
@@ -50,12 +61,19 @@ class CaughtUp:
             is_there = self._is_there(source, self._ends)
         finally:
             source.close()
-        if not is_there and not has_members(self._bootstrap, self._config, self._config.updaters_group):
+        if not is_there:
+            self._look_for_updaters(info)
+        return is_there
+
+    def _look_for_updaters(self, info: VersionInfo) -> None:
+        now = self._clock()
+        if self._seen_at is None or has_members(self._bootstrap, self._config, self._config.updaters_group):
+            self._seen_at = now
+        elif now - self._seen_at >= self._patience_s:
             raise PublishError(
                 f"there are users, and no updater makes their rows for {info.model_version}: start python -m jobs.serve, "
                 "or set publishing.wait_for_users to false to let the rows come later"
             )
-        return is_there
 
     def _is_there(self, source: KafkaSource, ends: Positions) -> bool:
         """Read from where the view is: a position behind which no record lies is as good as the end."""

@@ -13,14 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from kafka import KafkaProducer
 
 from mind_dist.errors import MindDistError
 from mind_dist.log.kafka import KafkaSource, ensure_topics
-from mind_dist.log.partitioner import home_partition, key_hash
 from mind_dist.records import Record
 from mind_dist.states.record import decode_state
 from mind_dist.states.updater import StatesUpdater, UpdateStep
+from tests import kafka_logs
 from tests.services import BROKERS
 from tests.state_worlds import FEATURES, KeyValue, mixed_log, told_by
 from tests.states_process import MAX_HISTORY, StopsAt, kafka_config, owner
@@ -30,22 +29,11 @@ WITHIN_S = 90
 
 
 def send(address: str, topic: str, sent: list[KeyValue]) -> None:
-    with closing(KafkaProducer(bootstrap_servers=address, acks="all")) as producer:
-        for key, value in sent:
-            producer.send(topic, value, key, partition=home_partition(key_hash(key or b""), PARTITIONS))
-        producer.flush(timeout=30)
+    kafka_logs.send(address, topic, sent, PARTITIONS)
 
 
 def read_all(address: str, topic: str, num_partitions: int = PARTITIONS) -> list[Record]:
-    """Return all records that a reader of committed ones gets."""
-    config = kafka_config(topic)
-    with closing(KafkaSource(address, config, "", partitions=range(num_partitions))) as source:
-        ends = source.end_positions()
-        source.seek(source.oldest_positions())
-        records: list[Record] = []
-        while any(source.position()[p] < end for p, end in ends.items()):
-            records += source.poll(0.2)
-    return records
+    return kafka_logs.read_all(address, kafka_config(topic), num_partitions)
 
 
 def run_to_end(updater: StatesUpdater, address: str, topic: str) -> None:

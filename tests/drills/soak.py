@@ -28,20 +28,16 @@ import numpy as np
 from kafka import KafkaProducer
 from kafka.partitioner import murmur2
 
-from mind_dist.config import Addresses, KafkaConfig, MilvusConfig, ServingConfig
+from mind_dist.config import Addresses, KafkaConfig, MilvusConfig, ServingConfig, StatesConfig
 from mind_dist.encoder import InterestEncoder
-from mind_dist.index.memory import InMemoryVectorStore
 from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.local_process import free_ports
 from mind_dist.log.codec import encode_event, encode_key
-from mind_dist.log.kafka import KafkaSource, ensure_event_topics
-from mind_dist.log.source import InMemoryDeadLetters, InMemoryLog, InMemorySource
-from mind_dist.observability import InMemoryMetrics
+from mind_dist.log.kafka import ensure_event_topics
 from mind_dist.publishing import publish
-from mind_dist.records import Record
-from mind_dist.serving.updater import UserVectorUpdater
-from tests.toy_serving import bits
+from tests.kafka_logs import read_all
 from tests.versions import tiny_version
+from tests.view_oracle import bits, expected_rows
 
 _BESIDE = Path(__file__).resolve().parents[3] / "shared" / "kafka"
 """Where Apache Kafka may be, beside the repository, if `KAFKA_HOME` does not say where."""
@@ -87,6 +83,7 @@ class Report:
     events_sent: int
     events_applied: int
     events_skipped: int
+    view_repairs: int
     rows_compared: int
     rows_different: int
     replica_restarts: int
@@ -102,6 +99,7 @@ class Report:
             f"{self.events_applied} of {self.events_sent} events applied": self.events_applied == self.events_sent,
             f"{self.rows_different} of {self.rows_compared} rows differ": not self.rows_different
             and self.rows_compared,
+            f"{self.view_repairs} rows had to be repaired": not self.view_repairs,
             f"{self.replica_restarts} replicas were restarted": not self.replica_restarts,
             f"memory grew by {growth} MB": len(growth) == REPLICAS and max(growth.values()) <= MAX_GROWTH_MB,
             f"/readyz complained {self.not_ready} times: {self.warnings}": not self.not_ready and not self.warnings,
@@ -179,33 +177,6 @@ def send_events(bootstrap: str, topic: str, num_items: int, duration_s: float) -
     return sent
 
 
-def read_log(bootstrap: str, config: KafkaConfig) -> InMemoryLog:
-    """Return all records of the topic."""
-    log = InMemoryLog(PARTITIONS)
-    with closing(KafkaSource(bootstrap, config, "soak-reader", partitions=range(PARTITIONS))) as source:
-        records: list[Record] = []
-        while len(batch := source.poll(2)) or not records:
-            records += batch
-    for record in records:
-        assert log.append(record.key, record.value, record.partition) == record.offset
-    return log
-
-
-Rows = dict[int, tuple[object, ...]]
-
-
-def expected_rows(log: InMemoryLog, store: MilvusVectorStore, encoder: InterestEncoder, config: ServingConfig) -> Rows:
-    """Return the rows of an uninterrupted run in memory."""
-    [info] = [each for each in store.versions() if each.model_version == encoder.model_version]
-    memory = InMemoryVectorStore()
-    memory.create_version(info)
-    source, metrics = InMemorySource(log, "offline"), InMemoryMetrics()
-    updater = UserVectorUpdater(encoder, memory, source, InMemoryDeadLetters(), config=config, metrics=metrics)
-    while updater.step(0).num_records:
-        pass
-    return {row.user_key: bits(row) for row in memory.scan_users(info.model_version)}
-
-
 def eventually(condition: Callable[[], object], timeout_s: float) -> None:
     """Return when a condition holds; after `timeout_s` in any case, so that the report shows what is missing."""
     give_up = time.monotonic() + timeout_s
@@ -227,15 +198,21 @@ class Replicas:
         """Return each replica's status, once it has been asked."""
         found = {}
         for _ in range(20 * REPLICAS):  # each call reaches one at random
-            for status in self._handle.status.remote().result(timeout_s=30):
-                found[status["replica"]] = status
+            status = self._handle.status.remote().result(timeout_s=30)
+            found[status["replica"]] = status
             if len(found) == REPLICAS:
                 break
         return list(found.values())
 
-    def total(self, name: str) -> int:
-        """Return the sum of a number over the replicas."""
-        return sum(status[name] for status in self.statuses())
+    def own_all(self) -> bool:
+        """Tell whether all partitions have an owner."""
+        return sum(len(status["states"].get("partitions", ())) for status in self.statuses()) == PARTITIONS
+
+    def have_applied(self, num_events: int) -> bool:
+        """Tell whether so many events are applied, and all rows written."""
+        statuses = self.statuses()
+        applied = sum(status["states"]["num_applied"] for status in statuses)
+        return applied >= num_events and not any(view["num_behind"] for each in statuses for view in each["views"])
 
     @staticmethod
     def processes() -> dict[str, int]:
@@ -259,10 +236,16 @@ def soak(addresses: Addresses, directory: Path, duration_s: float) -> Report:
     from jobs.serve import deploy, take_down  # noqa: PLC0415 - imports Ray
 
     topic = f"soak-{uuid.uuid4().hex[:8]}"
-    kafka = KafkaConfig(topic, f"{topic}-dead")
+    kafka = KafkaConfig(topic, f"{topic}-states", f"{topic}-dead")
     [port] = free_ports(1)
     config = ServingConfig(
-        kafka=kafka, milvus=MilvusConfig(), port=port, num_updaters=REPLICAS, cpus_per_replica=0.1, version_poll_s=0.5
+        kafka=kafka,
+        milvus=MilvusConfig(),
+        states=StatesConfig(directory=str(directory / "states")),
+        port=port,
+        num_updaters=REPLICAS,
+        cpus_per_replica=0.1,
+        version_poll_s=0.5,
     )
     ensure_event_topics(addresses.kafka, kafka, PARTITIONS)
     uri = tiny_version(directory / "version", seed=5)
@@ -273,27 +256,30 @@ def soak(addresses: Addresses, directory: Path, duration_s: float) -> Report:
         try:
             url = deploy(config, addresses, timeout_s=120)
             replicas = Replicas()
-            eventually(lambda: replicas.total("num_partitions") == PARTITIONS, 60)
+            eventually(replicas.own_all, 60)
             first = {actor: pid for actor, pid in Replicas.processes().items() if actor not in before}
             with Watch(url, set(first.values())) as watch:
                 num_sent = send_events(addresses.kafka, topic, 60, duration_s)
-                eventually(lambda: replicas.total("num_applied") >= num_sent, 60)
+                eventually(lambda: replicas.have_applied(num_sent), 60)
             statuses = replicas.statuses()
             restarts = len(Replicas.processes().keys() - before.keys() - first.keys())
         finally:
             take_down()
         rows = {row.user_key: bits(row) for row in store.scan_users(encoder.model_version)}
-        expected = expected_rows(read_log(addresses.kafka, kafka), store, encoder, config)
+        of_states = dataclasses.replace(kafka, topic=kafka.states_topic)
+        events, states = (read_all(addresses.kafka, each, PARTITIONS) for each in (kafka, of_states))
+        expected = expected_rows(events, states, encoder, config.states.max_history)
     return Report(
         duration_s,
         num_sent,
-        sum(status["num_applied"] for status in statuses),
-        sum(status["num_skipped"] for status in statuses),
+        sum(status["states"]["num_applied"] for status in statuses),
+        sum(status["states"]["num_skipped"] for status in statuses),
+        sum(view["num_repairs"] for status in statuses for view in status["views"]),
         len(expected),
         sum(rows.get(user) != row for user, row in expected.items()) + len(rows.keys() - expected.keys()),
         restarts,
         {str(pid): memory.summary() for pid, memory in watch.memory.items()},
-        [status["freshness_ms"] for status in statuses],
+        [view["freshness_ms"] for status in statuses for view in status["views"]],
         watch.not_ready,
         sorted(watch.warnings),
     )

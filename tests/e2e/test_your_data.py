@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import quote
 
 import httpx
 import pyarrow.parquet as pq
@@ -20,6 +21,7 @@ import pytest
 from mind_dist.local_process import free_ports
 from tests import companies
 
+SERVE = "python -m jobs.serve"
 GUIDE = Path(__file__).parents[2] / "docs" / "your-data.md"
 
 
@@ -36,9 +38,14 @@ class Company:
         """Write the settings file and run the commands up to serving, as the guide has them."""
         settings, commands = guide(self.name)
         (self.directory / f"{self.name}.toml").write_text(settings)
-        for command in commands:
-            if "jobs.serve" not in command:
-                self.run(command)
+        for command in commands[: commands.index(SERVE)]:
+            self.run(command)
+
+    def load_users(self) -> None:
+        """Run the commands that the guide has behind serving."""
+        _, commands = guide(self.name)
+        for command in commands[commands.index(SERVE) + 1 :]:
+            self.run(command)
 
     def run(self, command: str) -> None:
         done = subprocess.run(
@@ -54,10 +61,11 @@ class Company:
         self.printed += done.stdout
 
     @contextmanager
-    def serving(self) -> Iterator[httpx.Client]:
-        """Run `jobs.serve` until the end, and yield a client of it that is ready to answer."""
+    def serving(self, user_id: int | str) -> Iterator[httpx.Client]:
+        """Run `jobs.serve` until the end, and yield a client of it that is ready to answer and knows a user."""
         [port] = free_ports(1)
-        command = f"exec python -m jobs.serve --serving.port {port} --serving.cpus-per-replica 0.1"
+        settings = f"--serving.port {port} --serving.cpus-per-replica 0.1 --serving.states.directory states"
+        command = f"exec {SERVE} {settings}"
         log = (self.directory / "serve.log").open("w")
         with (
             log,
@@ -69,6 +77,8 @@ class Company:
                 with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
                     wait(lambda: process.poll() is not None or ready(client))
                     assert process.poll() is None, (self.directory / "serve.log").read_text()
+                    self.load_users()
+                    wait(lambda: client.get(f"/v1/users/{quote(str(user_id), safe='')}/interests").is_success)
                     yield client
             finally:
                 process.send_signal(signal.SIGTERM)
@@ -159,7 +169,7 @@ def test_a_shop_goes_from_its_csv_files_to_candidates(company: Company) -> None:
     assert beats(company.metrics(), "popularity")
     catalog = pq.read_table(company.directory / "data" / "shop" / "items.parquet")
     price = dict(zip(catalog["original_id"].to_pylist(), catalog["price"].to_pylist(), strict=True))
-    with company.serving() as client:
+    with company.serving("K-00007") as client:
         cheap = retrieve(client, user_id="K-00007", limit=20, filter={"price": {"lt": 20}})
         assert len(cheap) == 20
         assert all(price[item] is not None and price[item] < 20 for item in cheap)
@@ -188,7 +198,7 @@ def test_a_newsroom_is_given_what_is_readable_now_alone(company: Company) -> Non
     rows = catalog.select(["original_id", "available_from", "available_until"]).to_pylist()
     times = {row["original_id"]: (row["available_from"], row["available_until"]) for row in rows}
     assert len(times) == companies.NEWS.num_items
-    with company.serving() as client:
+    with company.serving("reader/7") as client:
         assert retrieve(client, user_id="reader/7", limit=50) == []  # all articles are of the past
         at_ms = company.manifest()["last_ms"]
         found = retrieve(client, user_id="reader/7", limit=50, at_ms=at_ms)
@@ -203,7 +213,7 @@ def test_a_music_service_gets_tracks_for_integer_ids(company: Company) -> None:
     assert manifest["num_rejected"] == {"timestamp_future": 3}
     assert manifest["id_type"] == "int64"
     assert beats(company.metrics(), "popularity")
-    with company.serving() as client:
+    with company.serving(7) as client:
         tracks = retrieve(client, user_id=7, limit=10)
         assert len(tracks) == 10
         assert all(10_000 <= track < 10_000 + companies.MUSIC.num_items for track in tracks)

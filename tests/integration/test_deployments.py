@@ -1,8 +1,9 @@
 """Two products on one Milvus and one Kafka, from publishing to updating, and back."""
 
 import dataclasses
+import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -11,16 +12,14 @@ import ray
 from jobs.cli import run
 from jobs.publish import PublishJob, main
 from mind_dist import local_stack
-from mind_dist.config import Addresses, KafkaConfig, MilvusConfig, ServingConfig
-from mind_dist.encoder import InterestEncoder
+from mind_dist.config import Addresses, KafkaConfig, MilvusConfig
 from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.keys import IdType, id_key
-from mind_dist.log.kafka import EventProducer, KafkaDeadLetters, KafkaSource, ensure_topics
-from mind_dist.observability import InMemoryMetrics
-from mind_dist.serving.ray_app import application_name
-from mind_dist.serving.updater import UserVectorUpdater
+from mind_dist.log.kafka import EventProducer, KafkaSource, ensure_event_topics, ensure_topics
+from mind_dist.serving.ray_app import UpdaterReplica, application_name
 from mind_dist.training.ray_trainer import train_on_ray
 from mind_dist.training.settings import TrainSettings
+from tests.replicas import eventually, kafka_arguments, kafka_config, updating
 from tests.services import BROKERS
 from tests.toy_training import FROM_LOG, MODEL, write_dataset
 from tests.versions import original_id, tiny_version
@@ -30,22 +29,25 @@ USER: dict[IdType, int | str] = {"int64": 7, "string": "user-7"}
 
 
 class Product:
-    """A deployment with a topic of its own."""
+    """A deployment with topics of its own."""
 
-    def __init__(self, name: str, id_type: IdType, kafka: str, milvus: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.name, self.id_type, self._patch = name, id_type, monkeypatch
-        self.addresses = Addresses(kafka, milvus, deployment=name)
-        topic = f"events-of-{name or 'nobody'}"
-        self.kafka = KafkaConfig(topic, f"{topic}-dead", max_poison_fraction=1.0).of_deployment(name)
-        ensure_topics(kafka, {self.kafka.topic: PARTITIONS, self.kafka.dead_letter_topic: 1})
-        self.store = MilvusVectorStore.at(self.addresses, MilvusConfig())
+    def __init__(self, addresses: Addresses, id_type: IdType, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.addresses, self.id_type, self._folder, self._patch = addresses, id_type, folder, monkeypatch
+        topics = kafka_config(f"events-of-{addresses.deployment or 'nobody'}-{uuid.uuid4().hex}")
+        self._kafka = dataclasses.replace(topics, max_poison_fraction=1.0)
+        ensure_event_topics(addresses.kafka, self.kafka, PARTITIONS)
+        self.store = MilvusVectorStore.at(addresses, MilvusConfig())
+
+    @property
+    def kafka(self) -> KafkaConfig:
+        return self._kafka.of_deployment(self.addresses.deployment)
 
     def publish(self, *arguments: str, code: int = 0) -> None:
         self._patch.setenv("MIND_DIST_KAFKA", self.addresses.kafka)
         self._patch.setenv("MIND_DIST_MILVUS", self.addresses.milvus)
-        self._patch.setenv("MIND_DIST_DEPLOYMENT", self.name)
+        self._patch.setenv("MIND_DIST_DEPLOYMENT", self.addresses.deployment)
         with pytest.raises(SystemExit) as ended:
-            run(PublishJob, main, ["--kafka.topic", self.kafka.topic, *arguments])
+            run(PublishJob, main, [*kafka_arguments(self._kafka), *arguments])
         assert ended.value.code == code
 
     def send(self, num_events: int) -> None:
@@ -53,25 +55,21 @@ class Product:
             for at in range(num_events):
                 producer.send(USER[self.id_type], original_id(at, self.id_type), 1_700_000_000_000 + at)
 
-    def update(self, uri: str, num_events: int) -> None:
-        """Apply this many events to a version's users, in its own consumer group."""
-        encoder = InterestEncoder.load(uri)
-        source = KafkaSource(
-            self.addresses.kafka, self.kafka, self.kafka.group(encoder.model_version), partitions=range(PARTITIONS)
-        )
-        config = dataclasses.replace(ServingConfig(), kafka=self.kafka)
-        dead_letters = KafkaDeadLetters(self.addresses.kafka, self.kafka)
-        updater = UserVectorUpdater(encoder, self.store, source, dead_letters, config=config, metrics=InMemoryMetrics())
-        taken = 0
-        while taken < num_events:
-            report = updater.step(1.0)
-            assert report.num_poison == 0
-            taken += report.num_records
-        updater.close()
+    def updating(self) -> AbstractContextManager[UpdaterReplica]:
+        return updating(self._kafka, self.addresses, self._folder)
 
-    def committed(self, version: str) -> int:
-        group = self.kafka.group(version)
-        with closing(KafkaSource(self.addresses.kafka, self.kafka, group, partitions=range(PARTITIONS))) as source:
+    def applied(self) -> int:
+        """Return how far the deployment's own group has come in its events."""
+        return self._committed(self.kafka, self.kafka.updaters_group)
+
+    def written(self, version: str) -> int:
+        """Return how far the rows of a version are behind the states, by the deployment's own group of that view."""
+        [published_ms] = [info.published_ms for info in self.store.versions() if info.model_version == version]
+        of_states = dataclasses.replace(self.kafka, topic=self.kafka.states_topic)
+        return self._committed(of_states, self.kafka.view_group(version, published_ms))
+
+    def _committed(self, config: KafkaConfig, group: str) -> int:
+        with closing(KafkaSource(self.addresses.kafka, config, group, partitions=range(PARTITIONS))) as source:
             return sum(source.committed().values())
 
     def behaviors(self) -> list[int]:
@@ -93,7 +91,12 @@ def products(
     kafka = request.getfixturevalue(request.param)
     with local_stack.milvus_lite(tmp_path / "milvus") as server, ExitStack() as at_end:
         kinds: tuple[tuple[str, IdType], ...] = (("", "int64"), ("shop", "string"), ("shop_eu", "int64"))
-        made = [Product(name, id_type, kafka, server.address, monkeypatch) for name, id_type in kinds]
+        made = [
+            Product(
+                Addresses(kafka, server.address, deployment=name), id_type, tmp_path / f"states {name}", monkeypatch
+            )
+            for name, id_type in kinds
+        ]
         for product in made:
             at_end.callback(product.store.close)
         yield made
@@ -112,32 +115,34 @@ def test_products_share_a_milvus_and_a_kafka_without_seeing_each_other(
     assert first == europe.store.active_version() != shop.store.active_version()
     assert [len(product.store.versions()) for product in products] == [1, 1, 1]
 
-    nobody.update(uris["int64"][0], 5)
-    assert nobody.behaviors() == nobody.keys(range(5))
-    assert (europe.behaviors(), shop.behaviors()) == ([], [])
-    assert (nobody.committed(first), europe.committed(first)) == (5, 0)
-    europe.update(uris["int64"][0], 5)
-    shop.update(uris["string"][0], 5)
-    assert shop.behaviors() == shop.keys(range(5))
+    with nobody.updating():
+        eventually(lambda: nobody.behaviors() == nobody.keys(range(5)))
+        assert (europe.behaviors(), shop.behaviors()) == ([], [])
+        eventually(lambda: nobody.written(first))
+    assert (nobody.applied(), europe.applied()) == (5, 0)
+    assert europe.written(first) == 0
 
-    shop.publish("--version-uri", uris["string"][1])
-    assert shop.behaviors() == shop.keys(range(5))
-    assert (nobody.store.active_version(), europe.store.active_version()) == (first, first)
-    second = shop.store.active_version()
-    assert second is not None
-    assert shop.committed(second) == 5  # handed over in the deployment's own groups
-    shop.publish("--rollback")
-    assert shop.store.active_version() != second
+    with europe.updating(), shop.updating():
+        eventually(lambda: shop.behaviors() == shop.keys(range(5)))
+        shop.publish("--version-uri", uris["string"][1])
+        assert shop.behaviors() == shop.keys(range(5))  # made before readers moved
+        assert (nobody.store.active_version(), europe.store.active_version()) == (first, first)
+        second = shop.store.active_version()
+        assert second is not None
+        assert shop.written(second)
+        shop.publish("--rollback")
+        assert shop.store.active_version() != second
+        europe.publish("--version-uri", uris["int64"][1], "--publishing.keep", "0")
     capsys.readouterr()
     nobody.publish("--rollback", code=1)
     assert "there is no version before" in capsys.readouterr().err
     europe.publish("--rollback", second, code=1)
     assert f"there is no version {second}" in capsys.readouterr().err
 
-    europe.publish("--version-uri", uris["int64"][1], "--publishing.keep", "0")
     assert [info.model_version for info in europe.store.versions()] == [europe.store.active_version()]
     assert [info.model_version for info in nobody.store.versions()] == [first]
     assert nobody.behaviors() == nobody.keys(range(5))
+    assert europe.behaviors() == europe.keys(range(5))
     assert nobody.store.count_items(first) == 60
 
 

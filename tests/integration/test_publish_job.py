@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import uuid
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +15,24 @@ import pytest
 import torch
 
 from jobs.cli import run
+from jobs.load_users import LoadUsers
+from jobs.load_users import main as load_users
 from jobs.publish import PublishJob, _metrics, main
 from mind_dist import local_stack
 from mind_dist.checkpoint import TableRows, VersionWriter, seal
-from mind_dist.config import KafkaConfig, MilvusConfig, ModelConfig, TrainingConfig, dump
+from mind_dist.config import Addresses, KafkaConfig, MilvusConfig, ModelConfig, TrainingConfig, dump
 from mind_dist.dataset.parquet import ITEM_SCHEMA, DatasetManifest, ItemCatalog, sequences_table, write_manifest
 from mind_dist.encoder import InterestEncoder
 from mind_dist.errors import ConfigError
 from mind_dist.evaluation import EvaluationReport
 from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.keys import IdType
-from mind_dist.log.kafka import EventProducer, KafkaSource, ensure_topics
+from mind_dist.log.kafka import EventProducer, ensure_event_topics
 from mind_dist.model.multi_interest import MultiInterestModel
 from mind_dist.records import BehaviorSequence
 from mind_dist.retrieval import retrieve
 from mind_dist.storage import Directory
+from tests.replicas import eventually, kafka_arguments, kafka_config, updating
 
 NUM_ITEMS, NUM_USERS, DIM = 50, 12, 8
 CONFIG = ModelConfig(dim=DIM, num_interests=2, hidden_dims=(8,))
@@ -91,86 +97,88 @@ def test_versions_are_published_listed_and_rolled_back(
     tmp_path: Path, store: MilvusVectorStore, tansu_broker: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second = (write_version(tmp_path / f"v{seed}", seed) for seed in (1, 2))
-    dataset = write_dataset(tmp_path / "data")
-    kafka = KafkaConfig(topic="published")
-    ensure_topics(tansu_broker, {kafka.topic: 2})
-    job = ("--kafka.topic", kafka.topic, "--version-uri")
+    kafka = kafka_config(f"published-{uuid.uuid4().hex}")
+    ensure_event_topics(tansu_broker, kafka, 2)
+    job = (*kafka_arguments(kafka), "--version-uri")
 
-    said = run_job(capsys, *job, first, "--dataset", dataset, "--backfill", "inputs")
+    said = run_job(capsys, *job, first)
     old = store.active_version()
     assert old is not None
-    assert f"readers are on {old}, before on none {NUM_ITEMS} items, {NUM_USERS} users" in said
-    rows = store.get_users(old, range(NUM_USERS), strong=True)
-    assert [rows[key].behaviors.tolist() for key in (0, 5)] == [[3, 4, 5, 6, 7], [8, 9, 10, 11, 12]]
-    found = retrieve(store, old, rows[3].interests, 10, exclude=rows[3].behaviors.tolist(), filter={"genre": "war"})
-    assert len(found) == 10
-    assert all(candidate.item_key % 2 == 0 for candidate in found)
+    assert f"readers are on {old}, before on none {NUM_ITEMS} items, 0 users" in said
     assert "is active already" in run_job(capsys, *job, first)
 
-    positions = follow(tansu_broker, kafka, kafka.group(old))
-    said = run_job(capsys, *job, second)
-    new = store.active_version()
-    assert new is not None
-    assert f"readers are on {new}, before on {old}" in said
-    assert committed(tansu_broker, kafka, kafka.group(new)) == positions
+    with updating(kafka, addresses(tansu_broker), tmp_path / "states"):
+        load_users(LoadUsers(write_dataset(tmp_path / "data"), part="inputs", kafka=kafka))
+        eventually(lambda: store.count_users(old) == NUM_USERS)
+        rows = store.get_users(old, range(NUM_USERS), strong=True)
+        assert [rows[key].behaviors.tolist() for key in (0, 5)] == [[3, 4, 5, 6, 7], [8, 9, 10, 11, 12]]
+        seen = rows[3].behaviors.tolist()
+        found = retrieve(store, old, rows[3].interests, 10, exclude=seen, filter={"genre": "war"})
+        assert len(found) == 10
+        assert all(candidate.item_key % 2 == 0 for candidate in found)
 
-    said = run_job(capsys, "--list")
-    assert said.index(new) < said.index("active") < said.index(old)
-    assert f"readers are on {old}" in run_job(capsys, "--rollback")
-    assert "no version before" in run_job(capsys, "--rollback", code=1)
-    assert f"readers are on {new}" in run_job(capsys, "--rollback", new)
-    assert store.active_version() == new
+        said = run_job(capsys, *job, second)
+        new = store.active_version()
+        assert new is not None
+        assert f"readers are on {new}, before on {old} {NUM_ITEMS} items, {NUM_USERS} users" in said
+        fresh = store.get_users(new, range(NUM_USERS), strong=True)
+        assert [fresh[key].behaviors.tolist() for key in range(NUM_USERS)] == [
+            rows[key].behaviors.tolist() for key in range(NUM_USERS)
+        ]
+        row = fresh[3]
+        [alone] = InterestEncoder.load(second).encode([BehaviorSequence(3, row.behaviors, row.timestamps_ms)])
+        assert row.interests.tobytes() == alone.vectors.tobytes()
 
-
-def follow(broker: str, kafka: KafkaConfig, group: str) -> dict[int, int]:
-    """Send events and take them all, as an updater would; returns where it came to."""
-    producer = EventProducer(broker, kafka)
-    for user in range(20):
-        producer.send(user, 1, user)
-    producer.close()
-    source = KafkaSource(broker, kafka, group, partitions=range(2))
-    count = 0
-    while count < 20:
-        count += len(source.poll(1))
-    positions = dict(source.position())
-    source.commit(positions)
-    source.close()
-    return positions
-
-
-def committed(broker: str, kafka: KafkaConfig, group: str) -> dict[int, int]:
-    source = KafkaSource(broker, kafka, group, partitions=range(2))
-    positions = dict(source.committed())
-    source.close()
-    return positions
+        said = run_job(capsys, "--list")
+        assert said.index(new) < said.index("active") < said.index(old)
+        send(tansu_broker, kafka, user=3, item=30)
+        eventually(lambda: 30 in behaviors(store, new, 3))
+        assert f"readers are on {old}" in run_job(capsys, *job[:-1], "--rollback")
+        assert behaviors(store, old, 3)[-1] == 30  # it was behind while readers were elsewhere
+        assert "no version before" in run_job(capsys, *job[:-1], "--rollback", code=1)
+        assert f"readers are on {new}" in run_job(capsys, *job[:-1], "--rollback", new)
+    assert (store.active_version(), store.staged_version()) == (new, None)
 
 
-def test_an_update_that_lags_behind_is_waited_for_in_vain(
+def test_users_of_whom_nobody_makes_rows_are_not_waited_for(
     tmp_path: Path, store: MilvusVectorStore, tansu_broker: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second = (write_version(tmp_path / f"v{seed}", seed) for seed in (1, 2))
-    kafka = KafkaConfig(topic="lagging")
-    ensure_topics(tansu_broker, {kafka.topic: 2})
-    job = ("--kafka.topic", kafka.topic, "--publishing.catch-up-s", "0", "--version-uri")
+    kafka = kafka_config(f"alone-{uuid.uuid4().hex}")
+    ensure_event_topics(tansu_broker, kafka, 2)
+    job = (*kafka_arguments(kafka), "--version-uri")
     run_job(capsys, *job, first)
     old = store.active_version()
     assert old is not None
-    follow(tansu_broker, kafka, kafka.group(old))
-    producer = EventProducer(tansu_broker, kafka)
-    producer.send(1, 1, 1)
-    producer.close()
-    assert "did not catch up" in run_job(capsys, *job, second, code=1)
-    assert (store.active_version(), len(store.versions())) == (old, 1)
-    assert f"before on {old}" in run_job(capsys, *job, second, "--no-updaters")
+    with updating(kafka, addresses(tansu_broker), tmp_path / "states"):
+        send(tansu_broker, kafka, user=1, item=1)
+        eventually(lambda: behaviors(store, old, 1) == [1])
+    said = run_job(capsys, *job, second, "--publishing.catch-up-s", "1", code=1)
+    assert "there are users, and no updater makes their rows" in said
+    assert "start python -m jobs.serve, or set publishing.wait_for_users to false" in said
+    assert (store.active_version(), store.staged_version(), len(store.versions())) == (old, None, 1)
+
+    assert f"before on {old}" in run_job(capsys, *job, second, "--publishing.no-wait-for-users")
+    new = store.active_version()
+    assert new is not None
+    assert new != old
+    assert store.count_users(new) == 0
+    with updating(kafka, addresses(tansu_broker), tmp_path / "another disk"):
+        eventually(lambda: behaviors(store, new, 1) == [1])
 
 
-def test_a_dataset_with_ids_of_another_type_is_refused_before_anything_is_created(
-    tmp_path: Path, store: MilvusVectorStore, capsys: pytest.CaptureFixture[str]
-) -> None:
-    version, dataset = write_version(tmp_path / "version", 1), write_dataset(tmp_path / "data", "string")
-    said = run_job(capsys, "--version-uri", version, "--dataset", dataset, code=1)
-    assert f"{dataset} has string ids, v00000001_" in said
-    assert list(store.versions()) == []
+def addresses(kafka: str) -> Addresses:
+    return dataclasses.replace(Addresses.from_environment(), kafka=kafka)
+
+
+def send(broker: str, kafka: KafkaConfig, user: int, item: int) -> None:
+    with closing(EventProducer(broker, kafka)) as producer:
+        producer.send(user, item, 1_000_000)
+
+
+def behaviors(store: MilvusVectorStore, version: str, user: int) -> list[int]:
+    rows = store.get_users(version, [user], strong=True)
+    return [int(item) for item in rows[user].behaviors] if user in rows else []
 
 
 @pytest.mark.parametrize(

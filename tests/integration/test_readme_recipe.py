@@ -16,6 +16,7 @@ from mind_dist.keys import id_key
 from mind_dist.publishing import publish
 from mind_dist.records import BehaviorSequence
 from mind_dist.retrieval import retrieve
+from tests.toy_views import fill_users
 from tests.versions import tiny_version
 
 README = Path(__file__).parents[2] / "README.md"
@@ -40,7 +41,8 @@ def test_the_readmes_recipe_returns_what_retrieve_returns(
     store = MilvusVectorStore(uri, MilvusConfig())
     with closing(MilvusClient(uri, timeout=20)) as client:
         client.drop_alias("users")  # the server is shared: another test's version may be active, of ids of another type
-    publish(store, encoder, str(tmp_path), sequences=users)
+    publish(store, encoder, str(tmp_path))
+    fill_users(store, encoder, encoder.model_version, users)
     names: dict[str, Any] = {}
     code = recipe().replace("http://127.0.0.1:19530", uri).replace(", 64", f", {encoder.config.dim}")
     assert code.count(uri) == 1
@@ -62,7 +64,8 @@ def test_the_recipe_works_for_string_ids_as_the_readme_says(milvus_lite: str, tm
     keys = [id_key(f"item-{item}", "string") for item in range(8)]
     user = BehaviorSequence(id_key("K-00042", "string"), np.array(keys), np.arange(8))
     store = MilvusVectorStore(milvus_lite, MilvusConfig(), deployment="strings")
-    publish(store, encoder, str(tmp_path), sequences=[user])
+    publish(store, encoder, str(tmp_path))
+    fill_users(store, encoder, encoder.model_version, [user])
     code = recipe().replace("http://127.0.0.1:19530", milvus_lite).replace(", 64", f", {encoder.config.dim}")
     code = (
         code.replace('"item_id"', '"original_id"')

@@ -7,11 +7,12 @@ from uuid import uuid4
 import pytest
 
 from jobs.replay import Replay, main
-from mind_dist.config import KafkaConfig, LogConfig
+from mind_dist.config import LogConfig
 from mind_dist.errors import ConfigError
 from mind_dist.log.codec import decode
 from mind_dist.log.kafka import KafkaSource, num_partitions
 from mind_dist.records import Event
+from tests.replicas import kafka_config
 
 
 def test_a_raw_log_arrives_in_order_in_topics_the_job_made(
@@ -24,11 +25,12 @@ def test_a_raw_log_arrives_in_order_in_topics_the_job_made(
         + "".join(f"{n % 5},{n},{1_700_001_000 - n}\n" for n in range(200))
         + "x,1,1700000000\n"
     )
-    kafka = KafkaConfig(topic=f"events-{uuid4().hex}", dead_letter_topic=f"dead-{uuid4().hex}")
+    kafka = kafka_config(f"events-{uuid4().hex}")
     job = Replay(log=LogConfig((str(log),), "csv"), rate=2000, partitions=3, kafka=kafka)
     assert main(job) == 200
     assert "200 events are in" in capsys.readouterr().out.replace("\n", " ")
     assert num_partitions(tansu_broker, kafka.topic) == 3
+    assert num_partitions(tansu_broker, kafka.states_topic) == 3
     assert num_partitions(tansu_broker, kafka.dead_letter_topic) == 1
     times: dict[int, list[int]] = {}
     with closing(KafkaSource(tansu_broker, kafka, "g", partitions=range(3))) as source:

@@ -21,6 +21,7 @@ from mind_dist.config import Addresses, KafkaConfig, MilvusConfig, ServingConfig
 from mind_dist.errors import ConfigError, PortInUse, ServiceUnavailable
 from mind_dist.local_process import free_ports
 from mind_dist.log.kafka import ensure_topics, num_partitions
+from tests.replicas import kafka_arguments
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +36,7 @@ def config() -> ServingConfig:
     [port] = free_ports(1)
     topic = f"served-{uuid.uuid4().hex}"
     return ServingConfig(
-        kafka=KafkaConfig(topic, f"{topic}-dead", connect_timeout_s=2),
+        kafka=KafkaConfig(topic, f"{topic}-states", f"{topic}-dead", connect_timeout_s=2),
         milvus=MilvusConfig(retry_s=1),
         port=port,
         cpus_per_replica=0.1,
@@ -64,6 +65,7 @@ def test_it_serves_until_sigterm_and_leaves_nothing_deployed(
     finally:
         thread.join()
         signal.signal(signal.SIGTERM, before)
+    assert num_partitions(environment.kafka, config.kafka.states_topic) == 2
     assert num_partitions(environment.kafka, config.kafka.dead_letter_topic) == 1
     assert f"serving at {url}, documented at {url}/docs\n" in capsys.readouterr().out
     with pytest.raises(OSError, match="refused"):
@@ -135,9 +137,8 @@ def test_leaving_a_service_running_needs_a_cluster(config: ServingConfig, monkey
 
 def run_job(config: ServingConfig, **environment: str) -> subprocess.Popen[str]:
     """Start the job as a process of its own, and return it."""
-    settings = {"port": config.port, "kafka.topic": config.kafka.topic}
-    settings["kafka.dead-letter-topic"] = config.kafka.dead_letter_topic
-    arguments = [f"--serving.{name}={value}" for name, value in settings.items()]
+    topics = [argument.replace("--kafka", "--serving.kafka") for argument in kafka_arguments(config.kafka)]
+    arguments = [f"--serving.port={config.port}", *topics]
     command = [sys.executable, "-m", "jobs.serve", "--serving.cpus-per-replica=0.1", *arguments]
     variables = {**os.environ, **environment}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables)

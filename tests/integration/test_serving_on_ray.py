@@ -7,9 +7,8 @@ import logging
 import os
 import random
 import signal
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -24,16 +23,17 @@ from ray.util.state import list_actors
 
 from jobs.serve import deploy
 from mind_dist import local_stack
-from mind_dist.config import Addresses, KafkaConfig, MilvusConfig, ServingConfig, dump
+from mind_dist.config import Addresses, KafkaConfig, MilvusConfig, ServingConfig, StatesConfig, dump
 from mind_dist.encoder import InterestEncoder
 from mind_dist.errors import UpdaterStopped
 from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.local_process import LocalProcess, free_ports
-from mind_dist.log.kafka import EventProducer, KafkaSource, ensure_topics
+from mind_dist.log.kafka import EventProducer, KafkaSource, ensure_event_topics
 from mind_dist.publishing import publish
-from mind_dist.records import BehaviorSequence
 from mind_dist.serving.health import NO_ACTIVE_VERSION, UPDATE_FAILING, UPDATERS_MISSING
 from mind_dist.serving.ray_app import UPDATER, RecommenderReplica, UpdaterReplica, application_name
+from mind_dist.views.caught_up import CaughtUp
+from tests.replicas import eventually
 from tests.versions import tiny_version
 
 logger = logging.getLogger(__name__)
@@ -50,11 +50,12 @@ class Service:
         self.directory = directory
         self.broker = broker
         topic = f"served-{uuid.uuid4().hex[:8]}"
-        kafka = KafkaConfig(topic, f"{topic}-dead", connect_timeout_s=3, session_timeout_s=6)
+        kafka = KafkaConfig(topic, f"{topic}-states", f"{topic}-dead", connect_timeout_s=3, session_timeout_s=6)
         [port] = free_ports(1)
         self.config = ServingConfig(
             kafka=kafka,
             milvus=MilvusConfig(index="FLAT"),
+            states=StatesConfig(directory=str(directory / "states")),
             port=port,
             cpus_per_replica=0.1,
             version_poll_s=0.2,
@@ -62,17 +63,23 @@ class Service:
             category_column="genre",
         )
         self.addresses = Addresses(broker.address, milvus, deployment=DEPLOYMENT)
-        ensure_topics(broker.address, {kafka.topic: 2, kafka.dead_letter_topic: 1})
+        ensure_event_topics(broker.address, kafka, 2)
         self.store = MilvusVectorStore.at(self.addresses, self.config.milvus)
         self.versions: list[str] = []
+        with closing(EventProducer(broker.address, kafka)) as producer:
+            producer.tell(USER, [[1, 10], [2, 20], [3, 30]])
         url = deploy(self.config, self.addresses, timeout_s=120)
         self.client = httpx.Client(base_url=url, timeout=30)
 
     def publish(self, seed: int) -> str:
         uri = tiny_version(self.directory / str(seed), seed=seed)
         encoder = InterestEncoder.load(uri)
-        user = BehaviorSequence(USER, np.array([1, 2, 3]), np.array([10, 20, 30]))
-        publish(self.store, encoder, uri, sequences=[user])
+        publish(
+            self.store,
+            encoder,
+            uri,
+            catch_up=CaughtUp(self.addresses.kafka, self.config.kafka.of_deployment(DEPLOYMENT)),
+        )
         self.versions.append(encoder.model_version)
         return encoder.model_version
 
@@ -80,9 +87,13 @@ class Service:
         response = self.client.get(f"/v1/users/{user}/interests")
         return response.json() if response.status_code == 200 else {}
 
-    def status(self) -> dict[str, dict[str, Any]]:
+    def status(self) -> dict[str, Any]:
         handle = serve.get_deployment_handle(UPDATER, APPLICATION)
-        return {each["model_version"]: each for each in handle.status.remote().result(timeout_s=30)}
+        found: dict[str, Any] = handle.status.remote().result(timeout_s=30)
+        return found
+
+    def followed(self) -> set[str]:
+        return {view["model_version"] for view in self.status()["views"]}
 
     def is_ready(self, version: str) -> bool:
         response = self.client.get("/readyz")
@@ -104,15 +115,6 @@ def service(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
         stack.callback(service.store.close)
         stack.callback(service.client.close)
         yield service
-
-
-def eventually(condition: Callable[[], object], timeout_s: float = 60.0) -> float:
-    """Return how long it took until a condition held, in seconds."""
-    started = time.monotonic()
-    while not condition():
-        assert time.monotonic() < started + timeout_s, "did not happen in time"
-        time.sleep(0.02)
-    return time.monotonic() - started
 
 
 def updater_pid() -> int | None:
@@ -142,6 +144,7 @@ def test_without_a_version_it_is_up_but_not_ready(service: Service) -> None:
 def test_a_published_version_is_picked_up_and_answers(service: Service) -> None:
     version = service.publish(seed=201)
     eventually(lambda: service.is_ready(version))
+    eventually(lambda: service.interests(USER))
     answer = service.client.post("/v1/retrieve", json={"user_id": USER, "limit": 5}).json()
     assert answer["model_version"] == version
     assert len(answer["candidates"]) == 5
@@ -152,16 +155,16 @@ def test_a_published_version_is_picked_up_and_answers(service: Service) -> None:
     assert (wrong.status_code, "unknown column" in wrong.json()["error"]) == (422, True)
 
 
-def committed(service: Service, deployment: str) -> int:
-    """Return how far a deployment's updaters of the newest version have come."""
+def applied(service: Service, deployment: str) -> int:
+    """Return how many records a deployment's updaters have applied."""
     kafka = service.config.kafka.of_deployment(deployment)
-    source = KafkaSource(service.broker.address, kafka, kafka.group(service.versions[-1]), partitions=range(2))
+    source = KafkaSource(service.broker.address, kafka, kafka.updaters_group, partitions=range(2))
     with closing(source):
         return sum(source.committed().values())
 
 
 def test_events_change_a_users_vectors_within_seconds(service: Service) -> None:
-    eventually(lambda: service.status().get(service.versions[-1], {}).get("num_partitions") == 2)
+    eventually(lambda: service.status()["states"].get("partitions") == [0, 1])
     waits = []
     for item in range(20, 30):
         before = service.interests(USER)
@@ -169,12 +172,13 @@ def test_events_change_a_users_vectors_within_seconds(service: Service) -> None:
         assert service.client.post("/v1/events", json={"events": [event]}).status_code == 202
         waits.append(eventually(lambda item=item: item in service.interests(USER)["behaviors"]))  # type: ignore[misc]
         assert service.interests(USER)["interests"] != before["interests"]
-    status = service.status()[service.versions[-1]]
-    logger.info("seen over HTTP after %.0f ms; freshness_ms %s", np.median(waits) * 1000, status["freshness_ms"])
-    assert status["num_applied"] == 10
-    eventually(lambda: committed(service, DEPLOYMENT) == 10)  # the commit follows the rows
-    assert committed(service, "") == 0
-    assert status["freshness_ms"]["p50"] < 2000
+    status = service.status()
+    [view] = status["views"]
+    logger.info("seen over HTTP after %.0f ms; freshness_ms %s", np.median(waits) * 1000, view["freshness_ms"])
+    assert (status["states"]["num_applied"], status["states"]["stopped"]) == (11, {})  # what was told of the user, too
+    assert (applied(service, DEPLOYMENT), applied(service, "")) == (11, 0)
+    assert (view["model_version"], view["num_behind"], view["num_repairs"]) == (service.versions[-1], 0, 0)
+    assert view["freshness_ms"]["p50"] < 2000
 
 
 def test_metrics_reach_prometheus(service: Service) -> None:
@@ -184,11 +188,12 @@ def test_metrics_reach_prometheus(service: Service) -> None:
 
     def exported() -> bool:
         lines = httpx.get(url, timeout=10).text.splitlines()
-        applied = [line for line in lines if line.startswith("ray_mind_dist_events_applied_total{") and labels in line]
+        applied = [line for line in lines if line.startswith("ray_mind_dist_events_applied_total{")]
+        written = [line for line in lines if line.startswith("ray_mind_dist_user_upserts_total{") and labels in line]
         fresh = [line for line in lines if line.startswith("ray_mind_dist_freshness_seconds_bucket{")]
         lag = [line for line in lines if line.startswith("ray_mind_dist_lag_records{") and 'partition="1"' in line]
         retrieved = [line for line in lines if line.startswith("ray_mind_dist_retrieve_seconds_count{")]
-        return all((applied, fresh, lag, retrieved))
+        return all((applied, written, fresh, lag, retrieved))
 
     eventually(exported)
 
@@ -217,7 +222,7 @@ def test_a_new_version_is_taken_over_without_a_restart(service: Service) -> None
     pid = updater_pid()
     version = service.publish(seed=202)
     eventually(lambda: service.is_ready(version))
-    eventually(lambda: set(service.status()) == {version})
+    eventually(lambda: service.followed() == {version})
     event = {"user_id": USER, "item_id": 40}
     assert service.client.post("/v1/events", json={"events": [event]}).status_code == 202
     eventually(lambda: 40 in service.interests(USER)["behaviors"])
@@ -227,11 +232,12 @@ def test_a_new_version_is_taken_over_without_a_restart(service: Service) -> None
     assert updater_pid() == pid
 
 
-def test_replicas_need_no_serve_around_them(service: Service, tansu_broker: str) -> None:
-    newcomer = USER + 1  # another broker, so another log: of users the service knows it would skip the first events
-    ensure_topics(tansu_broker, {service.config.kafka.topic: 2, service.config.kafka.dead_letter_topic: 1})
+def test_replicas_need_no_serve_around_them(service: Service, tansu_broker: str, tmp_path: Path) -> None:
+    newcomer = USER + 1  # another broker, so other states: its own machine's folder, too
+    ensure_event_topics(tansu_broker, service.config.kafka, 2)
     addresses = dataclasses.replace(service.addresses, kafka=tansu_broker)
-    arguments = (dump(service.config), addresses.shareable())
+    config = dataclasses.replace(service.config, states=StatesConfig(directory=str(tmp_path)))
+    arguments = (dump(config), addresses.shareable())
     updater = UpdaterReplica(*arguments)
     recommender = RecommenderReplica(*arguments, None)
     api = recommender.__serve_build_asgi_app__()
@@ -239,7 +245,8 @@ def test_replicas_need_no_serve_around_them(service: Service, tansu_broker: str)
     assert eventually_asked(api, "/readyz").json()["model_version"] == service.versions[-1]
     assert asked(api, "POST", "/v1/events", json={"events": [event]}).status_code == 202
     eventually(lambda: 50 in service.interests(newcomer).get("behaviors", []))
-    eventually(lambda: [each["problem"] for each in updater.status()] == [""])
+    status = updater.status()
+    assert [each["problem"] for each in (status["states"], *status["views"])] == ["", ""]
     updater.check_health()
     recommender.check_health()
     updater.__del__()
