@@ -9,10 +9,11 @@ import pytest
 import ray.autoscaler
 import yaml
 
+from jobs.load_users import LoadUsers
 from jobs.replay import Replay
 from mind_dist.config import KafkaConfig
 from mind_dist.log.kafka_settings import client_settings, shareable
-from mind_dist.log.kafka_topics import DEAD_LETTER_CONFIGS, EVENT_CONFIGS, EVENT_PARTITIONS
+from mind_dist.log.kafka_topics import DEAD_LETTER_CONFIGS, EVENT_CONFIGS, EVENT_PARTITIONS, STATE_CONFIGS
 from mind_dist.observability import METRICS
 from mind_dist.serving import health
 
@@ -75,11 +76,12 @@ def test_what_compose_mounts_from_beside_it_is_there_and_named_as_it_is_used(ser
 
 
 def test_topics_file_and_code_make_the_same_topics() -> None:
-    events, dead_letters = yaml.safe_load((ROOT / "cluster" / "topics.yaml").read_text())["topics"]
-    assert (events["name"], dead_letters["name"]) == (KafkaConfig().topic, KafkaConfig().dead_letter_topic)
-    assert (events["partitions"], dead_letters["partitions"]) == (EVENT_PARTITIONS, 1)
-    assert Replay().partitions == EVENT_PARTITIONS
-    for topic, configs in ((events, EVENT_CONFIGS), (dead_letters, DEAD_LETTER_CONFIGS)):
+    topics = yaml.safe_load((ROOT / "cluster" / "topics.yaml").read_text())["topics"]
+    kafka = KafkaConfig()
+    assert [topic["name"] for topic in topics] == [kafka.topic, kafka.states_topic, kafka.dead_letter_topic]
+    assert [topic["partitions"] for topic in topics] == [EVENT_PARTITIONS, EVENT_PARTITIONS, 1]
+    assert Replay().partitions == LoadUsers().partitions == EVENT_PARTITIONS
+    for topic, configs in zip(topics, (EVENT_CONFIGS, STATE_CONFIGS, DEAD_LETTER_CONFIGS), strict=True):
         written = {name: str(value) for name, value in topic["config"].items()}
         assert written.pop("min.insync.replicas", "2") == "2"  # goes with the number of copies, which the broker knows
         assert written == configs
@@ -97,7 +99,7 @@ def test_the_docs_name_every_metric_as_prometheus_shows_it() -> None:
 def test_the_docs_name_every_problem_of_readyz() -> None:
     operations = (ROOT / "docs" / "operations.md").read_text()
     names = [value for name, value in vars(health).items() if name.isupper() and not name.startswith("_")]
-    assert len(names) == 11
+    assert len(names) == 13
     for name in names:
         assert f"`{name}`" in operations
 
