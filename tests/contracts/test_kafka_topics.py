@@ -23,7 +23,7 @@ from mind_dist.log.kafka import (
     num_partitions,
 )
 from mind_dist.log.kafka_broker import admin_client
-from mind_dist.log.kafka_topics import DEAD_LETTER_CONFIGS, EVENT_CONFIGS
+from mind_dist.log.kafka_topics import DEAD_LETTER_CONFIGS, EVENT_CONFIGS, STATE_CONFIGS
 from mind_dist.records import Record
 from tests.services import BROKERS, KAFKA_HOME
 
@@ -33,7 +33,7 @@ POISON = Record(0, 7, b"1", b"{not json", 0)
 @pytest.fixture
 def config() -> KafkaConfig:
     topic = f"events-{uuid.uuid4().hex}"
-    return KafkaConfig(topic, f"{topic}-dead", connect_timeout_s=3)
+    return KafkaConfig(topic, f"{topic}-states", f"{topic}-dead", connect_timeout_s=3)
 
 
 @pytest.fixture(params=BROKERS)
@@ -59,6 +59,7 @@ def test_topics_are_made_with_partitions_once_and_stay_as_they_are(broker: str, 
     ensure_event_topics(broker, config)
     ensure_event_topics(broker, config, 3)
     assert num_partitions(broker, config.topic) == EVENT_PARTITIONS
+    assert num_partitions(broker, config.states_topic) == EVENT_PARTITIONS
     assert num_partitions(broker, config.dead_letter_topic) == 1
 
 
@@ -87,7 +88,8 @@ if KAFKA_HOME.is_dir():  # Tansu shows no topic's settings, and refuses to make 
 
     def test_topics_are_made_as_the_topics_file_says(kafka_broker: str, config: KafkaConfig) -> None:
         ensure_event_topics(kafka_broker, config)
-        for topic, wanted in ((config.topic, EVENT_CONFIGS), (config.dead_letter_topic, DEAD_LETTER_CONFIGS)):
+        topics = (config.topic, config.states_topic, config.dead_letter_topic)
+        for topic, wanted in zip(topics, (EVENT_CONFIGS, STATE_CONFIGS, DEAD_LETTER_CONFIGS), strict=True):
             assert wanted.items() <= configs(kafka_broker, topic).items()
 
     def test_a_dead_letters_topic_that_may_not_be_made_is_named_with_its_command(

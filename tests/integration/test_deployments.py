@@ -167,7 +167,7 @@ def test_ids_of_another_type_are_refused_until_they_have_a_deployment_of_their_o
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_training_of_a_deployment_shows_its_positions_in_a_group_of_its_own(tmp_path: Path, tansu_broker: str) -> None:
-    kafka = KafkaConfig("events-to-train-on", "events-to-train-on-dead")
+    kafka = KafkaConfig("events-to-train-on", dead_letter_topic="events-to-train-on-dead")
     ensure_topics(tansu_broker, {kafka.topic: PARTITIONS, kafka.dead_letter_topic: 1})
     with closing(EventProducer(tansu_broker, kafka)) as producer:
         for at in range(40):

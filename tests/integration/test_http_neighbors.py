@@ -42,7 +42,7 @@ class Service:
     def __init__(self, broker: LocalProcess, milvus: str, directory: Path) -> None:
         self.broker = broker
         topic = f"neighbors-{uuid.uuid4().hex[:8]}"
-        kafka = KafkaConfig(topic, f"{topic}-dead", connect_timeout_s=20)
+        kafka = KafkaConfig(topic, dead_letter_topic=f"{topic}-dead", connect_timeout_s=20)
         self.config = ServingConfig(kafka=kafka, milvus=MilvusConfig(index="FLAT"), version_poll_s=0.2)
         self.addresses = Addresses(broker.address, milvus, deployment=f"n{uuid.uuid4().hex[:8]}")
         ensure_topics(broker.address, {kafka.topic: 2, kafka.dead_letter_topic: 1})
