@@ -18,7 +18,8 @@ Rows = dict[int, tuple[object, ...]]
 def expected_rows(events: Sequence[Record], states: Sequence[Record], encoder: Encoder, max_history: int) -> Rows:
     """Return the rows that the events give; where each one's state stands is looked up in the log of states."""
     told = told_by(events, max_history).states
-    newest = {int(record.key): record for record in states if (record.key or b"").lstrip(b"-").isdigit()}
+    by_key = {(record.key or b"").decode(): record for record in states}
+    newest = {int(key): record for key, record in by_key.items() if key.lstrip("-").isdigit()}
     assert told.keys() == {key for key, record in newest.items() if record.value}
     reading = Reading.of(encoder.manifest, encoder.config, encoder.max_behaviors, FEATURES.behavior)
     rows = []
