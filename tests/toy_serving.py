@@ -22,6 +22,7 @@ from mind_dist.log.transactions import InMemoryTransactions
 from mind_dist.observability import InMemoryMetrics
 from mind_dist.records import MAX_TIES, BehaviorSequence, Keys
 from mind_dist.states.local_store import LocalStore
+from mind_dist.states.ownership import Ownership
 from mind_dist.states.shared import SharedStores
 from mind_dist.states.updater import StatesUpdater, UpdateStep
 from mind_dist.views.positions import InMemoryViewPositions
@@ -200,11 +201,19 @@ class Run:
         """Return a new owner of all partitions, as a process that just started has it."""
         kafka = self.config.kafka
         topics = {kafka.states_topic: self.states, kafka.dead_letter_topic: self.dead_letters}
-        return StatesUpdater(
-            source or self.source(),
-            InMemoryTransactions(self.events, topics),
+        transactions = InMemoryTransactions(self.events, topics)
+        owned = Ownership(
+            lambda: source or self.source(),
+            transactions,
             lambda partition: InMemorySource(self.states, "", [partition]),
             lambda partition: LocalStore.in_free_slot(self.folder, partition, self.states.identity),
+            events_log=str(self.events.identity),
+            kafka=kafka,
+            shared=self.shared,
+        )
+        return StatesUpdater(
+            owned,
+            transactions,
             "int64",
             config=self.config.states,
             kafka=kafka,

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
-from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
+from kafka import ConsumerRebalanceListener, KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka.errors import (
     CommitFailedError,
     FencedInstanceIdError,
@@ -77,9 +77,17 @@ class KafkaSource:
     """
 
     def __init__(
-        self, bootstrap: str, config: KafkaConfig, group: str, *, partitions: Iterable[int] | None = None
+        self,
+        bootstrap: str,
+        config: KafkaConfig,
+        group: str,
+        *,
+        partitions: Iterable[int] | None = None,
+        hold_new: bool = False,
     ) -> None:
         """Reach the broker and join the group, or take `partitions` by hand, without the group's balancing.
+
+        With `hold_new`, partitions that the group gives us are paused until they are resumed.
 
         Raises:
             ConfigError: There is no such topic, or it lacks one of the partitions.
@@ -106,7 +114,7 @@ class KafkaSource:
             self._give_name_back()
             raise
         if partitions is None:
-            self._consumer.subscribe([config.topic])
+            self._consumer.subscribe([config.topic], listener=_Hold(self._consumer) if hold_new else None)
             try:
                 self._learn_partitions()
             except ServiceUnavailable:
@@ -318,6 +326,20 @@ class KafkaSource:
             silent_s = time.monotonic() - self._silent_since_s
             if silent_s * 1000 > self._timeout_ms:
                 raise ServiceUnavailable("Kafka", self._address, silent_s, str(error)) from error
+
+
+class _Hold(ConsumerRebalanceListener):
+    """Pauses what a group gives, before any of it is fetched."""
+
+    def __init__(self, consumer: Any) -> None:
+        self._consumer = consumer
+
+    def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        """Do nothing: what is not stored is read again."""
+
+    def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        """Pause them."""
+        self._consumer.pause(*assigned)
 
 
 def _appended_ms(message: Any) -> int:

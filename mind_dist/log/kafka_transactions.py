@@ -73,6 +73,22 @@ class KafkaTransactions:
             self._drop()
             raise
 
+    def put(self, group: str, positions: Positions, records: Sequence[NewRecord] = ()) -> None:
+        """Store positions for a group from outside, with members in it or without, and nothing beside them.
+
+        A member that is at work takes no notice, and stores its own with the next batch: this is for partitions of
+        which nothing is taken.
+
+        Raises:
+            ServiceUnavailable: The broker did not answer in time.
+        """
+        try:
+            with translated(self._address):
+                self._commit(self._connected(), records, positions, Membership(group, 0, group), {})
+        except BaseException:
+            self._drop()
+            raise
+
     def _commit(
         self,
         producer: Any,

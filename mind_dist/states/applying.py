@@ -61,18 +61,21 @@ class Applied:
     num_tombstones: int = 0
 
 
-def apply(user_key: int, state: UserState | None, changes: Iterable[Change], keeping: Keeping) -> Applied:
-    """Apply a user's records in order."""
+def apply(
+    user_key: int, state: UserState | None, changes: Iterable[Change], keeping: Keeping, log_key: int = 0
+) -> Applied:
+    """Apply a user's records in order; `log_key` names the log that they are of."""
     result = Applied(state)
     for record, change in changes:
         known = result.state
-        if known is not None and record.offset < known.next_offset:
+        if known is not None and known.log_key == log_key and record.offset < known.next_offset:
             result.num_skipped += 1
         elif isinstance(change, Tombstone):
             result.state, result.changed = None, result.changed or known is not None
             result.num_tombstones += 1
         else:
-            _take(result, known or UserState(BehaviorSequence(user_key)), record, change, keeping)
+            before = known or UserState(BehaviorSequence(user_key))
+            _take(result, dataclasses.replace(before, log_key=log_key), record, change, keeping)
     return result
 
 

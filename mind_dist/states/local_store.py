@@ -2,7 +2,7 @@
 
     u{user key}   position in the log of states, and the state's bytes; none where the user is forgotten
     o{position}   the user key whose newest state stands there
-    m…            whose log it is, and up to where it is here
+    m…            whose log it is, up to where it is here, and of which events
 
 So the positions, in order, name each user once, where the user changed last: a view that has come to some position
 reads on from there, and one that is new reads them all. What the log does not keep is not kept here either: the folder
@@ -26,6 +26,7 @@ from mind_dist.strict_json import to_json
 _MOST_SLOTS = 64
 _POSITION = b"m.position"
 _IDENTITY = b"m.identity"
+_EVENTS_LOG = b"m.events"
 _POSITIONS = struct.Struct(">q")
 _SIGN = 1 << 63
 
@@ -94,6 +95,16 @@ class LocalStore:
         """Return the users' newest states, in their order; None for a user who never had one."""
         found = self._values(user_keys)
         return [_stored(key, value) for key, value in zip(user_keys, found, strict=True)]
+
+    @property
+    def events_log(self) -> str:
+        """Which log of events the states are of; empty where that was never said."""
+        found = self._db.get(_EVENTS_LOG)
+        return found.decode() if found else ""
+
+    def put_events_log(self, name: str) -> None:
+        """Keep which log of events the states are of from here on."""
+        self._db.put(_EVENTS_LOG, name.encode())
 
     def put(self, states: Sequence[StoredState], position: int) -> None:
         """Store states, each newer than what there is of its user, and where the log goes on behind them."""

@@ -14,6 +14,7 @@ from mind_dist.log.kafka import KafkaSource
 from mind_dist.log.kafka_topics import ensure_dead_letter_topic, ensure_state_topic, log_identity
 from mind_dist.log.kafka_transactions import KafkaTransactions
 from mind_dist.states.local_store import LocalStore
+from mind_dist.states.ownership import Ownership
 from mind_dist.states.shared import SharedStores
 from mind_dist.states.updater import StatesUpdater, UpdateStep
 
@@ -45,11 +46,19 @@ def states_on_kafka(
     identity = log_identity(bootstrap, kafka.states_topic, timeout_s=kafka.connect_timeout_s)
     folder = states_folder(config, kafka)
     of_states = dataclasses.replace(kafka, topic=kafka.states_topic)
-    return StatesUpdater(
-        KafkaSource(bootstrap, kafka, kafka.updaters_group),
-        KafkaTransactions(bootstrap, kafka, f"{kafka.updaters_group}-{uuid.uuid4().hex}"),
+    transactions = KafkaTransactions(bootstrap, kafka, f"{kafka.updaters_group}-{uuid.uuid4().hex}")
+    owned = Ownership(
+        lambda: KafkaSource(bootstrap, kafka, kafka.updaters_group, hold_new=True),
+        transactions,
         lambda partition: KafkaSource(bootstrap, of_states, "", partitions=[partition]),
         lambda partition: LocalStore.in_free_slot(folder, partition, identity),
+        events_log=str(log_identity(bootstrap, kafka.topic, timeout_s=kafka.connect_timeout_s)),
+        kafka=kafka,
+        shared=shared,
+    )
+    return StatesUpdater(
+        owned,
+        transactions,
         id_type,
         config=config,
         kafka=kafka,

@@ -11,6 +11,9 @@ from mind_dist.log.source import EventSource
 from mind_dist.records import Record
 from mind_dist.states.local_store import LocalStore, StoredState
 
+EVENTS_LOG_KEY = b"events-log"
+"""Key of the record in each partition of the log of states that names the log of events that they are of."""
+
 OpenReader = Callable[[int], EventSource]
 """Opens a reader of one partition of the log of states."""
 
@@ -77,7 +80,11 @@ class OwnedPartition:
                 self.store.clear()
                 reader.seek({self.number: error.oldest})
                 raise
-            self.store.put([_stored(record) for record in records], reader.position()[self.number])
+            for record in records:
+                if record.key == EVENTS_LOG_KEY:
+                    self.store.put_events_log((record.value or b"").decode())
+            states = [_stored(record) for record in records if record.key != EVENTS_LOG_KEY]
+            self.store.put(states, reader.position()[self.number])
         if reader.position()[self.number] < end:
             return False
         self.end_restore()

@@ -23,7 +23,7 @@ from mind_dist.records import BehaviorSequence, KeyRows, Keys
 
 FORMAT_VERSION = 1
 
-_HEAD = struct.Struct("<qIHI")
+_HEAD = struct.Struct("<qqIHI")
 _COLUMN = struct.Struct("<Bq")
 _WIDTHS: tuple[tuple[int, type[np.unsignedinteger[Any]]], ...] = (
     (1, np.uint8),
@@ -43,11 +43,13 @@ class UserState:
         history: The newest behaviors, with one key of each kept feature (`behavior_keys`); no profile and no context.
         profile: Raw profile values by name.
         next_offset: Records of the user's partition below it are in this state.
+        log_key: Fingerprint of the log of events that the position belongs to.
     """
 
     history: BehaviorSequence
     profile: Mapping[str, Any] = field(default_factory=dict)
     next_offset: int = 0
+    log_key: int = 0
 
     @property
     def user_key(self) -> int:
@@ -67,7 +69,7 @@ def encode_state(state: UserState, features: Sequence[str]) -> bytes:
     profile = orjson.dumps(dict(state.profile), option=orjson.OPT_SORT_KEYS)
     times = history.timestamps_ms
     parts = [
-        _HEAD.pack(state.next_offset, len(history), len(names), len(profile)),
+        _HEAD.pack(state.log_key, state.next_offset, len(history), len(names), len(profile)),
         names,
         profile,
         *_packed(history.item_keys),
@@ -107,7 +109,7 @@ class _Reader:
         self._at = 0
 
     def state(self, user_key: int, features: Sequence[str]) -> UserState:
-        next_offset, length, names_bytes, profile_bytes = _HEAD.unpack_from(self._data)
+        log_key, next_offset, length, names_bytes, profile_bytes = _HEAD.unpack_from(self._data)
         self._at = _HEAD.size
         text = self._take(names_bytes).decode()
         names = text.split("\x1f") if text else []
@@ -117,7 +119,7 @@ class _Reader:
         times = np.cumsum(np.concatenate([first, self._column(max(0, length - 1))]))
         found = {name: self._codes(length) for name in names}
         rows = _rows(found, features, length)
-        return UserState(BehaviorSequence(user_key, items, times, behavior_keys=rows), profile, next_offset)
+        return UserState(BehaviorSequence(user_key, items, times, behavior_keys=rows), profile, next_offset, log_key)
 
     def _codes(self, length: int) -> Keys:
         (count,) = struct.unpack("<I", self._take(4))

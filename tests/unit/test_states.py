@@ -16,6 +16,8 @@ from mind_dist.log.source import InMemorySource
 from mind_dist.log.transactions import InMemoryTransactions, Membership
 from mind_dist.records import BehaviorSequence, Record
 from mind_dist.states.local_store import LocalStore, StoredState
+from mind_dist.states.ownership import Ownership
+from mind_dist.states.partition import EVENTS_LOG_KEY
 from mind_dist.states.record import UserState, decode_state, encode_state
 from mind_dist.states.shared import SharedStores
 from mind_dist.states.updater import StatesUpdater, UpdateStep
@@ -101,15 +103,24 @@ class World:
 
     def updater(self, *, folder: str = "one", max_records: int = 20) -> StatesUpdater:
         topics = {KAFKA.states_topic: self.states, KAFKA.dead_letter_topic: self.letters}
-        return StatesUpdater(
-            InMemorySource(self.events, KAFKA.updaters_group, max_records=max_records),
-            InMemoryTransactions(self.events, topics),
+        transactions = InMemoryTransactions(self.events, topics)
+        shared = SharedStores(KAFKA.session_timeout_s)
+        owned = Ownership(
+            lambda: InMemorySource(self.events, KAFKA.updaters_group, max_records=max_records),
+            transactions,
             lambda partition: InMemorySource(self.states, "", [partition]),
             lambda partition: LocalStore.in_free_slot(self.folder / folder, partition, self.states.identity),
+            events_log=str(self.events.identity),
+            kafka=KAFKA,
+            shared=shared,
+        )
+        return StatesUpdater(
+            owned,
+            transactions,
             "int64",
             config=CONFIG,
             kafka=KAFKA,
-            shared=SharedStores(KAFKA.session_timeout_s),
+            shared=shared,
             on_step=self._maybe_fail,
         )
 
@@ -138,7 +149,8 @@ class World:
         found = {}
         for partition in range(self.states.num_partitions):
             for record in self.states.read(partition, 0, 1 << 30):
-                found[int(record.key or b"")] = record.value
+                if record.key != EVENTS_LOG_KEY:
+                    found[int(record.key or b"")] = record.value
         told = {key: decode_state(key, value, FEATURES.behavior) for key, value in found.items() if value}
         assert told.keys() == wanted.states.keys()
         for key, (history, profile) in wanted.states.items():
@@ -260,4 +272,32 @@ def test_a_lost_position_stops_its_partition_alone(tmp_path: Path) -> None:
         successor.step(0)
     assert list(successor.stopped) == [1]
     assert world.events.stored(KAFKA.updaters_group, [0])[0] == world.events.end(0)
+    successor.close()
+
+
+def test_states_of_another_log_are_not_touched_until_an_operator_says_so(tmp_path: Path) -> None:
+    world = World(tmp_path, num_partitions=1)
+    for each in mixed_log(100, 5, seed=8):
+        world.append(each)
+    updater = world.updater()
+    world.run(updater)
+    updater.close()
+    before = world.states.end(0)
+    world.events = InMemoryLog(1)
+    world.events.append(encode_key(3), encode_event(3, 7, 1_700_000_000_000), 0)
+    successor = world.updater()
+    for _ in range(5):
+        successor.step(0)
+    assert "its states are of topic events" in successor.stopped[0]
+    assert "--reset 0=oldest" in successor.stopped[0]
+    assert world.states.end(0) == before
+    world.states.append(EVENTS_LOG_KEY, str(world.events.identity).encode(), 0)
+    world.events.store(KAFKA.updaters_group, {0: 0})
+    successor.look_at_stopped()
+    for _ in range(5):
+        successor.step(0)
+    assert not successor.stopped
+    [found] = successor.partitions[0].store.get([3])
+    assert found is not None
+    assert decode_state(3, found.value, FEATURES.behavior).history.item_keys[-1] == 7
     successor.close()
