@@ -328,7 +328,7 @@ class KafkaSource:
                 raise ServiceUnavailable("Kafka", self._address, silent_s, str(error)) from error
 
 
-class _Hold(ConsumerRebalanceListener):
+class _Hold(ConsumerRebalanceListener):  # type: ignore[misc]  # the client has no types
     """Pauses what a group gives, before any of it is fetched."""
 
     def __init__(self, consumer: Any) -> None:
