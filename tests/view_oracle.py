@@ -45,5 +45,5 @@ def expected_rows(events: Sequence[Record], states: Sequence[Record], encoder: E
 def bits(row: UserRow) -> tuple[object, ...]:
     """Return all of a row to the last bit, but for when it was made."""
     arrays = (row.interests, row.weights, row.behaviors, row.timestamps_ms, row.profile, row.behavior_keys)
-    parts = [(array.dtype.str, array.shape, array.tobytes()) for array in arrays]
+    parts = [(array.dtype.str, array.shape[0] if array.size else 0, array.tobytes()) for array in arrays]
     return (*parts, row.partition, row.state_offset, row.model_version)

@@ -21,13 +21,14 @@ from mind_dist.records import MAX_TIES
 from mind_dist.states.updater import UpdateStep
 from tests.kafka_logs import read_all, send
 from tests.services import BROKERS
-from tests.state_worlds import mixed_log
+from tests.state_worlds import FEATURES, mixed_log
 from tests.states_process import MAX_HISTORY, kafka_config
 from tests.versions import tiny_version
 from tests.view_oracle import Rows, bits, expected_rows
 from tests.views_process import PARTITIONS, Owner, Place, ViewStep
 
 USERS, EVENTS = 20, 300
+VALUES = [("event_type", "click"), ("event_type", "buy")]
 REPOSITORY = Path(__file__).parents[2]
 WITHIN_S = 120
 
@@ -36,14 +37,18 @@ class World:
     """A topic with all that real ones have, and a version whose rows are made of it."""
 
     def __init__(self, kafka: str, milvus: str, folder: Path, seed: int) -> None:
-        uri, topic = tiny_version(folder / "version", seed=seed), f"killed-{uuid.uuid4().hex}"
+        uri, topic = (
+            tiny_version(folder / "version", seed=seed, features=FEATURES, values=VALUES),
+            f"killed-{uuid.uuid4().hex}",
+        )
         self.place = Place(kafka, milvus, topic, uri, str(folder / "states"))
         self.config = kafka_config(topic)
         ensure_event_topics(kafka, self.config, PARTITIONS)
         self.encoder = InterestEncoder.load(uri)
         version, length = self.encoder.model_version, self.encoder.max_behaviors + MAX_TIES
         self.store = MilvusVectorStore(milvus, MilvusConfig(index="FLAT"))
-        self.store.create_version(VersionInfo(version, 8, 3, "cosine", uri, length, published_ms=1))
+        info = VersionInfo(version, 8, 3, "cosine", uri, length, published_ms=1, behavior_features=FEATURES.behavior)
+        self.store.create_version(info)
         send(kafka, topic, mixed_log(EVENTS, USERS, seed), PARTITIONS)
 
     def die_at(self, step: int, count: int) -> None:
