@@ -212,7 +212,7 @@ class KafkaSource:
                 each.partition: self._consumer.committed(each, metadata=True, timeout_ms=self._timeout_ms)
                 for each in sorted(self._consumer.assignment())
             }
-        # Tansu tells none where nothing was noted
+        # Tansu keeps no notes, and tells None
         return {partition: (found.metadata or "") if found else "" for partition, found in stored.items()}
 
     def pause(self, partitions: Iterable[int]) -> None:

@@ -70,11 +70,12 @@ def test_it_is_there_when_the_view_has_come_to_where_the_states_ended(broker: st
         positions.store({1: ends[1]}, {1: "7"})
     with closing(KafkaViewPositions(broker, kafka, INFO, PARTITIONS)) as positions:
         assert positions.stored([0, 1]) == ends
-        assert positions.notes([0, 1]) == {0: "", 1: "7"}
+        notes = positions.notes([0, 1])
     write_states(broker, kafka, 10)  # what comes later is not waited for
     assert caught_up(INFO)
     assert not CaughtUp(broker, kafka)(INFO)
     assert not CaughtUp(broker, kafka)(dataclasses.replace(INFO, published_ms=8))
+    assert notes in ({0: "", 1: "7"}, {0: "", 1: ""})  # Tansu keeps none
 
 
 def test_updaters_that_are_not_there_are_waited_for_a_while_and_then_said_to_be_missing(
