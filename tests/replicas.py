@@ -1,6 +1,5 @@
 """An updater in this process, as `jobs.serve` has it in its replicas: states and views, followed versions and all."""
 
-import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,7 +32,7 @@ def updating(kafka: KafkaConfig, addresses: Addresses, folder: Path) -> Iterator
     config = ServingConfig(
         kafka=kafka, milvus=MilvusConfig(index="FLAT"), states=StatesConfig(directory=str(folder)), version_poll_s=0.2
     )
-    updater = UpdaterReplica(dump(config), dataclasses.asdict(addresses))
+    updater = UpdaterReplica(dump(config), addresses.shareable())
     try:
         eventually(lambda: updater.status()["states"].get("partitions"))
         yield updater
