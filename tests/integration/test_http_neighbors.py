@@ -8,7 +8,6 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 import httpx
@@ -57,7 +56,7 @@ class Service:
     @contextmanager
     def serving(self) -> Iterator[str]:
         """Yield the URL of a new replica."""
-        replica = RecommenderReplica(dump(self.config), asdict(self.addresses), None)
+        replica = RecommenderReplica(dump(self.config), self.addresses.shareable(), None)
         [port] = free_ports(1)
         server = uvicorn.Server(uvicorn.Config(replica.__serve_build_asgi_app__(), port=port, log_level="error"))
         thread = threading.Thread(target=server.run)
