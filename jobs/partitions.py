@@ -38,6 +38,9 @@ class Partitions:
     reset: tuple[str, ...] = ()
     """Partitions to go on with from elsewhere: PARTITION=POSITION, PARTITION=oldest or PARTITION=end. What lies between is
     lost, or comes again, and is skipped where it is known."""
+    force: bool = False
+    """Also reset partitions that do not say that they have stopped: a laptop's broker (Tansu) keeps no word of it. The owner of
+    one that is at work takes no notice."""
     kafka: KafkaConfig = field(default_factory=KafkaConfig)
     """Topics."""
 
@@ -84,16 +87,16 @@ def _wanted(job: Partitions, stands: Mapping[int, _Stand]) -> dict[int, int]:
         if not partition.isdecimal() or not equals:
             raise ConfigError("reset", f"{text!r} must be PARTITION=POSITION, PARTITION=oldest or PARTITION=end")
         wanted[int(partition)] = place
-    return {partition: _position(partition, place, stands) for partition, place in wanted.items()}
+    return {partition: _position(partition, place, stands, force=job.force) for partition, place in wanted.items()}
 
 
-def _position(partition: int, place: str, stands: Mapping[int, _Stand]) -> int:
+def _position(partition: int, place: str, stands: Mapping[int, _Stand], *, force: bool) -> int:
     if partition not in stands:
         raise ConfigError("partitions", f"there is no partition {partition}: they are 0 … {len(stands) - 1}")
     stand = stands[partition]
-    if not stand.state:
+    if not stand.state and not force:
         problem = f"partition {partition} has not stopped: its owner would store its own position again"
-        raise ConfigError("partitions", f"{problem}; end the service first, if it must go back")
+        raise ConfigError("partitions", f"{problem}; end the service first and add --force, if it must go elsewhere")
     if place == "":
         return stand.oldest if stand.stored is None else stand.stored
     named = {"oldest": stand.oldest, "end": stand.end}

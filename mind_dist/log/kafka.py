@@ -220,8 +220,17 @@ class KafkaSource:
         self._consumer.pause(*self._owned(partitions))
 
     def resume(self, partitions: Iterable[int]) -> None:
-        """Poll these partitions again."""
-        self._consumer.resume(*self._owned(partitions))
+        """Poll these partitions again, from where they are.
+
+        What the client (3.0.12) has at hand of a paused partition it may never look at again, nor fetch anything else of it,
+        where the last partition that it returned records of has brought nothing since; so that is dropped.
+        """
+        owned = self._owned(partitions)
+        for each in owned:
+            parked = self._consumer._fetcher._paused_partition_records.pop(each, None)  # noqa: SLF001 - as above
+            if parked:
+                parked.drain()
+        self._consumer.resume(*owned)
 
     def membership(self) -> Membership:
         """Return this consumer's place in its group as of the last poll."""

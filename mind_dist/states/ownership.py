@@ -118,7 +118,8 @@ class Ownership:
             return
         notes, starts = self._source.notes(), self._starts()
         for number in self.stopped:
-            if starts[number] != self._owned[number].stored or not Note.of_text(notes[number]).stopped:
+            is_let_go = self._owned[number].is_noted and not Note.of_text(notes[number]).stopped
+            if starts[number] != self._owned[number].stored or is_let_go:
                 self._go_on(self._owned[number], starts[number], Note())
                 self._owned[number].begin_restore(self._open_reader)
                 logger.info("partition goes on", extra={"fields": {"partition": number, "position": starts[number]}})
@@ -129,6 +130,7 @@ class Ownership:
         self._source.pause([number])
         partition.stopped = reason
         self._note(partition)
+        partition.is_noted = bool(Note.of_text(self._source.notes()[number]).stopped)  # Tansu keeps no notes
         fields = {"partition": number, "reason": reason}
         logger.error("partition stopped: mend the cause, then see python -m jobs.partitions", extra={"fields": fields})
 
@@ -174,7 +176,7 @@ class Ownership:
 
     def _go_on(self, partition: OwnedPartition, start: int, note: Note) -> None:
         partition.gate = PoisonGate(self._kafka.max_poison_fraction, self._kafka.poison_window, note.counted)
-        partition.stopped, partition.stored = note.stopped, start
+        partition.stopped, partition.stored, partition.is_noted = note.stopped, start, bool(note.stopped)
         self._source.seek({partition.number: start})
 
     def _advance_restores(self) -> None:

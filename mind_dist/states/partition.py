@@ -41,6 +41,7 @@ class OwnedPartition:
         gate: Counts its poison.
         restore: What is still to be read of its states; None at work.
         stopped: Why nothing of it is taken until an operator acts; empty otherwise.
+        is_noted: The log has kept why it stopped: where that is gone, an operator has let it go on.
         stored: The position of its events that the group has stored.
     """
 
@@ -49,6 +50,7 @@ class OwnedPartition:
     gate: PoisonGate = field(default_factory=lambda: PoisonGate(1.0, 1))
     restore: Restore | None = None
     stopped: str = ""
+    is_noted: bool = False
     stored: int = 0
 
     def begin_restore(self, open_reader: OpenReader) -> None:
