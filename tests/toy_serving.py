@@ -208,6 +208,7 @@ class Run:
             lambda partition: InMemorySource(self.states, "", [partition]),
             lambda partition: LocalStore.in_free_slot(self.folder, partition, self.states.identity),
             events_log=str(self.events.identity),
+            num_partitions=self.states.num_partitions,
             kafka=kafka,
             shared=self.shared,
         )

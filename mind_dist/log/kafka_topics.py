@@ -71,7 +71,7 @@ def ensure_state_topic(bootstrap: str, config: KafkaConfig) -> None:
     """Create the topic of the users' states where it is not there, with as many partitions as the events have.
 
     Raises:
-        ConfigError: There is no topic of events, or the states' has another number of partitions.
+        ConfigError: There is no topic of events, or the states' has more partitions: the events' was made anew.
         ServiceUnavailable: The broker did not answer in time, or refused.
     """
     timeout_s = config.connect_timeout_s
@@ -79,8 +79,8 @@ def ensure_state_topic(bootstrap: str, config: KafkaConfig) -> None:
     states = {"num_partitions": count, "replication_factor": -1, "configs": STATE_CONFIGS}
     _create(bootstrap, {config.states_topic: states}, timeout_s)
     found = num_partitions(bootstrap, config.states_topic, timeout_s=timeout_s)
-    if found != count:
-        problem = f"{config.states_topic!r} has {found} partitions, {config.topic!r} {count}: both must have as many"
+    if found > count:
+        problem = f"{config.states_topic!r} has {found} partitions, {config.topic!r} {count}: they are states of another topic"
         raise ConfigError("kafka.states_topic", problem)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from mind_dist.config import KafkaConfig, StatesConfig
 from mind_dist.keys import IdType
 from mind_dist.log.kafka import KafkaSource
-from mind_dist.log.kafka_topics import ensure_dead_letter_topic, ensure_state_topic, log_identity
+from mind_dist.log.kafka_topics import ensure_dead_letter_topic, ensure_state_topic, log_identity, num_partitions
 from mind_dist.log.kafka_transactions import KafkaTransactions
 from mind_dist.states.local_store import LocalStore
 from mind_dist.states.ownership import Ownership
@@ -53,6 +53,7 @@ def states_on_kafka(
         lambda partition: KafkaSource(bootstrap, of_states, "", partitions=[partition]),
         lambda partition: LocalStore.in_free_slot(folder, partition, identity),
         events_log=str(log_identity(bootstrap, kafka.topic, timeout_s=kafka.connect_timeout_s)),
+        num_partitions=num_partitions(bootstrap, kafka.states_topic, timeout_s=kafka.connect_timeout_s),
         kafka=kafka,
         shared=shared,
     )

@@ -35,6 +35,7 @@ class Ownership:
         open_reader: Opens a reader of one partition of the log of states.
         open_store: Opens the local store of one partition.
         events_log: Which log the source reads, by name and id: states that are of another one are not touched.
+        num_partitions: Partitions of the log of states: of a partition of the events that was added to these nothing is taken.
         kafka: Topics and limits.
         shared: What the views of this process read.
     """
@@ -47,10 +48,12 @@ class Ownership:
         open_store: Callable[[int], LocalStore],
         *,
         events_log: str,
+        num_partitions: int,
         kafka: KafkaConfig,
         shared: SharedStores,
     ) -> None:
         self.events_log = events_log
+        self._num_partitions = num_partitions
         self._open_source = open_source
         self._source = open_source()
         self._transactions = transactions
@@ -61,6 +64,7 @@ class Ownership:
         self._is_held = False
         self._generation = -1
         self._owned: dict[int, OwnedPartition] = {}
+        self._added: frozenset[int] = frozenset()
 
     @property
     def partitions(self) -> Mapping[int, OwnedPartition]:
@@ -70,7 +74,13 @@ class Ownership:
     @property
     def stopped(self) -> Mapping[int, str]:
         """Partitions of which nothing is taken until an operator acts, and why."""
-        return {p: each.stopped for p, each in self._owned.items() if each.stopped}
+        added = (
+            f"it was added, and there are states for {self._num_partitions} partitions alone: see docs/operations.md"
+        )
+        return {
+            **{p: each.stopped for p, each in self._owned.items() if each.stopped},
+            **dict.fromkeys(self._added, added),
+        }
 
     def membership(self) -> Membership:
         """Return our place in the group as of the last poll."""
@@ -117,7 +127,7 @@ class Ownership:
         if not self.stopped:
             return
         notes, starts = self._source.notes(), self._starts()
-        for number in self.stopped:
+        for number in self.stopped.keys() & self._owned.keys():
             is_let_go = self._owned[number].is_noted and not Note.of_text(notes[number]).stopped
             if starts[number] != self._owned[number].stored or is_let_go:
                 self._go_on(self._owned[number], starts[number], Note())
@@ -150,7 +160,10 @@ class Ownership:
 
     def _notice_assignment(self) -> bool:
         """Tell whether the group has changed, and then take over what is ours: others may have had what stayed, too."""
-        owned, generation = self._source.assignment(), self._source.membership().generation
+        generation, assigned = self._source.membership().generation, self._source.assignment()
+        owned = frozenset(number for number in assigned if number < self._num_partitions)
+        self._source.pause(assigned - owned)
+        self._added = assigned - owned
         if gone := self._owned.keys() - owned:
             leaving = [self._owned.pop(number) for number in gone]
             self._share()

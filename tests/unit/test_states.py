@@ -111,6 +111,7 @@ class World:
             lambda partition: InMemorySource(self.states, "", [partition]),
             lambda partition: LocalStore.in_free_slot(self.folder / folder, partition, self.states.identity),
             events_log=str(self.events.identity),
+            num_partitions=self.states.num_partitions,
             kafka=KAFKA,
             shared=shared,
         )
@@ -301,3 +302,18 @@ def test_states_of_another_log_are_not_touched_until_an_operator_says_so(tmp_pat
     assert found is not None
     assert decode_state(3, found.value, FEATURES.behavior).history.item_keys[-1] == 7
     successor.close()
+
+
+def test_a_partition_that_was_added_to_the_events_waits_and_holds_up_no_other(tmp_path: Path) -> None:
+    world = World(tmp_path, num_partitions=1)
+    updater = world.updater()
+    world.events.append(encode_key(3), encode_event(3, 7, 1_700_000_000_000), 0)
+    world.events.grow(2)
+    world.events.append(encode_key(4), encode_event(4, 7, 1_700_000_000_000), 1)
+    for _ in range(6):
+        updater.step(0)
+    assert list(updater.stopped) == [1]
+    assert "it was added, and there are states for 1 partitions alone" in updater.stopped[1]
+    assert world.events.stored(KAFKA.updaters_group, [0, 1]) == {0: 1}
+    assert list(updater.partitions[0].store.user_keys()) == [3]
+    updater.close()
