@@ -25,7 +25,7 @@ def send(address: str, topic: str, sent: Sequence[KeyValue], num_partitions: int
 def read_all(address: str, config: KafkaConfig, num_partitions: int) -> list[Record]:
     """Return all records of `config.topic` that a reader of committed ones gets."""
     with closing(KafkaSource(address, config, "", partitions=range(num_partitions))) as source:
-        ends = source.end_positions()
+        ends = source.written_positions()
         source.seek(source.oldest_positions())
         records: list[Record] = []
         while any(source.position()[p] < end for p, end in ends.items()):

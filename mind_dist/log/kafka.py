@@ -167,6 +167,13 @@ class KafkaSource:
         finally:
             self._probe.close()  # asked once, as by each of many sources, it need not keep a connection
 
+    def written_positions(self) -> Positions:
+        """Return the position behind all that is written of every owned partition, open transactions included."""
+        try:
+            return self._ends(self._timeout_ms / 1000, of_written=True)
+        finally:
+            self._probe.close()
+
     def lag(self, timeout_s: float) -> Mapping[int, int]:
         """Return how far every owned partition is from its end."""
         deadline_s = time.monotonic() + timeout_s
@@ -270,9 +277,9 @@ class KafkaSource:
             raise
         raise error
 
-    def _ends(self, timeout_s: float) -> Positions:
+    def _ends(self, timeout_s: float, *, of_written: bool = False) -> Positions:
         owned = sorted(self._consumer.assignment())
-        ends = self._probe.ends(owned, timeout_s) if owned else {}
+        ends = self._probe.ends(owned, timeout_s, of_written=of_written) if owned else {}
         return {each.partition: end for each, end in ends.items()}
 
     def _learn_partitions(self) -> None:

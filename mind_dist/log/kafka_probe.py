@@ -42,8 +42,10 @@ class PartitionProbe:
         self._bootstrap = bootstrap
         self._consumer: Any = None
 
-    def ends(self, partitions: Sequence[TopicPartition], timeout_s: float) -> Offsets:
+    def ends(self, partitions: Sequence[TopicPartition], timeout_s: float, *, of_written: bool = False) -> Offsets:
         """Return the position up to which each partition can be read now: behind it lie open transactions, or nothing.
+
+        With `of_written`, return the position behind these transactions, too.
 
         Asked for the end, Apache Kafka answers exactly; Tansu with the newest batch's *first* record + 1, or worse. So a
         fetch is done there, and again where that one came to, until there is nothing more to read.
@@ -58,7 +60,8 @@ class PartitionProbe:
             with translated(self._bootstrap, passing=UNREADABLE):
                 consumer = self._connected(timeout_s)
                 starts = consumer.end_offsets(partitions, timeout_ms=_left_ms(deadline_s))
-                return _read_on(consumer, starts, deadline_s)
+                reached, watermarks = _read_on(consumer, starts, deadline_s)
+                return watermarks if of_written else reached
         except Exception as error:
             self.close()  # it may have requests under way that would answer for another time
             if not isinstance(error, ServiceUnavailable):
@@ -100,8 +103,8 @@ UNREADABLE = (UnsupportedCodecError, CorruptRecordError)
 """Errors of the client about a batch's content; damaged compressed data raises the codec library's own instead."""
 
 
-def _read_on(consumer: Any, starts: Offsets, deadline_s: float) -> Offsets:
-    """Return where each partition can be read to, starting not far before it.
+def _read_on(consumer: Any, starts: Offsets, deadline_s: float) -> tuple[Offsets, Offsets]:
+    """Return where each partition can be read to, starting not far before it, and its high watermark.
 
     A fetch may bring nothing though there is something: the broker answered before it had read. So a partition whose
     high watermark lies further counts as read to its end, a transaction under way behind it, after some such fetches.
@@ -110,7 +113,7 @@ def _read_on(consumer: Any, starts: Offsets, deadline_s: float) -> Offsets:
     while True:
         reached, watermarks = _fetch(consumer, starts, deadline_s)
         if reached == watermarks or num_fruitless == _FRUITLESS_FETCHES:
-            return reached
+            return reached, watermarks
         if time.monotonic() > deadline_s:
             raise KafkaTimeoutError(f"no end of partitions {[partition.partition for partition in starts]}")
         num_fruitless = num_fruitless + 1 if reached == starts else 0

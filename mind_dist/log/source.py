@@ -57,6 +57,13 @@ class EventSource(Protocol):
         """
         ...
 
+    def written_positions(self) -> Positions:
+        """Return, for every owned partition, the position behind all that is written.
+
+        What of it belongs to transactions under way can be read when these have ended.
+        """
+        ...
+
     def lag(self, timeout_s: float) -> Mapping[int, int]:
         """Return, for every owned partition, how many positions lie between its next record and its end.
 
@@ -231,6 +238,10 @@ class InMemorySource:
     def end_positions(self) -> Positions:
         """Return the end of every partition."""
         return {p: self._log.end(p) for p in self._position}
+
+    def written_positions(self) -> Positions:
+        """Return the end of every partition: nothing here is under way."""
+        return self.end_positions()
 
     def lag(self, timeout_s: float) -> Mapping[int, int]:  # noqa: ARG002 - nothing here takes time
         """Return how far every partition is from its end."""

@@ -54,15 +54,16 @@ class OwnedPartition:
     stored: int = 0
 
     def begin_restore(self, open_reader: OpenReader) -> None:
-        """Go on from where the local store is, up to where the log of states ends now.
+        """Go on from where the local store is, up to behind all that the log of states has now.
 
         The input's position must have been read before: a transaction that ends between the two is then read here,
-        and its input comes again and is skipped.
+        and its input comes again and is skipped. Transactions under way are waited for: a group's positions may show
+        a moment before the states that were written with them.
         """
         self.end_restore()
         reader = open_reader(self.number)
         reader.seek({self.number: self.store.position})
-        self.restore = Restore(reader, reader.end_positions()[self.number])
+        self.restore = Restore(reader, reader.written_positions()[self.number])
 
     def advance_restore(self, timeout_s: float) -> bool:
         """Read some more, and tell whether all is read.

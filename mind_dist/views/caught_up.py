@@ -57,7 +57,7 @@ class CaughtUp:
         source = KafkaSource(self._bootstrap, of_states, group, partitions=range(count))
         try:
             if self._ends is None:
-                self._ends = source.end_positions()
+                self._ends = source.written_positions()
             is_there = self._is_there(source, self._ends)
         finally:
             source.close()
