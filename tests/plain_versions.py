@@ -14,9 +14,10 @@ from mind_dist.checkpoint import FORMAT_VERSION, Manifest
 from mind_dist.config import ModelConfig, PublishConfig
 from mind_dist.dataset.parquet import ItemCatalog
 from mind_dist.encoder import UserInterests
-from mind_dist.index.vector_store import VectorStore
-from mind_dist.publishing import PublishReport, publish
+from mind_dist.index.vector_store import VectorStore, VersionInfo
+from mind_dist.publishing import CatchUp, PublishReport, publish
 from mind_dist.records import BehaviorSequence
+from tests.toy_views import fill_users
 
 DIM, NUM_ITEMS = 4, 30
 
@@ -105,6 +106,17 @@ def name_of(number: int) -> str:
     return PlainEncoder(number).manifest.model_version
 
 
+def updaters(store: VectorStore, encoder: PlainEncoder, users: Sequence[BehaviorSequence] = USERS) -> CatchUp:
+    """Return what publishing asks where updaters have made the rows of these users by the first question."""
+
+    def caught_up(info: VersionInfo) -> bool:
+        fill_users(store, encoder, info.model_version, users)
+        return True
+
+    return caught_up
+
+
 def publish_version(store: VectorStore, number: int, **settings: Any) -> PublishReport:
-    settings = {"config": SMALL, "sequences": USERS, **settings}
-    return publish(store, settings.pop("encoder", PlainEncoder(number)), "file:///v", **settings)
+    encoder = settings.pop("encoder", PlainEncoder(number))
+    settings = {"config": SMALL, "catch_up": updaters(store, encoder), **settings}
+    return publish(store, encoder, "file:///v", **settings)

@@ -11,7 +11,7 @@ from mind_dist.serving.ray_app import UpdaterReplica
 
 def kafka_config(topic: str) -> KafkaConfig:
     """Return a topic of events and those that belong to it, of a test that shares its broker with others."""
-    return KafkaConfig(topic, f"{topic}-states", f"{topic}-dead", connect_timeout_s=10, session_timeout_s=6)
+    return KafkaConfig(topic, f"{topic}-dead", f"{topic}-states", connect_timeout_s=10, session_timeout_s=6)
 
 
 def kafka_arguments(config: KafkaConfig) -> list[str]:

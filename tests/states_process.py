@@ -27,8 +27,8 @@ def kafka_config(topic: str) -> KafkaConfig:
     """Return settings with small batches, and times as short as brokers allow."""
     return KafkaConfig(
         topic,
-        f"{topic}-states",
         f"{topic}-dead",
+        f"{topic}-states",
         max_poison_fraction=1.0,
         max_poll_records=25,
         session_timeout_s=6,

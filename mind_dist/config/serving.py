@@ -23,10 +23,10 @@ class KafkaConfig:
 
     topic: str = "behavior-events"
     """Topic of the behavior events."""
-    states_topic: str = "user-states"
-    """Topic of the users' states, compacted, with as many partitions as the events have."""
     dead_letter_topic: str = "behavior-events-dead-letters"
     """Topic of the records that cannot be decoded."""
+    states_topic: str = "user-states"
+    """Topic of the users' states, compacted, with as many partitions as the events have."""
     max_poison_fraction: float = 0.1
     """Stop when more than this share of a window's records is poison."""
     poison_window: int = 1000

@@ -33,7 +33,7 @@ POISON = Record(0, 7, b"1", b"{not json", 0)
 @pytest.fixture
 def config() -> KafkaConfig:
     topic = f"events-{uuid.uuid4().hex}"
-    return KafkaConfig(topic, f"{topic}-states", f"{topic}-dead", connect_timeout_s=3)
+    return KafkaConfig(topic, f"{topic}-dead", f"{topic}-states", connect_timeout_s=3)
 
 
 @pytest.fixture(params=BROKERS)

@@ -96,7 +96,7 @@ def test_a_log_at_a_broker_gives_the_sequences_that_prepare_gives(
     broker, log = request.getfixturevalue(fixture), raw_log()
     name = f"events-{uuid.uuid4().hex}"
     config = KafkaConfig(
-        name, f"{name}-states", f"{name}-dead", connect_timeout_s=20, max_poll_records=40, group_prefix=name
+        name, f"{name}-dead", f"{name}-states", connect_timeout_s=20, max_poll_records=40, group_prefix=name
     )
     ensure_topics(broker, {config.topic: NUM_PARTITIONS})
     files = written(tmp_path, log)

@@ -45,8 +45,8 @@ def test_a_partition_that_stopped_is_shown_and_goes_on_while_its_owner_runs(
     name = f"events-{uuid.uuid4().hex}"
     kafka = KafkaConfig(
         name,
-        f"{name}-states",
         f"{name}-dead",
+        f"{name}-states",
         group_prefix=name,
         connect_timeout_s=20,
         max_poison_fraction=0.4,

@@ -236,7 +236,7 @@ def soak(addresses: Addresses, directory: Path, duration_s: float) -> Report:
     from jobs.serve import deploy, take_down  # noqa: PLC0415 - imports Ray
 
     topic = f"soak-{uuid.uuid4().hex[:8]}"
-    kafka = KafkaConfig(topic, f"{topic}-states", f"{topic}-dead")
+    kafka = KafkaConfig(topic, f"{topic}-dead", f"{topic}-states")
     [port] = free_ports(1)
     config = ServingConfig(
         kafka=kafka,

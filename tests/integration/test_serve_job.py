@@ -36,7 +36,7 @@ def config() -> ServingConfig:
     [port] = free_ports(1)
     topic = f"served-{uuid.uuid4().hex}"
     return ServingConfig(
-        kafka=KafkaConfig(topic, f"{topic}-states", f"{topic}-dead", connect_timeout_s=2),
+        kafka=KafkaConfig(topic, f"{topic}-dead", f"{topic}-states", connect_timeout_s=2),
         milvus=MilvusConfig(retry_s=1),
         port=port,
         cpus_per_replica=0.1,

@@ -50,7 +50,7 @@ class Service:
         self.directory = directory
         self.broker = broker
         topic = f"served-{uuid.uuid4().hex[:8]}"
-        kafka = KafkaConfig(topic, f"{topic}-states", f"{topic}-dead", connect_timeout_s=3, session_timeout_s=6)
+        kafka = KafkaConfig(topic, f"{topic}-dead", f"{topic}-states", connect_timeout_s=3, session_timeout_s=6)
         [port] = free_ports(1)
         self.config = ServingConfig(
             kafka=kafka,
