@@ -15,7 +15,7 @@ from jobs.publish import _summary, versions_table
 from mind_dist.config import PublishConfig
 from mind_dist.errors import LeaseLost, PublishError, ServiceUnavailable
 from mind_dist.index.memory import InMemoryPublishLock, InMemoryVectorStore
-from mind_dist.index.vector_store import ItemRows
+from mind_dist.index.vector_store import ItemRows, VersionInfo
 from mind_dist.publishing import publish, rollback
 from mind_dist.publishing.item_map import item_map
 from mind_dist.publishing.one_at_a_time import only_publisher
@@ -116,7 +116,7 @@ def test_a_version_that_did_not_pass_or_has_other_columns_starts_anew() -> None:
     store = Failing()
     with pytest.raises(PublishError, match="evaluate it first"):
         publish_version(store, 1, config=dataclasses.replace(CONFIG, min_recall=0.5))
-    with pytest.raises(PublishError, match="did not catch up"):
+    with pytest.raises(PublishError, match="did not make the rows"):
         publish_version(store, 1, config=dataclasses.replace(CONFIG, catch_up_s=0), catch_up=lambda _version: False)
     publish_version(store, 1, config=CONFIG)
     assert len(store.written) == 2 * NUM_ITEMS
@@ -191,12 +191,12 @@ def test_a_lock_that_goes_while_it_is_looked_at_is_taken() -> None:
 def test_a_publisher_that_was_frozen_for_a_lease_leaves_all_to_the_other_one() -> None:
     store = InMemoryVectorStore()
 
-    def freeze(version: str) -> bool:
+    def freeze(info: VersionInfo) -> bool:
         lock = store.publish_lock()
         while (state := lock.state()) is not None:
             lock.remove(state[0])
         lock.create("the other one")
-        store.stage(version)
+        store.stage(info.model_version)
         return True
 
     with pytest.raises(LeaseLost, match="another publish has taken over meanwhile: the other one"):
