@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from mind_dist.checkpoint import Manifest
 from mind_dist.config import ModelConfig, ViewsConfig
 from mind_dist.encoder import UserInterests
+from mind_dist.errors import VectorStoreError
 from mind_dist.index.vector_store import UserRow, VectorStore
 from mind_dist.observability import Metrics
 from mind_dist.records import BehaviorSequence, Keys
@@ -276,11 +277,25 @@ class View:
         if rows:
             self._index.upsert_users(self.model_version, rows)
         if forgotten:
-            self._index.delete_users(self.model_version, forgotten)
+            self._forget(forgotten)
         report = ViewReport(len(rows), len(forgotten), len(known) - len(rows), {partition: users[-1].position + 1})
         self._metrics.add("mind_dist_user_upserts", report.num_rows, model_version=self.model_version)
         self._metrics.add("mind_dist_users_not_encoded", report.num_failed, model_version=self.model_version)
         return report
+
+    def _forget(self, user_keys: Sequence[int]) -> None:
+        """Delete users' rows, in the versions that nobody follows too: these are kept for a way back, and no reason to keep users."""
+        self._index.delete_users(self.model_version, user_keys)
+        for info in self._index.versions():
+            if info.model_version == self.model_version:
+                continue
+            try:
+                self._index.delete_users(info.model_version, user_keys)
+            except (
+                VectorStoreError
+            ) as error:  # it may be dropped meanwhile; and its own view deletes them before it is used
+                fields = {"model_version": info.model_version, "error": error}
+                logger.warning("users are not forgotten in a version that is not followed", extra={"fields": fields})
 
     def _rows(self, partition: int, users: Sequence[StoredState]) -> list[UserRow]:
         """Encode users; where some cannot be, the others are."""

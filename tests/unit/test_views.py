@@ -20,6 +20,7 @@ from mind_dist.states.record import UserState
 from mind_dist.views.positions import InMemoryViewPositions
 from mind_dist.views.reading import Reading
 from tests.toy_serving import (
+    INFO,
     VERSION,
     Run,
     ToyEncoder,
@@ -86,6 +87,21 @@ def test_rows_follow_the_states_and_forgotten_users_go(run: Run, tmp_path: Path)
     run.write(view)
     assert 4 not in run.rows()
     assert run.rows() == undisturbed(run, tmp_path / "calm")
+    updater.close()
+
+
+def test_a_forgotten_user_is_gone_from_versions_that_nobody_follows_too(run: Run) -> None:
+    run.store.create_version(dataclasses.replace(INFO, model_version="kept"))
+    updater, view = run.updater(), run.view()
+    run.drain(updater)
+    run.write(view)
+    kept = [dataclasses.replace(row, model_version="kept") for row in run.store.scan_users(VERSION)]
+    run.store.upsert_users("kept", kept)
+    run.events.append(*forget(4), 0)
+    run.drain(updater)
+    run.write(view)
+    for version in (VERSION, "kept"):
+        assert sorted(row.user_key for row in run.store.scan_users(version)) == [0, 1, 2, 3, 5, 6, 7, 8, 9]
     updater.close()
 
 
