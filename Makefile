@@ -3,7 +3,7 @@
 # make soak          20 minutes of steady load on Apache Kafka; `make test` has 3 (ARGS='--minutes 5')
 # make lint          ruff, mypy, import-linter
 # make quality       recipes beside floors on MovieLens-100K (DATA=folder: on all datasets of a folder)
-# make bench-serving retrieval beside raw pymilvus, 10 minutes (reports/retrieval.json)
+# make bench-serving retrieval beside raw pymilvus, and an updater beside bare clients (reports/retrieval.json, freshness.json)
 # make quality-full  all recipes, K and seeds; hours, goes on where it stopped
 
 PYTHON ?= python3.11
@@ -37,6 +37,7 @@ quality-full: $(VENV)/.installed-dev
 
 bench-serving: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.retrieval $(ARGS)
+	$(BIN)/python -m benchmarks.freshness
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .

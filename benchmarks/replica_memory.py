@@ -26,6 +26,7 @@ from jobs.cli import run
 from mind_dist.checkpoint import TableRows, VersionWriter, seal
 from mind_dist.config import dump
 from mind_dist.dataset.parquet import ITEM_SCHEMA, ItemCatalog
+from mind_dist.keys import IdType
 from mind_dist.model.multi_interest import MultiInterestModel
 from mind_dist.recipes import RECIPES
 from mind_dist.storage import Directory
@@ -61,7 +62,7 @@ def main(job: ReplicaMemory) -> None:
     Console().print(f"the base: resident {base['Rss'] / 1e6:,.0f} MB, peak {base['peak'] / 1e6:,.0f} MB")
 
 
-def write_version(directory: Path, num_items: int) -> str:
+def write_version(directory: Path, num_items: int, id_type: IdType = "string") -> str:
     """Write a version of `best` with random parameters and items, unless it is there; return its URI."""
     if (directory / "manifest.json").exists():
         return str(directory)
@@ -82,7 +83,7 @@ def write_version(directory: Path, num_items: int) -> str:
     writer.write_catalog(ItemCatalog(catalog))
     sections = {"model": dump(recipe.model), "training": dump(recipe.training)}
     about = {"step": 0, "watermark_ms": 0, "positions": {}, "metrics": {}, "source": "random numbers"}
-    seal(writer.directory, writer.files, config=sections, id_type="string", **about)  # type: ignore[arg-type]
+    seal(writer.directory, writer.files, config=sections, id_type=id_type, **about)  # type: ignore[arg-type]
     return str(directory)
 
 
