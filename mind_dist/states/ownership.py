@@ -223,8 +223,10 @@ class Ownership:
         known = partition.store.events_log
         if not known:
             name = self.events_log.encode()
-            self._note(partition, NewRecord(self._kafka.states_topic, partition.number, EVENTS_LOG_KEY, name))
+            record = NewRecord(self._kafka.states_topic, partition.number, EVENTS_LOG_KEY, name)
+            [offset] = self._note(partition, record)
             partition.store.put_events_log(self.events_log)
+            partition.store.put([], offset + 1)
         elif known != self.events_log and not partition.stopped:
             self.stop(
                 partition.number,
@@ -232,8 +234,8 @@ class Ownership:
                 f"python -m jobs.partitions --reset {partition.number}=oldest",
             )
 
-    def _note(self, partition: OwnedPartition, *records: NewRecord) -> None:
-        """Store what later owners must know beside the partition's position."""
+    def _note(self, partition: OwnedPartition, *records: NewRecord) -> Sequence[int]:
+        """Store what later owners must know beside the partition's position, and return the offsets of records with it."""
         note = Note(partition.gate.counted, partition.stopped).to_text()
         positions = {partition.number: partition.stored}
-        self._transactions.commit(records, positions, self._source.membership(), {partition.number: note})
+        return self._transactions.commit(records, positions, self._source.membership(), {partition.number: note})

@@ -13,6 +13,7 @@ from mind_dist.log.kafka import KafkaSource
 from mind_dist.log.kafka_groups import has_members
 from mind_dist.log.kafka_topics import count_partitions
 from mind_dist.records import Positions
+from mind_dist.states.partition import EVENTS_LOG_KEY
 
 _POLL_S = 0.2
 
@@ -79,6 +80,7 @@ class CaughtUp:
         """Read from where the view is: a position behind which no record lies is as good as the end."""
         while any(source.position()[partition] < end for partition, end in ends.items()):
             records = source.poll(_POLL_S)
-            if any(record.offset < ends[record.partition] for record in records):
+            users = [record for record in records if record.key != EVENTS_LOG_KEY]
+            if any(record.offset < ends[record.partition] for record in users):
                 return False
         return True

@@ -317,3 +317,13 @@ def test_a_partition_that_was_added_to_the_events_waits_and_holds_up_no_other(tm
     assert world.events.stored(KAFKA.updaters_group, [0, 1]) == {0: 1}
     assert list(updater.partitions[0].store.user_keys()) == [3]
     updater.close()
+
+
+def test_a_partition_without_users_is_at_its_end(tmp_path: Path) -> None:
+    world = World(tmp_path, num_partitions=1)
+    updater = world.updater()
+    for _ in range(3):
+        updater.step(0)
+    assert world.states.read(0, 0, 9)[-1].key == EVENTS_LOG_KEY
+    assert updater.partitions[0].store.position == 1
+    updater.close()
