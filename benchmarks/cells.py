@@ -211,7 +211,7 @@ def outcome_of(cell: Cell, measured: Mapping[History, Measurement], about: dict[
 def code_digest() -> str:
     """Return a digest of the code that decides what a cell comes to."""
     package = Path(mind_dist.__file__).parent
-    parts = ("model", "training", "dataset", "examples", "keys.py", "evaluation", "encoder.py")
+    parts = ("model", "training", "dataset", "examples", "evaluation", "encoder", "keys.py")
     files = [path for part in parts for path in sorted((package / part).rglob("*.py")) or [package / part]]
     files += sorted(Path(__file__).parent.rglob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:10]

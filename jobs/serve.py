@@ -5,6 +5,7 @@ Runs until Ctrl-C or SIGTERM. No model version need be there yet: it is picked u
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import time
@@ -13,6 +14,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import ray
 from ray import serve
@@ -61,10 +63,18 @@ def main(job: Serve) -> None:
     stop = stop_requested()
     with ExitStack() as at_end:
         on_start = (lambda: at_end.callback(take_down)) if job.block else (lambda: None)
-        url = deploy(job.serving, addresses, job.ready_timeout_s, on_start)
+        url = deploy(_with_whole_paths(job.serving), addresses, job.ready_timeout_s, on_start)
         print(f"serving at {url}, documented at {url}/docs", flush=True)
         while job.block and not stop():
             time.sleep(_POLL_S)
+
+
+def _with_whole_paths(config: ServingConfig) -> ServingConfig:
+    """Return the same with the states' folder seen from here: replicas work in folders of Ray's own."""
+    states = config.states
+    if states.directory:
+        states = dataclasses.replace(states, directory=str(Path(states.directory).absolute()))
+    return dataclasses.replace(config, states=states)
 
 
 def _check_alone(deployment: str, *, may_be_running: bool) -> None:

@@ -87,6 +87,11 @@ class Place(NamedTuple):
     uri: str
     folder: str
 
+    @property
+    def deployment(self) -> str:
+        """Whose versions these are: others at the same server forget users of their own."""
+        return self.topic.replace("-", "_")
+
 
 class Owner:
     """An owner of all partitions it gets, and of the rows of one version."""
@@ -94,7 +99,7 @@ class Owner:
     def __init__(self, place: Place, on_step: OnStep) -> None:
         config = kafka_config(place.topic)
         encoder = InterestEncoder.load(place.uri)
-        index = SteppedStore(place.milvus, MilvusConfig(index="FLAT"))
+        index = SteppedStore(place.milvus, MilvusConfig(index="FLAT"), deployment=place.deployment)
         info = next(each for each in index.versions() if each.model_version == encoder.model_version)
         self.shared = SharedStores(config.session_timeout_s)
         states = StatesConfig(max_history=MAX_HISTORY, directory=place.folder)

@@ -46,7 +46,7 @@ class World:
         ensure_event_topics(kafka, self.config, PARTITIONS)
         self.encoder = InterestEncoder.load(uri)
         version, length = self.encoder.model_version, self.encoder.max_behaviors + MAX_TIES
-        self.store = MilvusVectorStore(milvus, MilvusConfig(index="FLAT"))
+        self.store = MilvusVectorStore(milvus, MilvusConfig(index="FLAT"), deployment=self.place.deployment)
         info = VersionInfo(version, 8, 3, "cosine", uri, length, published_ms=1, behavior_features=FEATURES.behavior)
         self.store.create_version(info)
         send(kafka, topic, mixed_log(EVENTS, USERS, seed), PARTITIONS)
