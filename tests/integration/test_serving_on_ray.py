@@ -125,7 +125,8 @@ def updater_pid() -> int | None:
 
 @pytest.mark.usefixtures("service")
 def test_settings_of_the_kafka_client_reach_the_replicas() -> None:
-    actors = [actor for actor in list_actors(detail=True, limit=1000) if f"#{UPDATER}#" in (actor.name or "")]
+    alive = [actor for actor in list_actors(detail=True, limit=1000) if actor.state == "ALIVE"]
+    actors = [actor for actor in alive if f"#{UPDATER}#" in (actor.name or "")]
     environments = [json.loads(actor.serialized_runtime_env or "{}") for actor in actors]
     assert [each["env_vars"].get("MIND_DIST_KAFKA_CLIENT_ID") for each in environments] == ["shop"]
 
