@@ -44,8 +44,9 @@ class GroupName:
 
     def __init__(self, group: str, *, can_cooperate: bool) -> None:
         values = client_settings().values
-        default = "cooperative-sticky" if can_cooperate else "range"
-        self.strategy = str(values.get("partition_assignment_strategy", default))
+        # once, under load, a cooperative member did not take up added partitions for a minute and a half
+        wanted = str(values.get("partition_assignment_strategy", "range"))
+        self.strategy = wanted if can_cooperate else "range"
         instance = str(values.get("group_instance_id", ""))
         if instance and not _INSTANCE.fullmatch(instance):
             raise ConfigError(f"{PREFIX}GROUP_INSTANCE_ID", "must be letters, digits, '.', '_' and '-', 200 at most")

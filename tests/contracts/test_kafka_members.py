@@ -146,7 +146,7 @@ def test_a_name_that_no_broker_would_take_is_refused(monkeypatch: pytest.MonkeyP
 
 
 def test_who_shares_out_partitions_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert GroupName("g", can_cooperate=True).strategy == "range"
+    monkeypatch.setenv("MIND_DIST_KAFKA_PARTITION_ASSIGNMENT_STRATEGY", "cooperative-sticky")
     assert GroupName("g", can_cooperate=True).strategy == "cooperative-sticky"
     assert GroupName("g", can_cooperate=False).strategy == "range"
-    monkeypatch.setenv("MIND_DIST_KAFKA_PARTITION_ASSIGNMENT_STRATEGY", "range")
-    assert GroupName("g", can_cooperate=True).strategy == "range"
