@@ -212,10 +212,6 @@ class InMemoryVectorStore:
         """Return the rows found, whole: they are there."""
         return self.get_users(model_version, user_keys, strong=False)
 
-    def get_users_singly(self, model_version: str, user_keys: Sequence[int]) -> dict[int, UserRow]:
-        """Return the rows found."""
-        return self.get_users(model_version, user_keys, strong=True)
-
     def search_users(self, model_version: str, vector: Vectors, limit: int) -> Sequence[Hits]:
         """Return for each interest of users the `limit` users whose one is closest to a vector."""
         version = self._of(model_version)

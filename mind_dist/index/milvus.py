@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,6 @@ _MAX_ROWS, _MAX_BYTES = 1000, 16_000_000  # a request may have 64 MB; what Pytho
 _MAX_QUERIES = 256
 _MAX_EF = 32_768
 _FILTERED_EF = 4  # a filter hides most of what HNSW walks past, so let it look at more
-_READERS = 8
 _SETTLE_POLL_S = 0.5
 _SMALLEST_INDEXED = 1024  # the server's indexCoord.segment.minSegmentNumRowsToEnableIndex
 _NOBODY = f"user_id != {layout.MARKER_KEY}"
@@ -64,7 +62,6 @@ class MilvusVectorStore:
         self._sleep = sleep
         self._connection = MilvusConnection(uri, token, config.timeout_s, config.retry_s, sleep)
         self._call = self._connection.call
-        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="milvus-reader")
         self._infos: dict[str, VersionInfo] = {}
         self._lite = str(self._call(MilvusClient.get_server_version)).startswith("milvus_lite")
 
@@ -324,11 +321,6 @@ class MilvusVectorStore:
         rows = [layout.read_interests(info, fields) for found in parts for fields in found]
         return {row.user_key: row for row in rows}
 
-    def get_users_singly(self, model_version: str, user_keys: Sequence[int]) -> dict[int, UserRow]:
-        """Return the rows found, several reads at a time."""
-        found = self._readers.map(lambda key: self._read(model_version, [key], "Strong"), user_keys)
-        return {row.user_key: row for rows in found for row in rows}
-
     def _read(self, model_version: str, user_keys: Sequence[int], consistency: str) -> list[UserRow]:
         info = self.version_info(model_version)
         found = self._get(self._names.users_of(model_version), user_keys, consistency, ["*"])
@@ -363,7 +355,6 @@ class MilvusVectorStore:
 
     def close(self) -> None:
         """Close the connection."""
-        self._readers.shutdown()
         self._connection.close()
 
     # Requests

@@ -308,8 +308,7 @@ class VectorStore(Protocol):
         """Return the rows found by key in one call.
 
         With `strong`, every write acknowledged before the call is seen; without it, writes of the last seconds
-        may be missing. Either way a row that is being written may be missing: ask `get_users_singly` before
-        treating a user as new.
+        may be missing. Either way a row that is being written may be missing.
         """
         ...
 
@@ -318,10 +317,6 @@ class VectorStore(Protocol):
 
         Writes of the last seconds may be missing.
         """
-        ...
-
-    def get_users_singly(self, model_version: str, user_keys: Sequence[int]) -> dict[int, UserRow]:
-        """Return the rows found, each user asked for by its own strong read: exact, and slower."""
         ...
 
     def search_users(self, model_version: str, vector: Vectors, limit: int) -> Sequence[Hits]:

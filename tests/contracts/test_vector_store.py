@@ -314,7 +314,6 @@ def test_a_strong_read_sees_every_acknowledged_write(store: VectorStore, filled:
     for offset in range(5):
         store.upsert_users(filled.model_version, [make_user(20, state_offset=offset)])
         assert store.get_users(filled.model_version, [20], strong=True)[20].state_offset == offset
-        assert store.get_users_singly(filled.model_version, [20])[20].state_offset == offset
 
 
 def test_a_weak_read_sees_old_writes(store: VectorStore, filled: VersionInfo) -> None:
@@ -328,12 +327,6 @@ def test_a_row_replaces_all_of_the_old_one(store: VectorStore, filled: VersionIn
     shorter = make_user(40, num_interests=1, length=1, state_offset=9)
     store.upsert_users(filled.model_version, [shorter])
     assert_same_row(store.get_users(filled.model_version, [40], strong=True)[40], shorter, filled.model_version)
-
-
-def test_users_asked_for_singly_are_all_found(store: VectorStore, filled: VersionInfo) -> None:
-    store.upsert_users(filled.model_version, [make_user(key) for key in range(50, 70)])
-    found = store.get_users_singly(filled.model_version, range(45, 70))
-    assert sorted(found) == list(range(50, 70))
 
 
 def test_users_near_a_vector_equal_brute_force(store: VectorStore) -> None:
