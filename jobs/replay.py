@@ -6,7 +6,7 @@ python -m jobs.replay --dataset data/ml-100k --part tail --rate 500
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pyarrow as pa
 from pydantic import ConfigDict, with_config
@@ -14,37 +14,30 @@ from rich.console import Console
 from rich.progress import track
 
 from jobs.cli import interactive, run
-from mind_dist.config import Addresses, KafkaConfig, LogConfig
+from jobs.past import Past
 from mind_dist.dataset.parquet import PreparedDataset
-from mind_dist.dataset.replay import Part, dataset_events, due_s, log_events, pace, rows
+from mind_dist.dataset.replay import dataset_events, due_s, log_events, pace, rows
 from mind_dist.errors import ConfigError
-from mind_dist.keys import IdType
-from mind_dist.log.kafka import EVENT_PARTITIONS, EventProducer, ensure_event_topics
+from mind_dist.log.kafka import EventProducer
 
 _FLUSH_EVERY = 5_000  # bounds what waits in memory when the broker is slower than we are
 
 
 @with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True)
-class Replay:
+class Replay(Past):
     """Put past events into Kafka, in the order of their times."""
 
-    dataset: str = ""
-    """URI of a prepared dataset, or"""
-    log: LogConfig = field(default_factory=LogConfig)
-    """a raw log."""
-    id_type: IdType = "int64"
-    """What the ids of a raw log are; a dataset knows its own."""
-    part: Part = "all"
-    """Of a dataset: all, the tail that evaluation holds out of the valid and test users' histories, or the inputs, all but that."""
     rate: float = 0.0
     """Events a second; 0 for as fast as possible."""
     speed_up: float = 0.0
     """Or so many times faster than they happened."""
-    partitions: int = EVENT_PARTITIONS
-    """Partitions of the events' topic, if it is not there yet; the default is that of cluster/topics.yaml."""
-    kafka: KafkaConfig = field(default_factory=KafkaConfig)
-    """Topics."""
+
+    def check(self) -> None:
+        """Refuse settings that contradict each other."""
+        super().check()
+        if min(self.rate, self.speed_up) < 0 or (self.rate and self.speed_up):
+            raise ConfigError("rate", "give at most one of --rate, --speed-up, above 0")
 
 
 def main(job: Replay) -> int:
@@ -53,11 +46,9 @@ def main(job: Replay) -> int:
     Raises:
         ConfigError: The settings contradict each other.
     """
-    _check(job)
-    addresses = Addresses.from_environment()
-    bootstrap, topics = addresses.kafka, job.kafka.of_deployment(addresses.deployment)
+    job.check()
     events, num_rejected = _events(job)
-    ensure_event_topics(bootstrap, topics, job.partitions)
+    bootstrap, topics = job.ready_topics()
     paced = zip(pace(due_s(events, rate=job.rate, speed_up=job.speed_up)), rows(events), strict=True)
     console = Console(stderr=True)
     with closing(EventProducer(bootstrap, topics)) as producer:
@@ -68,17 +59,6 @@ def main(job: Replay) -> int:
     unusable = f"; {num_rejected:,} rows were unusable" if num_rejected else ""
     Console().print(f"{events.num_rows:,} events are in {topics.topic} at {bootstrap}{unusable}")
     return int(events.num_rows)
-
-
-def _check(job: Replay) -> None:
-    if bool(job.dataset) == bool(job.log.paths):
-        raise ConfigError("dataset", "give one of --dataset, --log.paths")
-    if job.log.paths and job.part != "all":
-        raise ConfigError("part", "a raw log has no tail held out")
-    if min(job.rate, job.speed_up) < 0 or (job.rate and job.speed_up):
-        raise ConfigError("rate", "give at most one of --rate, --speed-up, above 0")
-    if job.partitions < 1:
-        raise ConfigError("partitions", "must be at least 1")
 
 
 def _events(job: Replay) -> tuple[pa.Table, int]:

@@ -56,6 +56,7 @@ def test_a_raw_logs_users_are_told_each_once_with_the_newest_of_their_behaviors(
         (LoadUsers(), "dataset"),
         (LoadUsers("data", LogConfig(("log",))), "dataset"),
         (LoadUsers(log=LogConfig(("log",)), part="inputs"), "part"),
+        (LoadUsers("data", part="tail"), "part"),
         (LoadUsers("data", max_behaviors=0), "max_behaviors"),
         (LoadUsers("data", partitions=0), "partitions"),
     ],
