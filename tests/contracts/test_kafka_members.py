@@ -12,6 +12,7 @@ import pytest
 from mind_dist.config import KafkaConfig
 from mind_dist.errors import ConfigError, StaleAssignment
 from mind_dist.log.kafka import EventProducer, KafkaSource, ensure_topics
+from mind_dist.log.kafka_broker import admin_client
 from mind_dist.log.kafka_members import GroupName
 from tests.group_member import member_process
 from tests.services import BROKERS
@@ -41,7 +42,7 @@ def joined(broker: str, config: KafkaConfig, count: int) -> Iterator[list[KafkaS
     members: list[KafkaSource] = []
     try:
         for _ in range(count):
-            members.append(KafkaSource(broker, config, "g"))
+            members.append(KafkaSource(broker, config, config.topic))
             poll_until(members, lambda: sizes(members) == [PARTITIONS // len(members)] * len(members))
         yield members
     finally:
@@ -66,18 +67,23 @@ def poll_until(members: Sequence[KafkaSource], condition: Callable[[], bool]) ->
 
 
 @where_members_are_static
-def test_partitions_that_stay_are_never_given_up_nor_read_again(broker: str, config: KafkaConfig) -> None:
+def test_members_that_cooperate_never_give_up_nor_read_again_what_stays(
+    broker: str, config: KafkaConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MIND_DIST_KAFKA_PARTITION_ASSIGNMENT_STRATEGY", "cooperative-sticky")
     with closing(EventProducer(broker, config)) as producer:
         for user in range(40):
             producer.send(user, 1, 1)
     with joined(broker, config, 1) as (first,):
         poll_until([first], lambda: sum(first.position().values()) == 40)
         reached = first.position()  # nothing of it is stored: what is given up would be read again
-        with closing(KafkaSource(broker, config, "g")) as second:
+        with closing(KafkaSource(broker, config, config.topic)) as second:
             [owned, _] = poll_until([first, second], lambda: sizes([first, second]) == [2, 2])
             kept = first.assignment()
             assert all(kept <= each for each in owned)
             assert first.position() == {partition: reached[partition] for partition in kept}
+            with admin_client(broker, 20) as admin:
+                assert admin.describe_groups([config.topic])[config.topic]["protocol_data"] == "cooperative-sticky"
 
 
 @where_members_are_static
@@ -89,7 +95,7 @@ def test_a_static_member_comes_back_without_a_rebalance(
         first, second = members
         own, others = first.assignment(), second.assignment()
         second.close()
-        members[1] = again = KafkaSource(broker, config, "g")
+        members[1] = again = KafkaSource(broker, config, config.topic)
         [owned, _] = poll_until(members, lambda: again.assignment() == others)
         assert set(owned) <= {own}
         again.commit(again.position())
@@ -103,7 +109,7 @@ def test_who_lost_its_name_to_another_may_not_store_positions(
     with joined(broker, config, 1) as (first,):
         assert first._name is not None
         first._name.close()  # as on two machines with one name
-        with closing(KafkaSource(broker, config, "g")) as twin:
+        with closing(KafkaSource(broker, config, config.topic)) as twin:
             poll_until([twin], lambda: sizes([twin]) == [PARTITIONS])
             with pytest.raises(StaleAssignment):
                 first.commit({0: 0})
