@@ -25,6 +25,7 @@ class InMemoryLog:
     _ends: dict[int, int] = field(default_factory=lambda: defaultdict(int))
     _first_offset: dict[int, int] = field(default_factory=lambda: defaultdict(int))
     _unreadable: dict[int, dict[int, tuple[str, str]]] = field(default_factory=lambda: defaultdict(dict))
+    _hidden_from: dict[int, int] = field(default_factory=dict)
     _stalled: set[int] = field(default_factory=set)
     _committed: dict[tuple[str, int], int] = field(default_factory=dict)
     _notes: dict[tuple[str, int], str] = field(default_factory=dict)
@@ -76,7 +77,22 @@ class InMemoryLog:
 
     def end(self, partition: int) -> int:
         """Return the position up to which the partition can be read."""
+        return min(self._ends[partition], self._hidden_from.get(partition, self._ends[partition]))
+
+    def written_end(self, partition: int) -> int:
+        """Return the position behind all that is written, hidden records included."""
         return self._ends[partition]
+
+    def hide_from(self, partition: int, offset: int) -> None:
+        """Let nobody read what stands from an offset on, as while a transaction that wrote it has not ended everywhere."""
+        with self._lock:
+            self._hidden_from.setdefault(partition, offset)
+
+    def show_all(self) -> None:
+        """Let all that is written be read."""
+        with self._lock:
+            self._hidden_from.clear()
+            self._lock.notify_all()
 
     def read(self, partition: int, position: int, count: int) -> list[Record]:
         """Return up to `count` records from a position on; see `fetch`."""
@@ -91,7 +107,7 @@ class InMemoryLog:
         """
         with self._lock:
             first, end = self.first(partition), self.end(partition)
-            if not first <= position <= end:
+            if not first <= position <= self._ends[partition]:
                 raise PositionLost(partition, position, first)
             if partition in self._stalled:
                 return [], position
@@ -104,7 +120,7 @@ class InMemoryLog:
             if unreadable < end:
                 codec, package = self._unreadable[partition][unreadable]
                 raise UnreadableBatch("in memory", partition, unreadable, "", codec=codec, package=package)
-            return [], end
+            return [], max(position, end)
 
     def wait(self, timeout_s: float) -> None:
         """Return when something was appended, or after `timeout_s`."""

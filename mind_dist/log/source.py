@@ -240,8 +240,8 @@ class InMemorySource:
         return {p: self._log.end(p) for p in self._position}
 
     def written_positions(self) -> Positions:
-        """Return the end of every partition: nothing here is under way."""
-        return self.end_positions()
+        """Return the position behind all that is written of every partition."""
+        return {p: self._log.written_end(p) for p in self._position}
 
     def lag(self, timeout_s: float) -> Mapping[int, int]:  # noqa: ARG002 - nothing here takes time
         """Return how far every partition is from its end."""

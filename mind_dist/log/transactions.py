@@ -87,11 +87,14 @@ class InMemoryTransactions:
     Args:
         source: The input that positions are of.
         topics: Name → log of the topics written to.
+        shows_late: Records show only after `InMemoryLog.show_all`, while positions show at once: what a broker may do for
+            a moment.
     """
 
-    def __init__(self, source: InMemoryLog, topics: Mapping[str, InMemoryLog]) -> None:
+    def __init__(self, source: InMemoryLog, topics: Mapping[str, InMemoryLog], *, shows_late: bool = False) -> None:
         self._source = source
         self._topics = topics
+        self._shows_late = shows_late
         self._lock = threading.Lock()
 
     def commit(
@@ -104,6 +107,9 @@ class InMemoryTransactions:
             offsets = [self._topics[each.topic].append(each.key, each.value, each.partition or 0) for each in records]
             for topic, partition in {(each.topic, each.partition or 0) for each in records}:
                 self._topics[topic].skip(partition)
+            if self._shows_late:
+                for each, offset in zip(records, offsets, strict=True):
+                    self._topics[each.topic].hide_from(each.partition or 0, offset)
             self._source.store(membership.group, positions, notes)
             return offsets
 
