@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +11,8 @@ from mind_dist.errors import PoisonEvent
 from mind_dist.keys import EventFeatures
 from mind_dist.log.codec import decode, encode_event, encode_history, encode_key
 from mind_dist.records import BehaviorSequence, Event, History, Record, Tombstone
+from mind_dist.states.partition import EVENTS_LOG_KEY
+from mind_dist.states.record import decode_state
 
 FEATURES = EventFeatures(("event_type",))
 
@@ -36,7 +38,8 @@ def mixed_log(num_records: int, num_users: int, seed: int) -> list[KeyValue]:
             poison = [b"{", b"[]", encode_event(user + 1, 3, time), encode_event(user, 3, 1 << 60)]
             sent.append(KeyValue(encode_key(user), poison[int(draw.integers(4))]))
         elif kind < 0.08:
-            known = [[int(item), time - 10_000 * back] for back, item in enumerate(draw.integers(50, size=5))]
+            num_known = 0 if draw.random() < 0.3 else 5  # a profile may be all that is known
+            known = [[int(item), time - 10_000 * back] for back, item in enumerate(draw.integers(50, size=num_known))]
             profile = {"age": int(draw.integers(80))} if draw.random() < 0.5 else None
             sent.append(KeyValue(encode_key(user), encode_history(user, known[::-1], profile)))
         elif kind < 0.2 and sent:
@@ -59,6 +62,10 @@ class Oracle(NamedTuple):
     poison: list[tuple[int, int]]
 
 
+def nothing_yet(user_key: int) -> BehaviorSequence:
+    return BehaviorSequence(user_key, behavior_keys=np.empty((0, len(FEATURES.behavior)), dtype=np.int64))
+
+
 def told_by(records: Sequence[Record], max_history: int) -> Oracle:
     """Return the states that all records of a log give, applied one after the other from nothing."""
     states: dict[int, tuple[BehaviorSequence, dict[str, object]]] = {}
@@ -69,7 +76,7 @@ def told_by(records: Sequence[Record], max_history: int) -> Oracle:
         except PoisonEvent:
             poison.append((record.partition, record.offset))
             continue
-        history, profile = states.get(said.user_key, (BehaviorSequence(said.user_key), {}))
+        history, profile = states.get(said.user_key, (nothing_yet(said.user_key), {}))
         match said:
             case Tombstone():
                 states.pop(said.user_key, None)
@@ -79,3 +86,15 @@ def told_by(records: Sequence[Record], max_history: int) -> Oracle:
                 told = profile if said.profile is None else dict(said.profile)
                 states[said.user_key] = history.merge(said.events, max_history, by_kind=True), told
     return Oracle(states, poison)
+
+
+def assert_states(records: Iterable[Record], wanted: Oracle) -> None:
+    """Compare the newest states among the records of a log of states with an oracle."""
+    newest = {int(record.key or b""): record.value for record in records if record.key != EVENTS_LOG_KEY}
+    told = {key: decode_state(key, value, FEATURES.behavior) for key, value in newest.items() if value}
+    assert told.keys() == wanted.states.keys()
+    for key, (history, profile) in wanted.states.items():
+        np.testing.assert_array_equal(told[key].history.item_keys, history.item_keys)
+        np.testing.assert_array_equal(told[key].history.timestamps_ms, history.timestamps_ms)
+        np.testing.assert_array_equal(told[key].history.behavior_keys, history.behavior_keys)
+        assert told[key].profile == profile

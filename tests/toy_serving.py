@@ -17,7 +17,7 @@ from mind_dist.errors import ServiceUnavailable
 from mind_dist.index.memory import InMemoryVectorStore
 from mind_dist.index.vector_store import UserRow, VersionInfo
 from mind_dist.log.codec import encode_event, encode_key
-from mind_dist.log.source import InMemoryLog, InMemorySource
+from mind_dist.log.source import InMemoryDeadLetters, InMemoryLog, InMemorySource
 from mind_dist.log.transactions import InMemoryTransactions
 from mind_dist.observability import InMemoryMetrics
 from mind_dist.records import MAX_TIES, BehaviorSequence, Keys
@@ -185,6 +185,7 @@ class Run:
     def __post_init__(self) -> None:
         self.states = InMemoryLog(self.events.num_partitions)
         self.dead_letters = InMemoryLog()
+        self.not_encoded = InMemoryDeadLetters()
         self.shared = SharedStores(1e9, self.clock)
 
     def source(self) -> MovingSource:
@@ -229,6 +230,7 @@ class Run:
             self.encoder,
             self.store,
             InMemoryViewPositions(self.states, VERSION),
+            self.not_encoded,
             self.config.states.kept_features,
             config=self.config.views,
             metrics=self.metrics,

@@ -19,6 +19,7 @@ from mind_dist.encoder import InterestEncoder
 from mind_dist.errors import MindDistError
 from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.index.vector_store import UserRow
+from mind_dist.log.source import InMemoryDeadLetters
 from mind_dist.observability import InMemoryMetrics
 from mind_dist.records import Positions
 from mind_dist.states.on_kafka import states_on_kafka
@@ -110,6 +111,7 @@ class Owner:
             encoder,
             index,
             positions,
+            InMemoryDeadLetters(),
             states.kept_features,
             config=VIEWS,
             metrics=InMemoryMetrics(),

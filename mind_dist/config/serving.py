@@ -90,6 +90,9 @@ class KafkaConfig:
         return dataclasses.replace(self, group_prefix=prefixed(deployment, self.group_prefix), **named)
 
 
+_MOST_HISTORY = 10_000
+
+
 @with_config(STRICT)
 @dataclass(frozen=True)
 class StatesConfig:
@@ -106,7 +109,8 @@ class StatesConfig:
     What is there can go at any time: it is read again from the log."""
 
     def __post_init__(self) -> None:
-        check(self.max_history >= 1, "max_history", "at least 1")
+        # a state must fit into a record, whatever its items are
+        check(1 <= self.max_history <= _MOST_HISTORY, "max_history", f"between 1 and {_MOST_HISTORY:,}")
         check("event_type" not in self.features, "features", "fields of the context: event_type is always kept")
 
     @property

@@ -33,6 +33,10 @@ from mind_dist.keys import (
 )
 from mind_dist.records import Event, History, Record, Tombstone
 
+LONGEST_PROFILE_BYTES = 16_384
+"""Largest profile of a history record, as JSON: it is written with each new state of the user, and one that no broker takes
+would hold up its whole partition."""
+
 _INTEGER = re.compile(rb"-?[0-9]{1,19}")
 
 
@@ -157,6 +161,8 @@ def _history(fields: Mapping[str, Any], id_type: IdType, features: EventFeatures
         raise PoisonEvent(f"history: must be a list, not {type(behaviors).__name__}")
     if not isinstance(profile, dict | None):
         raise PoisonEvent(f"profile: must be an object, not {type(profile).__name__}")
+    if profile and (size := len(orjson.dumps(profile))) > LONGEST_PROFILE_BYTES:
+        raise PoisonEvent(f"profile: must take at most {LONGEST_PROFILE_BYTES:,} bytes of JSON, not {size:,}")
     return History(
         user_key, tuple(_of_history(user_key, *each, id_type, features) for each in enumerate(behaviors)), profile
     )

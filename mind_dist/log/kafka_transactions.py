@@ -110,6 +110,8 @@ class KafkaTransactions:
         manager = producer._transaction_manager  # noqa: SLF001 - the client's own calls wait without a bound
         self._wait(producer, manager.send_offsets_to_transaction(stored, membership.token), "storing positions")
         self._wait(producer, manager.begin_commit(), "a commit")
+        if min(offsets, default=0) < 0:  # what was sent twice and stored once comes back without its place
+            raise KafkaTimeoutError("the broker does not tell where the records stand: they are read again")
         return offsets
 
     def _wait(self, producer: Any, result: Any, what: str) -> None:

@@ -22,7 +22,7 @@ from mind_dist.encoder import InterestEncoder
 from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.index.vector_store import VersionInfo
 from mind_dist.keys import IdType
-from mind_dist.log.kafka import EventProducer, num_partitions
+from mind_dist.log.kafka import EventProducer, KafkaDeadLetters, num_partitions
 from mind_dist.log.kafka_settings import runtime_environment
 from mind_dist.observability import METRICS, Metric, configure_logging
 from mind_dist.serving.event_sender import EventSender
@@ -229,6 +229,7 @@ class UpdaterReplica(_Replica):
             encoder,
             self._store,
             KafkaViewPositions(self.addresses.kafka, kafka, info, count),
+            KafkaDeadLetters(self.addresses.kafka, dataclasses.replace(kafka, topic=kafka.states_topic)),
             self.config.states.kept_features,
             config=self.config.views,
             metrics=self.metrics,

@@ -120,6 +120,7 @@ class ViewLoop:
     def _build(self, build: Callable[[], View], beat: Beat) -> View:
         beat("connect")
         self._view = build()
+        self._note_failure("")
         return self._view
 
     def _num_behind(self) -> int:
@@ -160,4 +161,7 @@ class ViewLoop:
                 self._metrics.observe("mind_dist_freshness_seconds", freshness_s, model_version=self.model_version)
 
     def _note_failure(self, problem: str) -> None:
-        self._problems.report(self.model_version, {health.VIEW_FAILING: problem} if problem else {})
+        unkept = ", ".join(self._view.unkept) if self._view else ""
+        advice = f"the version reads {unkept} of each behavior, which is not kept: name it in serving.states.features"
+        found = {health.VIEW_FAILING: problem, health.FEATURES_NOT_KEPT: advice if unkept else ""}
+        self._problems.report(self.model_version, {name: text for name, text in found.items() if text})

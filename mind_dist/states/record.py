@@ -76,8 +76,10 @@ def encode_state(state: UserState, features: Sequence[str]) -> bytes:
         *_packed(times[:1]),
         *_packed(np.diff(times)),
     ]
+    shape = len(history), len(features)  # a user without behaviors may come without columns, too
+    kinds = history.behavior_keys if history.behavior_keys.shape == shape else np.zeros(shape, dtype=np.int64)
     for column in range(len(features)):
-        dictionary, codes = np.unique(history.behavior_keys[:, column], return_inverse=True)
+        dictionary, codes = np.unique(kinds[:, column], return_inverse=True)
         parts += [struct.pack("<I", len(dictionary)), *_packed(dictionary), *_packed(codes.astype(np.int64))]
     return bytes([FORMAT_VERSION]) + zstandard.ZstdCompressor(_LEVEL).compress(b"".join(parts))
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mind_dist.config import KafkaConfig, StatesConfig
-from mind_dist.errors import MindDistError, PoisonLimitExceeded
+from mind_dist.errors import MindDistError, PoisonLimitExceeded, StateError
 from mind_dist.keys import EventFeatures, IdType, fingerprint
 from mind_dist.log.dead_letters import dead_letter
 from mind_dist.log.transactions import NewRecord, Transactions
@@ -57,10 +57,7 @@ class _Work:
     end: int
     taken: Taken
     applied: dict[int, Applied] = field(default_factory=dict)
-
-    @property
-    def changed(self) -> dict[int, UserState | None]:
-        return {key: each.state for key, each in self.applied.items() if each.changed}
+    states: list[NewRecord] = field(default_factory=list)
 
 
 class StatesUpdater:
@@ -154,15 +151,11 @@ class StatesUpdater:
         return self._apply(by_partition) if by_partition else StatesReport()
 
     def _apply(self, by_partition: Mapping[int, Sequence[Record]]) -> StatesReport:
-        self._on_step(UpdateStep.DECODE)
-        work = [each for p, of in by_partition.items() if (each := self._decode(self.partitions[p], of)) is not None]
+        work = [each for p, of in by_partition.items() if (each := self._work(self.partitions[p], of)) is not None]
         if not work:
             return StatesReport()
-        self._on_step(UpdateStep.LOAD)
-        for each in work:
-            self._merge(each)
         self._on_step(UpdateStep.COMMIT)
-        states = [self._state_record(each, *change) for each in work for change in each.changed.items()]
+        states = [record for each in work for record in each.states]
         letters = [dead_letter(self._kafka, *letter) for each in work for letter in each.taken.letters]
         offsets = self._transactions.commit(
             [*states, *letters],
@@ -183,28 +176,41 @@ class StatesUpdater:
             num_poison=len(letters),
         )
 
-    def _decode(self, partition: OwnedPartition, records: Sequence[Record]) -> _Work | None:
-        """2 decode; a partition with too much poison is stopped where it is, with nothing of this batch taken."""
+    def _work(self, partition: OwnedPartition, records: Sequence[Record]) -> _Work | None:
+        """Return what records do to a partition; one that they stop is stopped where it is, and nothing of them is taken."""
         try:
+            self._on_step(UpdateStep.DECODE)
             taken = take(records, partition.gate, self._id_type, self._features, self._kafka.max_clock_skew_ms)
-        except PoisonLimitExceeded as error:
+            work = _Work(partition, records[-1].offset + 1, taken)
+            self._merge(work)
+        except (PoisonLimitExceeded, StateError) as error:
             self._owned.stop(partition.number, str(error))
-            return None
-        return _Work(partition, records[-1].offset + 1, taken)
+        except MindDistError:
+            raise
+        except Exception as error:
+            logger.exception("records cannot be applied", extra={"fields": {"partition": partition.number}})
+            self._owned.stop(partition.number, f"{type(error).__name__}: {error}: see the log")
+        else:
+            return work
+        return None
 
     def _merge(self, work: _Work) -> None:
         """3 load, 4 merge."""
+        self._on_step(UpdateStep.LOAD)
         changes = work.taken.changes
         stored = work.partition.store.get(list(changes))
         self._on_step(UpdateStep.MERGE)
         for (user_key, of_user), found in zip(changes.items(), stored, strict=True):
             state = self._read(user_key, found)
             work.applied[user_key] = apply(user_key, state, of_user, self._keeping, self._log_key)
+            if work.applied[user_key].changed:
+                work.states.append(self._state_record(work, user_key))
 
     def _read(self, user_key: int, found: StoredState | None) -> UserState | None:
         return decode_state(user_key, found.value, self._features.behavior) if found and found.value else None
 
-    def _state_record(self, work: _Work, user_key: int, state: UserState | None) -> NewRecord:
+    def _state_record(self, work: _Work, user_key: int) -> NewRecord:
+        state = work.applied[user_key].state
         value = None if state is None else encode_state(state, self._features.behavior)
         return NewRecord(self._kafka.states_topic, work.partition.number, str(user_key).encode(), value)
 

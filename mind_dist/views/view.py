@@ -22,8 +22,9 @@ from mind_dist.config import ModelConfig, ViewsConfig
 from mind_dist.encoder import UserInterests
 from mind_dist.errors import VectorStoreError
 from mind_dist.index.vector_store import UserRow, VectorStore
+from mind_dist.log.source import DeadLetters
 from mind_dist.observability import Metrics
-from mind_dist.records import BehaviorSequence, Keys
+from mind_dist.records import BehaviorSequence, Keys, Record
 from mind_dist.states.local_store import LocalStore, StoredState
 from mind_dist.states.record import decode_state
 from mind_dist.views.audit import differing, sample
@@ -113,11 +114,11 @@ class View:
         encoder: The version.
         index: Where its rows are.
         positions: Where it keeps how far it is.
+        dead_letters: Where the states of users go that cannot be encoded.
         kept: Names of the features that states keep of behaviors.
         config: Sizes and times.
         metrics: Where numbers go.
         may_write: Asked before each write; False while other owners may have the partitions, as after a freeze.
-        on_failed: Called with a user that cannot be encoded, and why.
         clock: Seconds that never go back.
         now_ms: The time of day.
     """
@@ -127,12 +128,12 @@ class View:
         encoder: Encoder,
         index: VectorStore,
         positions: ViewPositions,
+        dead_letters: DeadLetters,
         kept: tuple[str, ...],
         *,
         config: ViewsConfig,
         metrics: Metrics,
         may_write: Callable[[], bool] = lambda: True,
-        on_failed: Callable[[int, str], None] = lambda _user_key, _reason: None,
         clock: Callable[[], float] = time.monotonic,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
@@ -144,7 +145,7 @@ class View:
         self._config = config
         self._metrics = metrics
         self._may_write = may_write
-        self._on_failed = on_failed
+        self._dead_letters = dead_letters
         self._clock = clock
         self._now_ms = now_ms
         self._draw = random.Random()
@@ -152,6 +153,11 @@ class View:
         self._store_at = clock()
         self._keep_at = clock() + _KEEP_EVERY_S
         self._look_at = clock() + config.look_s
+
+    @property
+    def unkept(self) -> Sequence[str]:
+        """Features of behaviors that the version reads and states do not keep."""
+        return self._reading.unkept
 
     def step(self, stores: Stores, taken_over: float) -> ViewReport:
         """Write the rows of the users that changed first, at most `batch_size` of them.
@@ -215,6 +221,7 @@ class View:
             self._store()
         finally:
             self._positions.close()
+            self._dead_letters.close()
 
     # Where it is
 
@@ -278,6 +285,8 @@ class View:
             self._index.upsert_users(self.model_version, rows)
         if forgotten:
             self._forget(forgotten)
+        if len(rows) < len(known):
+            self._dead_letters.flush()
         report = ViewReport(len(rows), len(forgotten), len(known) - len(rows), {partition: users[-1].position + 1})
         self._metrics.add("mind_dist_user_upserts", report.num_rows, model_version=self.model_version)
         self._metrics.add("mind_dist_users_not_encoded", report.num_failed, model_version=self.model_version)
@@ -308,15 +317,21 @@ class View:
             if len(users) > 1:
                 half = len(users) // 2
                 return [*self._rows(partition, users[:half]), *self._rows(partition, users[half:])]
-            self._on_failed(users[0].user_key, f"{type(error).__name__}: {error}")
+            self._set_aside(partition, users[0], f"{type(error).__name__}: {error}")
             return []
         rows = []
         for user, sequence, interests in zip(users, sequences, encoded, strict=True):
             if np.isfinite(interests.vectors).all():
                 rows.append(self._row(partition, user, sequence, interests))
             else:
-                self._on_failed(user.user_key, "its interests are not finite")
+                self._set_aside(partition, user, "its interests are not finite")
         return rows
+
+    def _set_aside(self, partition: int, user: StoredState, reason: str) -> None:
+        fields = {"model_version": self.model_version, "user_key": user.user_key, "reason": reason}
+        logger.warning("a user cannot be encoded", extra={"fields": fields})
+        state = Record(partition, user.position, str(user.user_key).encode(), user.value, self._now_ms())
+        self._dead_letters.send(state, f"{self.model_version}: {reason}")
 
     def _row(self, partition: int, user: StoredState, sequence: BehaviorSequence, interests: UserInterests) -> UserRow:
         return UserRow(

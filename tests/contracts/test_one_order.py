@@ -52,7 +52,13 @@ def served(broker: str, kafka: KafkaConfig, ends: Mapping[int, int], folder: Pat
             if until is ends:
                 positions = KafkaViewPositions(broker, kafka, INFO, NUM_PARTITIONS)
                 view = View(
-                    encoder, store, positions, states.kept_features, config=ViewsConfig(), metrics=InMemoryMetrics()
+                    encoder,
+                    store,
+                    positions,
+                    InMemoryDeadLetters(),
+                    states.kept_features,
+                    config=ViewsConfig(),
+                    metrics=InMemoryMetrics(),
                 )
                 while view.step(*shared.owned()).num_users:
                     pass

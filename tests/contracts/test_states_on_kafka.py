@@ -6,23 +6,20 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from mind_dist.errors import MindDistError
 from mind_dist.log.kafka import KafkaSource, ensure_topics
 from mind_dist.records import Record
-from mind_dist.states.partition import EVENTS_LOG_KEY
-from mind_dist.states.record import decode_state
 from mind_dist.states.updater import StatesUpdater, UpdateStep
 from tests import kafka_logs
 from tests.services import BROKERS
-from tests.state_worlds import FEATURES, KeyValue, mixed_log, told_by
+from tests.state_worlds import KeyValue, assert_states, mixed_log, told_by
 from tests.states_process import MAX_HISTORY, StopsAt, kafka_config, owner
 
 PARTITIONS = 2
@@ -53,23 +50,11 @@ def run_to_end(updater: StatesUpdater, address: str, topic: str) -> None:
                 return
 
 
-def check(address: str, topic: str, *, each_letter_once: bool = True) -> None:
+def check(address: str, topic: str) -> None:
     """Compare the states and the dead letters with what the whole log says."""
     wanted = told_by(read_all(address, topic), MAX_HISTORY)
-    newest: Mapping[int, bytes | None] = {
-        int(record.key or b""): record.value
-        for record in read_all(address, f"{topic}-states")
-        if record.key != EVENTS_LOG_KEY
-    }
-    told = {key: decode_state(key, value, FEATURES.behavior) for key, value in newest.items() if value}
-    assert told.keys() == wanted.states.keys()
-    for key, (history, profile) in wanted.states.items():
-        np.testing.assert_array_equal(told[key].history.item_keys, history.item_keys)
-        np.testing.assert_array_equal(told[key].history.timestamps_ms, history.timestamps_ms)
-        np.testing.assert_array_equal(told[key].history.behavior_keys, history.behavior_keys)
-        assert told[key].profile == profile
-    letters = len(read_all(address, f"{topic}-dead", 1))
-    assert letters == len(wanted.poison) if each_letter_once else letters >= len(wanted.poison)
+    assert_states(read_all(address, f"{topic}-states"), wanted)
+    assert len(read_all(address, f"{topic}-dead", 1)) == len(wanted.poison)
 
 
 @pytest.fixture(params=BROKERS)
@@ -136,16 +121,11 @@ def at_each_step(address: str, tmp_path: Path, end: signal.Signals) -> None:
                 if end == signal.SIGCONT:
                     os.kill(stopped.pid, signal.SIGCONT)
                     send(address, topic, mixed_log(100, 20, seed=10 + step))
-                    run_together(successor, address, topic)
+                    run_to_end(successor, address, topic)
             check(address, topic)
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(one, list(UpdateStep)))
-
-
-def run_together(updater: StatesUpdater, address: str, topic: str) -> None:
-    """Let two owners work, of whom one is here, until the group is at the end."""
-    run_to_end(updater, address, topic)
 
 
 @pytest.mark.parametrize("broker", [each for each in BROKERS if each != "tansu_broker"], indirect=True)

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from mind_dist.config import KafkaConfig, StatesConfig, ViewsConfig
+from mind_dist.config import KafkaConfig, ModelConfig, StatesConfig, ViewsConfig
 from mind_dist.errors import ServiceUnavailable, UpdaterStopped, VersionError
 from mind_dist.index.memory import InMemoryVectorStore
 from mind_dist.index.vector_store import UserRow, VersionInfo
 from mind_dist.serving.health import (
     ACTIVE_VERSION_NOT_LOADED,
+    FEATURES_NOT_KEPT,
     IGNORING_EVERYTHING,
     LAG_UNKNOWN,
     NO_ACTIVE_VERSION,
@@ -34,7 +35,19 @@ from mind_dist.serving.version_follower import VersionFollower
 from mind_dist.serving.view_loop import ViewLoop
 from mind_dist.serving.work_loop import Beat
 from mind_dist.states.updater import StatesUpdater
-from tests.toy_serving import INFO, POISON, VERSION, MovingSource, Run, click, log_of, toy_config, toy_store
+from tests.toy_serving import (
+    DIM,
+    INFO,
+    POISON,
+    VERSION,
+    MovingSource,
+    Run,
+    ToyEncoder,
+    click,
+    log_of,
+    toy_config,
+    toy_store,
+)
 
 
 def eventually(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
@@ -180,6 +193,20 @@ def test_an_index_that_is_away_is_unhealthy_after_the_bound_and_holds_up_no_stat
     eventually(lambda: setting.view.status().num_upserts == 1)
     eventually(lambda: setting.stopped() == "")
     eventually(lambda: setting.found() == {})
+
+
+def test_what_a_version_reads_and_states_do_not_keep_is_a_problem(tmp_path: Path) -> None:
+    setting = Setting(tmp_path, click(7, 3, 100))
+    setting.run.encoder = ToyEncoder(
+        config=ModelConfig(dim=DIM, num_interests=2, behavior_features=("event_type", "device"))
+    )
+    setting.start()
+    eventually(lambda: FEATURES_NOT_KEPT in setting.found())
+    assert (
+        "reads device of each behavior, which is not kept: name it in serving.states.features"
+        in setting.found()[FEATURES_NOT_KEPT]
+    )
+    setting.end()
 
 
 def test_a_stuck_view_is_named(setting: Setting) -> None:

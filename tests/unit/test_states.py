@@ -8,7 +8,7 @@ import pytest
 from mind_dist.config import KafkaConfig, StatesConfig
 from mind_dist.errors import MindDistError, ServiceUnavailable, StaleAssignment, StateError
 from mind_dist.keys import behavior_key
-from mind_dist.log.codec import encode_event, encode_key
+from mind_dist.log.codec import LONGEST_PROFILE_BYTES, encode_event, encode_history, encode_key
 from mind_dist.log.identity import LogIdentity
 from mind_dist.log.memory_log import InMemoryLog
 from mind_dist.log.partitioner import home_partition, key_hash
@@ -21,7 +21,7 @@ from mind_dist.states.partition import EVENTS_LOG_KEY
 from mind_dist.states.record import UserState, decode_state, encode_state
 from mind_dist.states.shared import SharedStores
 from mind_dist.states.updater import StatesUpdater, UpdateStep
-from tests.state_worlds import FEATURES, KeyValue, mixed_log, told_by
+from tests.state_worlds import FEATURES, KeyValue, assert_states, mixed_log, told_by
 
 LOG = LogIdentity("c", "user-states", "1")
 CONFIG = StatesConfig(max_history=10)
@@ -101,9 +101,9 @@ class World:
     def append(self, sent: KeyValue) -> None:
         self.events.append(sent.key, sent.value, home_partition(key_hash(sent.key or b""), self.events.num_partitions))
 
-    def updater(self, *, folder: str = "one", max_records: int = 20) -> StatesUpdater:
+    def updater(self, *, folder: str = "one", max_records: int = 20, shows_late: bool = False) -> StatesUpdater:
         topics = {KAFKA.states_topic: self.states, KAFKA.dead_letter_topic: self.letters}
-        transactions = InMemoryTransactions(self.events, topics)
+        transactions = InMemoryTransactions(self.events, topics, shows_late=shows_late)
         shared = SharedStores(KAFKA.session_timeout_s)
         owned = Ownership(
             lambda: InMemorySource(self.events, KAFKA.updaters_group, max_records=max_records),
@@ -147,18 +147,8 @@ class World:
     def check(self) -> None:
         """Compare the log of states, and what it gives a new machine, with the oracle."""
         wanted = told_by(self.records(), CONFIG.max_history)
-        found = {}
-        for partition in range(self.states.num_partitions):
-            for record in self.states.read(partition, 0, 1 << 30):
-                if record.key != EVENTS_LOG_KEY:
-                    found[int(record.key or b"")] = record.value
-        told = {key: decode_state(key, value, FEATURES.behavior) for key, value in found.items() if value}
-        assert told.keys() == wanted.states.keys()
-        for key, (history, profile) in wanted.states.items():
-            np.testing.assert_array_equal(told[key].history.item_keys, history.item_keys)
-            np.testing.assert_array_equal(told[key].history.timestamps_ms, history.timestamps_ms)
-            np.testing.assert_array_equal(told[key].history.behavior_keys, history.behavior_keys)
-            assert told[key].profile == profile
+        states = self.states
+        assert_states((each for p in range(states.num_partitions) for each in states.read(p, 0, 1 << 30)), wanted)
         assert len(self.letters.read(0, 0, 1 << 30)) == len(wanted.poison)
 
 
@@ -326,4 +316,82 @@ def test_a_partition_without_users_is_at_its_end(tmp_path: Path) -> None:
         updater.step(0)
     assert world.states.read(0, 0, 9)[-1].key == EVENTS_LOG_KEY
     assert updater.partitions[0].store.position == 1
+    updater.close()
+
+
+def test_who_takes_over_waits_for_states_that_show_after_their_positions(tmp_path: Path) -> None:
+    world = World(tmp_path, num_partitions=1)
+    for each in mixed_log(100, 5, seed=9):
+        world.append(each)
+    updater = world.updater(shows_late=True)
+    world.run(updater)
+    updater.close()
+    successor = world.updater(folder="another")
+    for each in mixed_log(100, 5, seed=10):
+        world.append(each)
+    for _ in range(5):
+        assert successor.step(0).num_records == 0
+    world.states.show_all()
+    world.letters.show_all()
+    world.run(successor)
+    world.check()
+    successor.close()
+
+
+def test_a_state_that_cannot_be_read_stops_its_partition_alone(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    users = [next(user for user in range(99) if home_partition(key_hash(encode_key(user)), 2) == p) for p in (0, 1)]
+    world.states.append(str(users[1]).encode(), b"\x63 of a newer release", 1)
+    for partition, user in enumerate(users):
+        world.events.append(encode_key(user), encode_event(user, 3, 1_000_000_000_000), partition)
+    updater = world.updater()
+    for _ in range(5):
+        updater.step(0)
+    assert list(updater.stopped) == [1]
+    assert f"user {users[1]}: the state has format 99, this is 1" in updater.stopped[1]
+    assert world.events.stored(KAFKA.updaters_group, [0, 1]) == {0: 1, 1: 0}
+    updater.close()
+
+
+def test_what_is_known_of_a_user_may_be_a_profile_alone(tmp_path: Path) -> None:
+    world = World(tmp_path, num_partitions=1)
+    world.events.append(encode_key(3), encode_history(3, [], {"age": 30}), 0)
+    updater = world.updater()
+    world.run(updater)
+    world.check()
+    updater.close()
+
+
+def test_a_profile_that_no_broker_would_take_with_the_state_is_poison(tmp_path: Path) -> None:
+    world = World(tmp_path, num_partitions=1)
+    world.events.append(encode_key(3), encode_history(3, [], {"essay": "x" * LONGEST_PROFILE_BYTES}), 0)
+    world.events.append(encode_key(3), encode_history(3, [], {"essay": "x" * (LONGEST_PROFILE_BYTES - 100)}), 0)
+    updater = world.updater()
+    world.run(updater)
+    assert world.letters.end(0)
+    [letter] = world.letters.read(0, 0, 9)
+    assert letter.key == b"3"
+    [found] = updater.partitions[0].store.get([3])
+    assert found is not None
+    updater.close()
+
+
+def test_whatever_records_do_to_us_the_other_partitions_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(tmp_path)
+    users = [next(user for user in range(99) if home_partition(key_hash(encode_key(user)), 2) == p) for p in (0, 1)]
+    for partition, user in enumerate(users):
+        world.events.append(encode_key(user), encode_event(user, 3, 1_000_000_000_000), partition)
+
+    def unexpected(self: BehaviorSequence, *_arguments: object, **_settings: object) -> BehaviorSequence:
+        if self.user_key == users[1]:
+            raise IndexError("what nobody thought of")
+        return merge(self, *_arguments, **_settings)  # type: ignore[arg-type]
+
+    merge = BehaviorSequence.merge
+    monkeypatch.setattr(BehaviorSequence, "merge", unexpected)
+    updater = world.updater()
+    for _ in range(5):
+        updater.step(0)
+    assert dict(updater.stopped) == {1: "IndexError: what nobody thought of: see the log"}
+    assert world.events.stored(KAFKA.updaters_group, [0, 1]) == {0: 1, 1: 0}
     updater.close()

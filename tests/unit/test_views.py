@@ -243,12 +243,14 @@ class Picky(ToyEncoder):
 
 def test_a_user_that_cannot_be_encoded_holds_up_nobody(run: Run) -> None:
     run.encoder = Picky()
-    failed: list[tuple[int, str]] = []
-    updater, view = run.updater(), run.view(on_failed=lambda user, why: failed.append((user, why)))
+    updater, view = run.updater(), run.view()
     run.drain(updater)
     run.write(view)
     assert sorted(run.rows()) == [0, 1, 2, 3, 5, 7, 8, 9]
-    assert sorted(failed) == [(4, "ValueError: no such shape"), (6, "its interests are not finite")]
+    assert sorted((letter.key, why) for letter, why in run.not_encoded.letters) == [
+        (b"4", f"{VERSION}: ValueError: no such shape"),
+        (b"6", f"{VERSION}: its interests are not finite"),
+    ]
     assert run.metrics.values["mind_dist_users_not_encoded"] == 2
     updater.close()
 
