@@ -95,4 +95,4 @@ class SharedStores:
 
     def most_behind(self) -> int:
         """Return how many states the slowest view is behind."""
-        return max(self._behind.values(), default=0)
+        return max(list(self._behind.values()), default=0)
