@@ -41,6 +41,9 @@ _BY_VERSION = ("model_version",)
 
 METRICS: dict[str, Metric] = {
     "mind_dist_events_applied": Metric("counter", "Records that changed a user's state."),
+    "mind_dist_events_forwarded": Metric(
+        "counter", "Records sent on to where their users' states are, since partitions were added."
+    ),
     "mind_dist_events_ignored": Metric("counter", "Events of types that are not kept."),
     "mind_dist_events_skipped": Metric("counter", "Records that their user's state had already."),
     "mind_dist_events_unchanged": Metric(

@@ -93,11 +93,13 @@ class History:
         user_key: The user.
         events: Behaviors, in the order in which they came.
         profile: Raw values by the features' names, which replace those there; None for no word about it.
+        is_forwarded: It tells again what stands in another partition of the same log.
     """
 
     user_key: int
     events: tuple[Event, ...] = ()
     profile: Mapping[str, Any] | None = None
+    is_forwarded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -11,8 +12,10 @@ from mind_dist.errors import PoisonEvent
 from mind_dist.keys import EventFeatures
 from mind_dist.log.codec import decode, encode_event, encode_history, encode_key
 from mind_dist.records import BehaviorSequence, Event, History, Record, Tombstone
+from mind_dist.states.local_store import LocalStore
 from mind_dist.states.partition import EVENTS_LOG_KEY
 from mind_dist.states.record import decode_state
+from mind_dist.states.updater import StatesUpdater
 
 FEATURES = EventFeatures(("event_type",))
 
@@ -30,23 +33,25 @@ def mixed_log(num_records: int, num_users: int, seed: int) -> list[KeyValue]:
     sent: list[KeyValue] = []
     for place in range(num_records):
         user = int(draw.integers(num_users))
-        time = 1_000_000_000_000 + place * 1000 + int(draw.integers(-60_000, 60_000)) // 5000 * 5000
+        time_ms = 1_000_000_000_000 + place * 1000 + int(draw.integers(-60_000, 60_000)) // 5000 * 5000
         kind = draw.random()
         if kind < 0.02:
             sent.append(KeyValue(encode_key(user), None))
         elif kind < 0.05:
-            poison = [b"{", b"[]", encode_event(user + 1, 3, time), encode_event(user, 3, 1 << 60)]
+            poison = [b"{", b"[]", encode_event(user + 1, 3, time_ms), encode_event(user, 3, 1 << 60)]
             sent.append(KeyValue(encode_key(user), poison[int(draw.integers(4))]))
         elif kind < 0.08:
             num_known = 0 if draw.random() < 0.3 else 5  # a profile may be all that is known
-            known = [[int(item), time - 10_000 * back] for back, item in enumerate(draw.integers(50, size=num_known))]
+            known = [
+                [int(item), time_ms - 10_000 * back] for back, item in enumerate(draw.integers(50, size=num_known))
+            ]
             profile = {"age": int(draw.integers(80))} if draw.random() < 0.5 else None
             sent.append(KeyValue(encode_key(user), encode_history(user, known[::-1], profile)))
         elif kind < 0.2 and sent:
             sent.append(sent[int(draw.integers(len(sent)))])
         else:
             event_type = ("click", "buy")[int(draw.integers(2))]
-            sent.append(KeyValue(encode_key(user), encode_event(user, int(draw.integers(50)), time, event_type)))
+            sent.append(KeyValue(encode_key(user), encode_event(user, int(draw.integers(50)), time_ms, event_type)))
     return sent
 
 
@@ -86,6 +91,18 @@ def told_by(records: Sequence[Record], max_history: int) -> Oracle:
                 told = profile if said.profile is None else dict(said.profile)
                 states[said.user_key] = history.merge(said.events, max_history, by_kind=True), told
     return Oracle(states, poison)
+
+
+def in_order(sent: Iterable[KeyValue]) -> list[Record]:
+    """Return what was sent as records in one order, whatever partitions they went to."""
+    return [Record(0, place, key, value, time.time_ns() // 1_000_000) for place, (key, value) in enumerate(sent)]
+
+
+def store_of(updater: StatesUpdater, partition: int) -> LocalStore:
+    """Return the states of a partition that an updater owns."""
+    store = updater.partitions[partition].store
+    assert store is not None
+    return store
 
 
 def assert_states(records: Iterable[Record], wanted: Oracle) -> None:

@@ -35,6 +35,7 @@ def kafka_config(topic: str) -> KafkaConfig:
         transaction_timeout_s=5,
         group_prefix=f"{topic}-",
         connect_timeout_s=20,
+        metadata_max_age_s=2,
     )
 
 

@@ -21,6 +21,7 @@ from mind_dist.log.source import InMemoryDeadLetters, InMemoryLog, InMemorySourc
 from mind_dist.log.transactions import InMemoryTransactions
 from mind_dist.observability import InMemoryMetrics
 from mind_dist.records import MAX_TIES, BehaviorSequence, Keys
+from mind_dist.states.homes import Homes
 from mind_dist.states.local_store import LocalStore
 from mind_dist.states.ownership import Ownership
 from mind_dist.states.shared import SharedStores
@@ -201,7 +202,11 @@ class Run:
     ) -> StatesUpdater:
         """Return a new owner of all partitions, as a process that just started has it."""
         kafka = self.config.kafka
-        topics = {kafka.states_topic: self.states, kafka.dead_letter_topic: self.dead_letters}
+        topics = {
+            kafka.topic: self.events,
+            kafka.states_topic: self.states,
+            kafka.dead_letter_topic: self.dead_letters,
+        }
         transactions = InMemoryTransactions(self.events, topics)
         owned = Ownership(
             lambda: source or self.source(),
@@ -216,6 +221,7 @@ class Run:
         return StatesUpdater(
             owned,
             transactions,
+            Homes(self.states.num_partitions, lambda: self.events.num_partitions),
             "int64",
             config=self.config.states,
             kafka=kafka,

@@ -190,6 +190,8 @@ class EventExamples:
                 self._dead_letters.send(record, str(error))
                 self._gate.add(poison=True)
             return None
+        if isinstance(decoded, History) and decoded.is_forwarded:
+            return None  # what it tells was met, or will be, where it is from
         if self._placement.is_for_later(record, known=decoded.user_key in users):
             return None
         self._gate.add(poison=False)

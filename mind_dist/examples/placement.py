@@ -14,14 +14,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from mind_dist.log.growth import Growth
 from mind_dist.log.partitioner import home_partition, key_hash
 from mind_dist.records import FOREVER_MS, PartTrained, Positions, Record
 
 logger = logging.getLogger(__name__)
-
-_SURELY_OTHERS = 100
-"""After so many records elsewhere, in a topic that has not grown, another partitioner places them: seldom ask again."""
-_ASK_OTHERS_EVERY_S = 10.0
 
 
 class Placement:
@@ -46,11 +43,8 @@ class Placement:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._num_partitions = num_partitions
-        self._count_now = count_now
-        self._clock = clock
+        self._growth = Growth(num_partitions, count_now, clock)
         self._grown = False
-        self._num_elsewhere = 0
-        self._ask_at_s = clock()
         self._until_ms = until_ms
         self._done = _parts_where(part_trained, lambda part: part.count != num_partitions)
         self._passed_before = _parts_where(part_trained, lambda part: part.count == num_partitions)
@@ -75,7 +69,8 @@ class Placement:
         if record.appended_ms < self._until_ms:
             if not self._num_partitions or (known and not self._grown) or _is_home(record, self._num_partitions):
                 return False
-            if not self._has_grown():
+            self._grown = self._grown or self._growth.met_elsewhere() > self._num_partitions
+            if not self._grown:
                 self._note_elsewhere(record)
                 return False
         self._passed_from.setdefault(record.partition, record.offset)
@@ -100,15 +95,8 @@ class Placement:
         now = [PartTrained(self._num_partitions, first, position, self._until_ms)] if first < position else []
         return [*before, *now]
 
-    def _has_grown(self) -> bool:
-        if not self._grown and (self._num_elsewhere < _SURELY_OTHERS or self._clock() >= self._ask_at_s):
-            self._ask_at_s = self._clock() + _ASK_OTHERS_EVERY_S
-            self._grown = self._count_now() > self._num_partitions
-        return self._grown
-
     def _note_elsewhere(self, record: Record) -> None:
-        self._num_elsewhere += 1
-        if self._num_elsewhere == 1:
+        if self._growth.num_elsewhere == 1:
             fields = {"partition": record.partition, "offset": record.offset}
             logger.warning(
                 "a user's events are in another partition than murmur2 of the key gives: a producer uses another "

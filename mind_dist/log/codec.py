@@ -4,7 +4,8 @@ An event is JSON, `{"user_id":…, "item_id":…, "timestamp_ms":…, "event_typ
 key (an int64 in decimal digits, a string as UTF-8); a null value under a key means: forget this user. The context is
 optional: what is known of the moment, by name, as texts, integers or booleans; other values count as missing.
 A history is JSON, too, `{"user_id":…, "history":[[item_id, timestamp_ms],…], "profile":{…}}`: what is known of a user already; the
-profile is optional, and so are an event type and a context behind each time.
+profile is optional, and so are an event type and a context behind each time. One with `"forwarded_from":[partition,offset]`
+tells again what stands there.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ LONGEST_PROFILE_BYTES = 16_384
 """Largest profile of a history record, as JSON: it is written with each new state of the user, and one that no broker takes
 would hold up its whole partition."""
 
+_FORWARDED = "forwarded_from"
+_LARGEST_MARKED = 1_000_000
+"""Bytes of the largest record that is marked when it is forwarded: one at a broker's limit would not fit with the mark."""
 _INTEGER = re.compile(rb"-?[0-9]{1,19}")
 
 
@@ -64,6 +68,20 @@ def encode_history(
     """
     fields: dict[str, Any] = {"user_id": user_id, "history": behaviors}
     return orjson.dumps(fields | ({"profile": profile} if profile is not None else {}))
+
+
+def forwarded(record: Record) -> bytes | None:
+    """Return under which value a record that can be read goes on to its user's home: a history that says where it is from.
+
+    As a history it is merged by the times of its behaviors, and is no example to train on a second time.
+    """
+    if record.value is None or len(record.value) > _LARGEST_MARKED:
+        return record.value
+    fields = orjson.loads(record.value)
+    if "history" not in fields:
+        behavior = [fields["item_id"], fields["timestamp_ms"], fields["event_type"], fields.get("context")]
+        fields = {"user_id": fields["user_id"], "history": [behavior]}
+    return orjson.dumps(fields | {_FORWARDED: [record.partition, record.offset]})
 
 
 def encode_key(user_id: int | str) -> bytes:
@@ -163,9 +181,8 @@ def _history(fields: Mapping[str, Any], id_type: IdType, features: EventFeatures
         raise PoisonEvent(f"profile: must be an object, not {type(profile).__name__}")
     if profile and (size := len(orjson.dumps(profile))) > LONGEST_PROFILE_BYTES:
         raise PoisonEvent(f"profile: must take at most {LONGEST_PROFILE_BYTES:,} bytes of JSON, not {size:,}")
-    return History(
-        user_key, tuple(_of_history(user_key, *each, id_type, features) for each in enumerate(behaviors)), profile
-    )
+    events = tuple(_of_history(user_key, *each, id_type, features) for each in enumerate(behaviors))
+    return History(user_key, events, profile, is_forwarded=_FORWARDED in fields)
 
 
 def _of_history(user_key: int, place: int, behavior: object, id_type: IdType, features: EventFeatures) -> Event:

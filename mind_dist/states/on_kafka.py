@@ -13,6 +13,7 @@ from mind_dist.keys import IdType
 from mind_dist.log.kafka import KafkaSource
 from mind_dist.log.kafka_topics import ensure_dead_letter_topic, ensure_state_topic, log_identity, num_partitions
 from mind_dist.log.kafka_transactions import KafkaTransactions
+from mind_dist.states.homes import Homes
 from mind_dist.states.local_store import LocalStore
 from mind_dist.states.ownership import Ownership
 from mind_dist.states.shared import SharedStores
@@ -47,19 +48,22 @@ def states_on_kafka(
     folder = states_folder(config, kafka)
     of_states = dataclasses.replace(kafka, topic=kafka.states_topic)
     transactions = KafkaTransactions(bootstrap, kafka, f"{kafka.updaters_group}-{uuid.uuid4().hex}")
+    count = num_partitions(bootstrap, kafka.states_topic, timeout_s=kafka.connect_timeout_s)
+    homes = Homes(count, lambda: num_partitions(bootstrap, kafka.topic, timeout_s=kafka.connect_timeout_s))
     owned = Ownership(
         lambda: KafkaSource(bootstrap, kafka, kafka.updaters_group, hold_new=True),
         transactions,
         lambda partition: KafkaSource(bootstrap, of_states, "", partitions=[partition]),
         lambda partition: LocalStore.in_free_slot(folder, partition, identity),
         events_log=str(log_identity(bootstrap, kafka.topic, timeout_s=kafka.connect_timeout_s)),
-        num_partitions=num_partitions(bootstrap, kafka.states_topic, timeout_s=kafka.connect_timeout_s),
+        num_partitions=count,
         kafka=kafka,
         shared=shared,
     )
     return StatesUpdater(
         owned,
         transactions,
+        homes,
         id_type,
         config=config,
         kafka=kafka,

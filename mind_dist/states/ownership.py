@@ -35,7 +35,7 @@ class Ownership:
         open_reader: Opens a reader of one partition of the log of states.
         open_store: Opens the local store of one partition.
         events_log: Which log the source reads, by name and id: states that are of another one are not touched.
-        num_partitions: Partitions of the log of states: of a partition of the events that was added to these nothing is taken.
+        num_partitions: Partitions of the log of states: there are none of a partition of the events that was added to these.
         kafka: Topics and limits.
         shared: What the views of this process read.
     """
@@ -64,7 +64,6 @@ class Ownership:
         self._is_held = False
         self._generation = -1
         self._owned: dict[int, OwnedPartition] = {}
-        self._added: frozenset[int] = frozenset()
 
     @property
     def partitions(self) -> Mapping[int, OwnedPartition]:
@@ -74,13 +73,7 @@ class Ownership:
     @property
     def stopped(self) -> Mapping[int, str]:
         """Partitions of which nothing is taken until an operator acts, and why."""
-        added = (
-            f"it was added, and there are states for {self._num_partitions} partitions alone: see docs/operations.md"
-        )
-        return {
-            **{p: each.stopped for p, each in self._owned.items() if each.stopped},
-            **dict.fromkeys(self._added, added),
-        }
+        return {p: each.stopped for p, each in self._owned.items() if each.stopped}
 
     def membership(self) -> Membership:
         """Return our place in the group as of the last poll."""
@@ -127,11 +120,11 @@ class Ownership:
         if not self.stopped:
             return
         notes, starts = self._source.notes(), self._starts()
-        for number in self.stopped.keys() & self._owned.keys():
+        for number in self.stopped:
             is_let_go = self._owned[number].is_noted and not Note.of_text(notes[number]).stopped
             if starts[number] != self._owned[number].stored or is_let_go:
                 self._go_on(self._owned[number], starts[number], Note())
-                self._owned[number].begin_restore(self._open_reader)
+                self._begin(self._owned[number])
                 logger.info("partition goes on", extra={"fields": {"partition": number, "position": starts[number]}})
 
     def stop(self, number: int, reason: str) -> None:
@@ -160,10 +153,7 @@ class Ownership:
 
     def _notice_assignment(self) -> bool:
         """Tell whether the group has changed, and then take over what is ours: others may have had what stayed, too."""
-        generation, assigned = self._source.membership().generation, self._source.assignment()
-        owned = frozenset(number for number in assigned if number < self._num_partitions)
-        self._source.pause(assigned - owned)
-        self._added = assigned - owned
+        generation, owned = self._source.membership().generation, self._source.assignment()
         if gone := self._owned.keys() - owned:
             leaving = [self._owned.pop(number) for number in gone]
             self._share()
@@ -175,10 +165,10 @@ class Ownership:
         starts = self._starts()
         for number in sorted(owned):
             self._source.pause([number])
-            partition = self._owned.get(number) or OwnedPartition(number, self._open_store(number))
+            partition = self._owned.get(number) or self._opened(number)
             self._owned[number] = partition
             self._go_on(partition, starts[number], notes[number])
-            partition.begin_restore(self._open_reader)
+            self._begin(partition)
         self._generation = generation
         return True
 
@@ -192,6 +182,23 @@ class Ownership:
         partition.stopped, partition.stored, partition.is_noted = note.stopped, start, bool(note.stopped)
         self._source.seek({partition.number: start})
 
+    def _opened(self, number: int) -> OwnedPartition:
+        if number < self._num_partitions:
+            return OwnedPartition(number, self._open_store(number))
+        logger.info(
+            "partition was added: its events go on to where users' states are", extra={"fields": {"partition": number}}
+        )
+        return OwnedPartition(number, None)
+
+    def _begin(self, partition: OwnedPartition) -> None:
+        """Read its states, or take its events at once where it has none."""
+        partition.begin_restore(self._open_reader)
+        if partition.restore is None:
+            self._take(partition)
+
+    def _take(self, partition: OwnedPartition) -> None:
+        self._source.resume([] if partition.stopped or self._is_held else [partition.number])
+
     def _advance_restores(self) -> None:
         for number, partition in self._owned.items():
             if partition.restore is None:
@@ -204,12 +211,13 @@ class Ownership:
                 continue
             if is_done:
                 self._check_events_log(partition)
-                self._source.resume([] if partition.stopped or self._is_held else [number])
+                self._take(partition)
                 self._share()
 
     def _share(self) -> None:
         """Let views read the partitions whose states are all here."""
-        self._shared.own({p: each.store for p, each in self._owned.items() if each.restore is None})
+        at_work = {p: each.store for p, each in self._owned.items() if each.restore is None}
+        self._shared.own({p: store for p, store in at_work.items() if store is not None})
 
     def _hold_or_go_on(self, *, is_held: bool) -> None:
         if is_held == self._is_held:
@@ -220,6 +228,8 @@ class Ownership:
 
     def _check_events_log(self, partition: OwnedPartition) -> None:
         """Say in the log of states which events they are of; stop where these are others: their positions mean nothing here."""
+        if partition.store is None:
+            return
         known = partition.store.events_log
         if not known:
             name = self.events_log.encode()

@@ -1,4 +1,7 @@
-"""One partition in its owner's hands: being restored, at work, or stopped; and what its views read."""
+"""One partition in its owner's hands: being restored, at work, or stopped; and what its views read.
+
+One that was added to the events has no states: nobody is at home in it (`mind_dist.states.homes`).
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ class OwnedPartition:
 
     Attributes:
         number: Which.
-        store: Its states on this machine.
+        store: Its states on this machine; None of a partition without.
         gate: Counts its poison.
         restore: What is still to be read of its states; None at work.
         stopped: Why nothing of it is taken until an operator acts; empty otherwise.
@@ -46,7 +49,7 @@ class OwnedPartition:
     """
 
     number: int
-    store: LocalStore
+    store: LocalStore | None
     gate: PoisonGate = field(default_factory=lambda: PoisonGate(1.0, 1))
     restore: Restore | None = None
     stopped: str = ""
@@ -61,6 +64,8 @@ class OwnedPartition:
         a moment before the states that were written with them.
         """
         self.end_restore()
+        if self.store is None:
+            return
         reader = open_reader(self.number)
         reader.seek({self.number: self.store.position})
         self.restore = Restore(reader, reader.written_positions()[self.number])
@@ -73,7 +78,7 @@ class OwnedPartition:
                 begins at its oldest record.
             ServiceUnavailable: The log did not answer in time.
         """
-        if self.restore is None:
+        if self.restore is None or self.store is None:
             return True
         reader, end = self.restore.reader, self.restore.end
         if reader.position()[self.number] < end:
@@ -102,7 +107,8 @@ class OwnedPartition:
     def close(self) -> None:
         """Leave the log of states and the local store."""
         self.end_restore()
-        self.store.close()
+        if self.store is not None:
+            self.store.close()
 
 
 def _stored(record: Record) -> StoredState:

@@ -22,6 +22,7 @@ class StatesReport:
         num_unchanged: Records that changed nothing.
         num_tombstones: Users forgotten.
         num_states: States written.
+        num_forwarded: Records sent on to the partitions that their users are at home in.
     """
 
     num_records: int = 0
@@ -32,9 +33,10 @@ class StatesReport:
     num_unchanged: int = 0
     num_tombstones: int = 0
     num_states: int = 0
+    num_forwarded: int = 0
 
     @classmethod
-    def of(cls, users: Sequence[Applied], *, num_records: int, num_poison: int) -> StatesReport:
+    def of(cls, users: Sequence[Applied], *, num_records: int, num_poison: int, num_forwarded: int) -> StatesReport:
         """Sum up what was done to each user."""
         return cls(
             num_records,
@@ -45,6 +47,7 @@ class StatesReport:
             num_unchanged=sum(each.num_unchanged for each in users),
             num_tombstones=sum(each.num_tombstones for each in users),
             num_states=sum(each.changed for each in users),
+            num_forwarded=num_forwarded,
         )
 
     def plus(self, other: StatesReport) -> StatesReport:
@@ -55,6 +58,7 @@ class StatesReport:
         """Add it to the metrics."""
         for name, number in {
             "mind_dist_events_applied": self.num_applied,
+            "mind_dist_events_forwarded": self.num_forwarded,
             "mind_dist_events_ignored": self.num_ignored,
             "mind_dist_events_skipped": self.num_skipped,
             "mind_dist_events_unchanged": self.num_unchanged,

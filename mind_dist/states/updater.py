@@ -21,10 +21,12 @@ from dataclasses import dataclass, field
 from mind_dist.config import KafkaConfig, StatesConfig
 from mind_dist.errors import MindDistError, PoisonLimitExceeded, StateError
 from mind_dist.keys import EventFeatures, IdType, fingerprint
+from mind_dist.log.codec import forwarded
 from mind_dist.log.dead_letters import dead_letter
 from mind_dist.log.transactions import NewRecord, Transactions
 from mind_dist.records import Record
 from mind_dist.states.applying import Applied, Keeping, apply
+from mind_dist.states.homes import Homes
 from mind_dist.states.intake import Taken, take
 from mind_dist.states.local_store import StoredState
 from mind_dist.states.note import Note
@@ -66,6 +68,7 @@ class StatesUpdater:
     Args:
         owned: The partitions of the events that are ours.
         transactions: Writes states, dead letters and positions.
+        homes: Tells where users' states are.
         id_type: What ids are outside.
         config: What is kept.
         kafka: Topics and limits.
@@ -78,6 +81,7 @@ class StatesUpdater:
         self,
         owned: Ownership,
         transactions: Transactions,
+        homes: Homes,
         id_type: IdType,
         *,
         config: StatesConfig,
@@ -88,6 +92,7 @@ class StatesUpdater:
     ) -> None:
         self._owned = owned
         self._transactions = transactions
+        self._homes = homes
         self._id_type = id_type
         self._features = EventFeatures(config.kept_features)
         self._keeping = Keeping(config.max_history, frozenset(config.event_types))
@@ -157,8 +162,13 @@ class StatesUpdater:
         self._on_step(UpdateStep.COMMIT)
         states = [record for each in work for record in each.states]
         letters = [dead_letter(self._kafka, *letter) for each in work for letter in each.taken.letters]
+        away = [
+            NewRecord(self._kafka.topic, home, record.key, forwarded(record))
+            for each in work
+            for record, home in each.taken.away
+        ]
         offsets = self._transactions.commit(
-            [*states, *letters],
+            [*states, *letters, *away],
             {each.partition.number: each.end for each in work},
             self._owned.membership(),
             {each.partition.number: Note(each.taken.gate.counted).to_text() for each in work},
@@ -168,19 +178,28 @@ class StatesUpdater:
         self._on_step(UpdateStep.TELL)
         for each in work:
             applied_ms = [at for user in each.applied.values() for at in user.appended_ms]
-            self._shared.note_appended(each.partition.number, each.partition.store.position, applied_ms)
+            if each.partition.store is not None:
+                self._shared.note_appended(each.partition.number, each.partition.store.position, applied_ms)
         self._shared.tell()
         return StatesReport.of(
             [applied for each in work for applied in each.applied.values()],
             num_records=sum(len(of) for of in by_partition.values()),
             num_poison=len(letters),
+            num_forwarded=len(away),
         )
 
     def _work(self, partition: OwnedPartition, records: Sequence[Record]) -> _Work | None:
         """Return what records do to a partition; one that they stop is stopped where it is, and nothing of them is taken."""
         try:
             self._on_step(UpdateStep.DECODE)
-            taken = take(records, partition.gate, self._id_type, self._features, self._kafka.max_clock_skew_ms)
+            taken = take(
+                records,
+                partition.gate,
+                self._homes,
+                id_type=self._id_type,
+                features=self._features,
+                max_clock_skew_ms=self._kafka.max_clock_skew_ms,
+            )
             work = _Work(partition, records[-1].offset + 1, taken)
             self._merge(work)
         except (PoisonLimitExceeded, StateError) as error:
@@ -197,8 +216,8 @@ class StatesUpdater:
     def _merge(self, work: _Work) -> None:
         """3 load, 4 merge."""
         self._on_step(UpdateStep.LOAD)
-        changes = work.taken.changes
-        stored = work.partition.store.get(list(changes))
+        changes, store = work.taken.changes, work.partition.store
+        stored = store.get(list(changes)) if store is not None else []
         self._on_step(UpdateStep.MERGE)
         for (user_key, of_user), found in zip(changes.items(), stored, strict=True):
             state = self._read(user_key, found)
@@ -217,7 +236,7 @@ class StatesUpdater:
     def _store(self, work: Sequence[_Work], states: Sequence[NewRecord], offsets: Sequence[int]) -> None:
         """6 write what the log has now into the local stores."""
         by_partition: dict[int, list[StoredState]] = {}
-        for record, offset in zip(states, offsets, strict=False):  # the dead letters' offsets come behind
+        for record, offset in zip(states, offsets, strict=False):  # those of other records come behind
             number = record.partition
             assert number is not None
             by_partition.setdefault(number, []).append(
@@ -225,5 +244,6 @@ class StatesUpdater:
             )
         for each in work:
             each.partition.gate, each.partition.stored = each.taken.gate, each.end
-            if fresh := by_partition.get(each.partition.number):
-                each.partition.store.put(fresh, fresh[-1].position + 1)
+            fresh, store = by_partition.get(each.partition.number), each.partition.store
+            if fresh and store is not None:
+                store.put(fresh, fresh[-1].position + 1)

@@ -6,24 +6,27 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from kafka import KafkaAdminClient
 
 from mind_dist.errors import MindDistError
-from mind_dist.log.kafka import KafkaSource, ensure_topics
+from mind_dist.log.kafka import ensure_topics, num_partitions
+from mind_dist.log.kafka_groups import end_positions, lag
 from mind_dist.records import Record
 from mind_dist.states.updater import StatesUpdater, UpdateStep
 from tests import kafka_logs
 from tests.services import BROKERS
-from tests.state_worlds import KeyValue, assert_states, mixed_log, told_by
+from tests.state_worlds import KeyValue, assert_states, in_order, mixed_log, told_by
 from tests.states_process import MAX_HISTORY, StopsAt, kafka_config, owner
 
 PARTITIONS = 2
 WITHIN_S = 90
+REAL = pytest.mark.parametrize("broker", [each for each in BROKERS if each != "tansu_broker"], indirect=True)
 
 
 def send(address: str, topic: str, sent: list[KeyValue]) -> None:
@@ -37,22 +40,20 @@ def read_all(address: str, topic: str, num_partitions: int = PARTITIONS) -> list
 def run_to_end(updater: StatesUpdater, address: str, topic: str) -> None:
     """Let an owner work until the group has come to the end of the events."""
     config = kafka_config(topic)
-    with closing(KafkaSource(address, config, config.updaters_group, partitions=range(PARTITIONS))) as watcher:
-        ends = watcher.end_positions()
-        deadline_s = time.monotonic() + WITHIN_S
-        while True:
-            assert time.monotonic() < deadline_s
-            try:
-                report = updater.step(0.1)
-            except MindDistError:
-                continue
-            if not report.num_records and all(watcher.committed().get(p, 0) >= end for p, end in ends.items() if end):
-                return
+    deadline_s = time.monotonic() + WITHIN_S
+    while True:
+        assert time.monotonic() < deadline_s
+        try:
+            report = updater.step(0.1)
+        except MindDistError:
+            continue
+        if not report.num_records and not lag(address, config, config.updaters_group, end_positions(address, config)):
+            return
 
 
-def check(address: str, topic: str) -> None:
-    """Compare the states and the dead letters with what the whole log says."""
-    wanted = told_by(read_all(address, topic), MAX_HISTORY)
+def check(address: str, topic: str, sent: Sequence[KeyValue] = ()) -> None:
+    """Compare the states and the dead letters with what the whole log says, or with what was sent."""
+    wanted = told_by(in_order(sent) if sent else read_all(address, topic), MAX_HISTORY)
     assert_states(read_all(address, f"{topic}-states"), wanted)
     assert len(read_all(address, f"{topic}-dead", 1)) == len(wanted.poison)
 
@@ -106,6 +107,27 @@ def test_states_are_what_the_whole_log_gives(broker: str, topic: str, tmp_path: 
     check(broker, topic)
 
 
+@REAL
+def test_added_partitions_are_followed_in_each_users_order(broker: str, tmp_path: Path) -> None:
+    topic = f"events-{uuid.uuid4().hex}"
+    ensure_topics(broker, {topic: PARTITIONS})
+    before, after = mixed_log(200, 20, seed=1), mixed_log(400, 20, seed=2)
+    send(broker, topic, before)
+    with closing(owner(broker, topic, tmp_path, StopsAt(0, 0))) as updater:
+        run_to_end(updater, broker, topic)
+    with closing(KafkaAdminClient(bootstrap_servers=broker)) as admin:
+        admin.create_partitions({topic: PARTITIONS + 3})
+    while num_partitions(broker, topic) < PARTITIONS + 3:
+        time.sleep(0.1)
+    kafka_logs.send(broker, topic, after, PARTITIONS + 3)
+    with process(broker, topic, tmp_path, UpdateStep.STORE, 6) as killed:
+        wait_until_stopped(killed)
+    with closing(owner(broker, topic, tmp_path, StopsAt(0, 0))) as successor:
+        run_to_end(successor, broker, topic)
+        assert not successor.stopped
+    check(broker, topic, [*before, *after])
+
+
 def at_each_step(address: str, tmp_path: Path, end: signal.Signals) -> None:
     """Stop an owner in each of its steps, end it or let it wake, and compare what is there at last."""
 
@@ -128,7 +150,7 @@ def at_each_step(address: str, tmp_path: Path, end: signal.Signals) -> None:
         list(pool.map(one, list(UpdateStep)))
 
 
-@pytest.mark.parametrize("broker", [each for each in BROKERS if each != "tansu_broker"], indirect=True)
+@REAL
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGCONT], ids=["killed", "frozen past its session and woken"])
 def test_an_owner_stopped_in_any_step_loses_and_repeats_nothing(
     broker: str, tmp_path: Path, end: signal.Signals

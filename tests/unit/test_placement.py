@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import product
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from mind_dist.examples.batches import batches
 from mind_dist.examples.events import EventExamples
 from mind_dist.examples.placement import Placement
-from mind_dist.log.codec import encode_event, encode_key
+from mind_dist.log.codec import encode_event, encode_key, forwarded
 from mind_dist.log.partitioner import home_partition, key_hash
 from mind_dist.log.source import InMemoryDeadLetters, InMemoryLog
 from mind_dist.records import PartTrained, Positions, UserHistory
@@ -197,3 +198,17 @@ def test_a_topic_of_another_partitioner_is_trained_where_its_records_are_and_sai
     assert examples.part_trained() == {}
     assert ["another partition than murmur2" in record.message for record in caplog.records] == [True]
     assert len(asked) <= 101, "a broker is not asked for each of its users"
+
+
+def test_what_updaters_forward_is_no_example_and_no_second_history(caplog: pytest.LogCaptureFixture) -> None:
+    log = InMemoryLog(num_partitions=4)
+    users = [user for user in range(40) if home_partition(key_hash(encode_key(user)), 4) >= 2]
+    for user, time in product(users, (1, 2)):
+        send(log, user, 10 + time, 4, time)
+    for record in [record for p in (2, 3) for record in log.read(p, 0, 999)]:
+        log.append(record.key, forwarded(record), home_partition(key_hash(record.key or b""), 2))
+    training = Training(log)
+    training.train(4)
+    assert training.trained == [((11,), 12)] * len(users)
+    assert all(len(histories) == 1 for histories in training.users().values())
+    assert not caplog.records

@@ -35,6 +35,7 @@ from mind_dist.serving.version_follower import VersionFollower
 from mind_dist.serving.view_loop import ViewLoop
 from mind_dist.serving.work_loop import Beat
 from mind_dist.states.updater import StatesUpdater
+from tests.state_worlds import store_of
 from tests.toy_serving import (
     DIM,
     INFO,
@@ -227,10 +228,10 @@ def test_intake_waits_while_the_views_are_too_far_behind(tmp_path: Path) -> None
     run.shared.set_behind(VERSION, 10)
     for _ in range(20):
         updater.step(0)
-    assert list(updater.partitions[0].store.user_keys()) == []
+    assert list(store_of(updater, 0).user_keys()) == []
     run.shared.set_behind(VERSION, 0)
     run.drain(updater)
-    assert len(list(updater.partitions[0].store.user_keys())) == 40
+    assert len(list(store_of(updater, 0).user_keys())) == 40
     updater.close()
 
 
