@@ -2,7 +2,7 @@
 
     u{user key}   position in the log of states, and the state's bytes; none where the user is forgotten
     o{position}   the user key whose newest state stands there
-    m…            whose log it is, up to where it is here, and of which events
+    m…            whose log it is, up to where it is here, of which events, and when it was at the end last
 
 So the positions, in order, name each user once, where the user changed last: a view that has come to some position
 reads on from there, and one that is new reads them all. What the log does not keep is not kept here either: the folder
@@ -12,7 +12,8 @@ can go at any time, and is made anew from the log.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +28,12 @@ _MOST_SLOTS = 64
 _POSITION = b"m.position"
 _IDENTITY = b"m.identity"
 _EVENTS_LOG = b"m.events"
+_CURRENT = b"m.current"
+_TRUSTED_S = 20 * 3600.0
+"""For how long a folder may have been away: brokers keep word of users who are forgotten for a day at least, and who was
+forgotten meanwhile would live on here."""
 _POSITIONS = struct.Struct(">q")
+_TIME = struct.Struct(">d")
 _SIGN = 1 << 63
 
 
@@ -51,14 +57,16 @@ class LocalStore:
     Args:
         path: Its folder.
         identity: The log of states that it follows: what is there of another one is removed.
+        now_s: The time of day, in seconds.
 
     Raises:
         StateError: Another process has the folder.
     """
 
-    def __init__(self, path: Path, identity: LogIdentity) -> None:
+    def __init__(self, path: Path, identity: LogIdentity, now_s: Callable[[], float] = time.time) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
+        self._now_s = now_s
         self._db = _open(path)
         self._whose = to_json(identity.to_json()).encode()
         known = self._db.get(_IDENTITY)
@@ -105,6 +113,15 @@ class LocalStore:
     def put_events_log(self, name: str) -> None:
         """Keep which log of events the states are of from here on."""
         self._db.put(_EVENTS_LOG, name.encode())
+
+    def is_trusted(self) -> bool:
+        """Tell whether the log still tells all that has happened since this was at its end."""
+        found = self._db.get(_CURRENT)
+        return not self.position or (found is not None and self._now_s() - _TIME.unpack(found)[0] < _TRUSTED_S)
+
+    def note_current(self) -> None:
+        """Keep that all of the log is here now."""
+        self._db.put(_CURRENT, _TIME.pack(self._now_s()))
 
     def put(self, states: Sequence[StoredState], position: int) -> None:
         """Store states, each newer than what there is of its user, and where the log goes on behind them."""

@@ -66,6 +66,8 @@ class OwnedPartition:
         self.end_restore()
         if self.store is None:
             return
+        if not self.store.is_trusted():
+            self.store.clear()
         reader = open_reader(self.number)
         reader.seek({self.number: self.store.position})
         self.restore = Restore(reader, reader.written_positions()[self.number])
@@ -95,6 +97,7 @@ class OwnedPartition:
             self.store.put(states, reader.position()[self.number])
         if reader.position()[self.number] < end:
             return False
+        self.store.note_current()
         self.end_restore()
         return True
 
@@ -106,9 +109,11 @@ class OwnedPartition:
 
     def close(self) -> None:
         """Leave the log of states and the local store."""
-        self.end_restore()
         if self.store is not None:
+            if self.restore is None:
+                self.store.note_current()  # while it was ours nobody else wrote
             self.store.close()
+        self.end_restore()
 
 
 def _stored(record: Record) -> StoredState:

@@ -108,6 +108,11 @@ class StatesUpdater:
         return self._owned.partitions
 
     @property
+    def num_partitions(self) -> int:
+        """Partitions of the log of states: so many updaters at most have users to keep."""
+        return self._homes.num_partitions
+
+    @property
     def stopped(self) -> Mapping[int, str]:
         """Partitions of which nothing is taken until an operator acts, and why."""
         return self._owned.stopped
@@ -247,3 +252,4 @@ class StatesUpdater:
             fresh, store = by_partition.get(each.partition.number), each.partition.store
             if fresh and store is not None:
                 store.put(fresh, fresh[-1].position + 1)
+                store.note_current()

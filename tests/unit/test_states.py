@@ -19,7 +19,7 @@ from mind_dist.records import BehaviorSequence, Record
 from mind_dist.states.homes import Homes
 from mind_dist.states.local_store import LocalStore, StoredState
 from mind_dist.states.ownership import Ownership
-from mind_dist.states.partition import EVENTS_LOG_KEY
+from mind_dist.states.partition import EVENTS_LOG_KEY, OwnedPartition
 from mind_dist.states.record import UserState, decode_state, encode_state
 from mind_dist.states.shared import SharedStores
 from mind_dist.states.updater import StatesUpdater, UpdateStep
@@ -78,6 +78,29 @@ def test_a_folder_of_another_log_is_begun_anew(tmp_path: Path) -> None:
     other = LocalStore(tmp_path / "p", LogIdentity("c", "user-states", "2"))
     assert (other.position, other.get([5])) == (0, [None])
     other.close()
+
+
+@pytest.mark.parametrize(("hours", "lives_on"), [(1, True), (30, False)])
+def test_who_was_forgotten_while_a_folder_was_away_does_not_live_on_in_it(
+    tmp_path: Path, hours: int, lives_on: bool
+) -> None:
+    def opened(log: InMemoryLog, now_s: float) -> OwnedPartition:
+        partition = OwnedPartition(0, LocalStore(tmp_path / "p", LOG, lambda: now_s))
+        partition.begin_restore(lambda _partition: InMemorySource(log, "", [0]))
+        while not partition.advance_restore(0):
+            pass
+        return partition
+
+    before, compacted = InMemoryLog(identity=LOG), InMemoryLog(identity=LOG)
+    for user in (b"5", b"6"):
+        before.append(user, b"a")
+    opened(before, 0.0).close()
+    compacted.skip(0, 3)  # what there was of 5, and then the word that 5 is forgotten, are gone
+    compacted.append(b"6", b"b")
+    partition = opened(compacted, hours * 3600.0)
+    assert partition.store is not None
+    assert list(partition.store.user_keys()) == ([5, 6] if lives_on else [6])
+    partition.close()
 
 
 def test_a_folder_that_a_frozen_owner_holds_is_left_to_it(tmp_path: Path) -> None:
