@@ -225,6 +225,27 @@ class MilvusConfig:
 
 @with_config(STRICT)
 @dataclass(frozen=True)
+class ScalingConfig:
+    """How the number of updaters follows the events that wait; never above the partitions of the users' states."""
+
+    max_updaters: int = 0
+    """Most replicas of the updater; 0 for as many as `num_updaters`, always."""
+    lag_per_updater: int = 10_000
+    """Records that may wait for each updater: when more do, there are to be more updaters."""
+    up_after_s: float = 30.0
+    """For how long there must have been too few."""
+    down_after_s: float = 600.0
+    """For how long there must have been too many: each change of the number shares out partitions anew."""
+
+    def __post_init__(self) -> None:
+        check(self.max_updaters >= 0, "max_updaters", "0 or more")
+        check(self.lag_per_updater >= 1, "lag_per_updater", "at least 1")
+        for name in ("up_after_s", "down_after_s"):
+            check(getattr(self, name) >= 0, name, "0 or more")
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
 class ServingConfig:
     """The replicas that keep user vectors fresh and those that answer requests."""
 
@@ -243,7 +264,9 @@ class ServingConfig:
     port: int = 8000
     """Port of HTTP."""
     num_updaters: int = 1
-    """Replicas of the updater; the topic's partitions are spread over them."""
+    """Replicas of the updater; the topic's partitions are spread over them. With `scaling`, the fewest."""
+    scaling: ScalingConfig = field(default_factory=ScalingConfig)
+    """How the number of updaters follows the events that wait."""
     num_recommenders: int = 1
     """Replicas that answer requests."""
     cpus_per_replica: float = 0.5
@@ -274,6 +297,12 @@ class ServingConfig:
         for name in ("unhealthy_after_s", "degraded_after_s", "stuck_after_s"):
             check(getattr(self, name) > 0, name, "above 0")
         check(self.cpus_per_replica >= 0, "cpus_per_replica", "0 or more")
+        check(self.most_updaters >= self.num_updaters, "scaling.max_updaters", "0, or at least num_updaters")
+
+    @property
+    def most_updaters(self) -> int:
+        """As many replicas of the updater as there may be."""
+        return self.scaling.max_updaters or self.num_updaters
 
 
 _SECRETS = ("milvus_token", "http_token")

@@ -20,7 +20,7 @@ class GroupProgress:
     def __init__(self, bootstrap: str, config: ServingConfig) -> None:
         self._bootstrap = bootstrap
         self._kafka = config.kafka
-        self._num_updaters = config.num_updaters
+        self._num_updaters = config.most_updaters
         self._group = config.kafka.updaters_group
         self._seen: tuple[Positions, int] | None = None  # the ends at the last call, and the lag behind them
 

@@ -203,7 +203,8 @@ class UpdaterWatch:
 
     Args:
         ask: Calls the deployment and returns a replica's name and problems; bounded in time.
-        num_updaters: How many replicas there should be.
+        fewest: How many replicas there should be at least.
+        most: How many there may be.
         problems: Where it tells that some are silent.
         after_s: For how long they may be.
         every_s: Pause between rounds.
@@ -214,14 +215,16 @@ class UpdaterWatch:
         self,
         ask: Callable[[], tuple[str, list[Problem]]],
         *,
-        num_updaters: int,
+        fewest: int,
+        most: int,
         problems: Problems,
         after_s: float,
         every_s: float = 2.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ask = ask
-        self._num_updaters = num_updaters
+        self._fewest = fewest
+        self._most = most
         self._problems = problems
         self._after_s = after_s
         self._every_s = every_s
@@ -247,12 +250,12 @@ class UpdaterWatch:
 
     def look(self) -> None:
         """Ask one round, and tell whether replicas are silent."""
-        for _ in range(self._num_updaters):
+        for _ in range(self._most):
             self._ask_one()
         now = self._clock()
         self._answers = {name: each for name, each in self._answers.items() if now - each[0] <= self._after_s}
-        silent = len(self._answers) < self._num_updaters and now - self._started > self._after_s
-        heard = f"{len(self._answers)} of {self._num_updaters} updaters answered within the last {self._after_s:.0f} s"
+        silent = len(self._answers) < self._fewest and now - self._started > self._after_s
+        heard = f"{len(self._answers)} of {self._fewest} updaters answered within the last {self._after_s:.0f} s"
         found = {UPDATERS_MISSING: f"{heard}: look at Ray Serve's status and logs"} if silent else {}
         self._problems.report("updaters", found)
 

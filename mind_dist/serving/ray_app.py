@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import threading
 import uuid
 from functools import partial
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from fastapi import FastAPI
 from ray import serve
-from ray.util import metrics as ray_metrics
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
 from mind_dist.config import Addresses, ServingConfig, dump, parse, prefixed
 from mind_dist.encoder import InterestEncoder
@@ -24,13 +25,15 @@ from mind_dist.index.vector_store import VersionInfo
 from mind_dist.keys import IdType
 from mind_dist.log.kafka import EventProducer, KafkaDeadLetters, num_partitions
 from mind_dist.log.kafka_settings import runtime_environment
-from mind_dist.observability import METRICS, Metric, configure_logging
+from mind_dist.observability import configure_logging
 from mind_dist.serving.event_sender import EventSender
 from mind_dist.serving.group_progress import GroupProgress
 from mind_dist.serving.health import Problem, Problems, UpdaterWatch
 from mind_dist.serving.http import build_api, most_at_once
+from mind_dist.serving.ray_metrics import RayMetrics
 from mind_dist.serving.recall_audit import RecallAudit
 from mind_dist.serving.recommender import Recommender
+from mind_dist.serving.scaling import LAG, PARTITIONS, LagPolicy
 from mind_dist.serving.states_loop import StatesLoop
 from mind_dist.serving.version_follower import VersionFollower
 from mind_dist.serving.view_loop import ViewLoop
@@ -50,6 +53,9 @@ RECOMMENDER = "Recommender"
 _STOP_WITHIN_S = 15.0
 _REQUEST_RETRY_S = 2.0
 """A request is not kept waiting for a store as long as a batch of events is."""
+
+_LOOK_BACK_S = 20.0
+"""Over how long the mean is taken of what replicas tell, every 10 s, to the policy that their number follows."""
 
 _HEALTH_TIMEOUT_S = 5.0
 """How long an updater may take to tell its health."""
@@ -81,8 +87,8 @@ def build_app(config: ServingConfig, addresses: Addresses) -> serve.Application:
     updater: Any = serve.deployment(
         UpdaterReplica,
         name=UPDATER,
-        num_replicas=config.num_updaters,
-        graceful_shutdown_timeout_s=_STOP_WITHIN_S + 5,
+        graceful_shutdown_timeout_s=2 * _STOP_WITHIN_S + 5,
+        **_num_updaters(config),
         **options,
     )
     recommender: Any = serve.deployment(
@@ -96,34 +102,23 @@ def build_app(config: ServingConfig, addresses: Addresses) -> serve.Application:
     return application
 
 
-class RayMetrics:
-    """`Metrics` that Ray exports to Prometheus."""
-
-    def __init__(self) -> None:
-        self._metrics = {name: _ray_metric(name, metric) for name, metric in METRICS.items()}
-
-    def add(self, name: str, value: float = 1.0, **tags: str) -> None:
-        """Raise a counter."""
-        if value > 0:  # Ray refuses to add nothing
-            self._metrics[name].inc(value, tags)
-
-    def set(self, name: str, value: float, **tags: str) -> None:
-        """Set a gauge."""
-        self._metrics[name].set(value, tags)
-
-    def observe(self, name: str, value: float, **tags: str) -> None:
-        """Put a value into a histogram."""
-        self._metrics[name].observe(value, tags)
-
-
-def _ray_metric(name: str, metric: Metric) -> Any:
-    match metric.kind:
-        case "counter":
-            return ray_metrics.Counter(name, metric.description, metric.tags)
-        case "gauge":
-            return ray_metrics.Gauge(name, metric.description, metric.tags)
-        case "histogram":
-            return ray_metrics.Histogram(name, metric.description, list(metric.boundaries), metric.tags)
+def _num_updaters(config: ServingConfig) -> dict[str, Any]:
+    scaling = config.scaling
+    if not scaling.max_updaters:
+        return {"num_replicas": config.num_updaters}
+    policy = AutoscalingPolicy(  # type: ignore[no-untyped-call]  # the class has no types
+        policy_function=f"{LagPolicy.__module__}.{LagPolicy.__name__}",
+        policy_kwargs={"lag_per_updater": scaling.lag_per_updater},
+    )
+    autoscaling = AutoscalingConfig(
+        min_replicas=config.num_updaters,
+        max_replicas=scaling.max_updaters,
+        upscale_delay_s=scaling.up_after_s,
+        downscale_delay_s=scaling.down_after_s,
+        look_back_period_s=_LOOK_BACK_S,
+        policy=policy,
+    )
+    return {"autoscaling_config": autoscaling}
 
 
 class _Replica:
@@ -176,6 +171,11 @@ class UpdaterReplica(_Replica):
         views = [dataclasses.asdict(view.status()) for view in list(self._follower.parts.values())]
         return {"replica": self._name, "states": states, "views": views}
 
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Return what the number of updaters follows: Serve asks for it."""
+        states = self._states
+        return {LAG: states.lag, PARTITIONS: states.num_partitions} if states else {LAG: 0, PARTITIONS: 0}
+
     def health(self) -> tuple[str, list[Problem]]:
         """Return this replica's name and what is wrong with it: `/readyz` shows it."""
         return self._name, self.problems.current()
@@ -183,9 +183,11 @@ class UpdaterReplica(_Replica):
     def __del__(self) -> None:
         """Leave the consumer groups; Serve calls it before it ends the process."""
         if hasattr(self, "_follower"):
+            states = self._states
+            stopping = threading.Thread(target=lambda: states and states.stop(_STOP_WITHIN_S))
+            stopping.start()
             self._follower.stop(_STOP_WITHIN_S)
-            if self._states is not None:
-                self._states.stop(_STOP_WITHIN_S)
+            stopping.join()
 
     def _start(self, info: VersionInfo) -> ViewLoop:
         encoder = InterestEncoder.load(info.uri)
@@ -261,7 +263,8 @@ class RecommenderReplica(_Replica):
         self._follower.start()
         self._watch = UpdaterWatch(
             partial(_ask, updater),
-            num_updaters=self.config.num_updaters,
+            fewest=self.config.num_updaters,
+            most=self.config.most_updaters,
             problems=self.problems,
             after_s=self.config.degraded_after_s,
         )

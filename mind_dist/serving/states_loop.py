@@ -80,6 +80,7 @@ class StatesLoop:
         self._partitions: list[int] = []
         self._stopped: Mapping[int, str] = {}
         self._lag: Mapping[int, int] = {}
+        self._num_partitions = 0
         self._done = StatesReport()
         self._loop = WorkLoop(
             "the states' updater", build, self._advance, config, on_problem=self._note_failure, clock=clock
@@ -99,6 +100,16 @@ class StatesLoop:
             self._loop.problem,
         )
 
+    @property
+    def lag(self) -> int:
+        """How many records of the partitions owned are still to be applied, as of the last look."""
+        return sum(self._lag.values())
+
+    @property
+    def num_partitions(self) -> int:
+        """Partitions that users are kept in, owned or not; 0 before that is known."""
+        return self._num_partitions
+
     def _advance(self, updater: StatesUpdater) -> None:
         started = self._clock()
         report = updater.step(self._config.poll_timeout_s)
@@ -110,6 +121,7 @@ class StatesLoop:
         self._idle[health.SKIPPING_EVERYTHING].note(report.num_records, report.num_skipped, now)
         self._idle[health.IGNORING_EVERYTHING].note(report.num_records, report.num_ignored, now)
         self._partitions, self._stopped = sorted(updater.partitions), updater.stopped
+        self._num_partitions = updater.num_partitions
         if now >= self._look_at:
             self._look_at = now + _LOOK_EVERY_S
             updater.look_at_stopped()

@@ -66,11 +66,15 @@ class VersionFollower(Generic[P]):
         self._thread.start()
 
     def stop(self, timeout_s: float) -> None:
-        """Stop following, then end all parts."""
+        """Stop following, then end all parts, at the same time: how long it may take does not depend on how many there are."""
         self._stopping.set()
         self._thread.join(timeout_s)
-        for model_version in list(self.parts):
-            self._end(self.parts.pop(model_version))
+        ends = [threading.Thread(target=self._end, args=(part,)) for part in self.parts.values()]
+        self.parts.clear()
+        for end in ends:
+            end.start()
+        for end in ends:
+            end.join()
 
     def check(self, unhealthy_after_s: float) -> None:
         """Return when all is well, or may still mend by itself.

@@ -57,7 +57,7 @@ class Replicas:
 def test_what_any_replica_says_is_kept_until_it_has_been_silent_for_long() -> None:
     clock, problems = Clock(), Problems()
     replicas = Replicas([LAGGING], [LAGGING, STUCK])
-    watch = UpdaterWatch(replicas.ask, num_updaters=2, problems=problems, after_s=60, clock=clock)
+    watch = UpdaterWatch(replicas.ask, fewest=2, most=2, problems=problems, after_s=60, clock=clock)
     watch.look()
     assert watch.current() == [LAGGING, STUCK]
     replicas.silent = {1}
@@ -79,7 +79,7 @@ def test_updaters_that_are_just_starting_are_not_missed() -> None:
     problems = Problems()
     replicas = Replicas([])
     replicas.silent = {0}
-    watch = UpdaterWatch(replicas.ask, num_updaters=1, problems=problems, after_s=60, clock=Clock())
+    watch = UpdaterWatch(replicas.ask, fewest=1, most=1, problems=problems, after_s=60, clock=Clock())
     watch.look()
     assert problems.current() == []
 
@@ -91,7 +91,7 @@ def test_an_updater_that_hangs_holds_up_nobody_who_asks_for_problems() -> None:
         hang.wait(30)
         return "0", [STUCK]
 
-    watch = UpdaterWatch(ask, num_updaters=1, problems=Problems(), after_s=60, every_s=0.01)
+    watch = UpdaterWatch(ask, fewest=1, most=1, problems=Problems(), after_s=60, every_s=0.01)
     watch.start()
     assert watch.current() == []
     hang.set()
