@@ -1,5 +1,6 @@
 # make demo          see the whole system work on MovieLens-100K (ARGS=--exit ends instead of serving on)
 # make test          all tests, with real services
+# make drills        faults on purpose, beside an oracle (ARGS='--list', '--full', '--drills killed-at-random')
 # make soak          20 minutes of steady load on Apache Kafka; `make test` has 3 (ARGS='--minutes 5')
 # make lint          ruff, mypy, import-linter
 # make quality       recipes beside floors on MovieLens-100K (DATA=folder: on all datasets of a folder)
@@ -12,13 +13,16 @@ BIN := $(VENV)/bin
 ARGS ?=
 DATA ?=
 
-.PHONY: demo test soak lint quality quality-full bench-serving format clean
+.PHONY: demo test drills soak lint quality quality-full bench-serving format clean
 
 demo: $(VENV)/.installed-local
 	@$(BIN)/python -m jobs.demo $(ARGS)
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=term $(ARGS)
+
+drills: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.drills $(ARGS)
 
 soak: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.drills.soak $(ARGS)

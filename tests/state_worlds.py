@@ -27,13 +27,13 @@ class KeyValue(NamedTuple):
     value: bytes | None
 
 
-def mixed_log(num_records: int, num_users: int, seed: int) -> list[KeyValue]:
-    """Return events with repeats and ties, histories with profiles, tombstones, poison, and late ones."""
+def mixed_log(num_records: int, num_users: int, seed: int, first_ms: int = 1_000_000_000_000) -> list[KeyValue]:
+    """Return events with repeats and ties, histories with profiles, tombstones, poison, and late ones: one a second."""
     draw = np.random.default_rng(seed)
     sent: list[KeyValue] = []
     for place in range(num_records):
         user = int(draw.integers(num_users))
-        time_ms = 1_000_000_000_000 + place * 1000 + int(draw.integers(-60_000, 60_000)) // 5000 * 5000
+        time_ms = first_ms + place * 1000 + int(draw.integers(-60_000, 60_000)) // 5000 * 5000
         kind = draw.random()
         if kind < 0.02:
             sent.append(KeyValue(encode_key(user), None))
@@ -89,7 +89,9 @@ def told_by(records: Sequence[Record], max_history: int) -> Oracle:
                 states[said.user_key] = history.merge([said], max_history, by_kind=True), profile
             case History():
                 told = profile if said.profile is None else dict(said.profile)
-                states[said.user_key] = history.merge(said.events, max_history, by_kind=True), told
+                history = history.merge(said.events, max_history, by_kind=True)
+                if said.user_key in states or len(history) or told:  # else nothing is known of the user still
+                    states[said.user_key] = history, told
     return Oracle(states, poison)
 
 

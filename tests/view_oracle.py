@@ -9,7 +9,7 @@ from mind_dist.records import Record
 from mind_dist.states.record import UserState
 from mind_dist.views.reading import Reading
 from mind_dist.views.view import Encoder
-from tests.state_worlds import FEATURES, told_by
+from tests.state_worlds import FEATURES, Oracle, told_by
 
 Rows = dict[int, tuple[object, ...]]
 """User → all of the row."""
@@ -17,7 +17,12 @@ Rows = dict[int, tuple[object, ...]]
 
 def expected_rows(events: Sequence[Record], states: Sequence[Record], encoder: Encoder, max_history: int) -> Rows:
     """Return the rows that the events give; where each one's state stands is looked up in the log of states."""
-    told = told_by(events, max_history).states
+    return rows_of(told_by(events, max_history), states, encoder)
+
+
+def rows_of(oracle: Oracle, states: Sequence[Record], encoder: Encoder) -> Rows:
+    """Return the rows that what an oracle says gives."""
+    told = oracle.states
     by_key = {(record.key or b"").decode(): record for record in states}
     newest = {int(key): record for key, record in by_key.items() if key.lstrip("-").isdigit()}
     assert told.keys() == {key for key, record in newest.items() if record.value}

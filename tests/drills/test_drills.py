@@ -1,0 +1,31 @@
+"""A short set of the drills; `make drills` does them all, with more runs of each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mind_dist.local_process import LocalProcess
+from tests.drills import stopped
+from tests.drills.replica import INSIDE_UPSERT, TakeOverStep
+from tests.drills.site import Site
+from tests.findings import NOTHING
+
+
+@pytest.fixture
+def site(kafka_broker: str, milvus_lite: str, tmp_path: Path) -> Site:
+    """Return a site whose services others use, too: nothing is done to these."""
+    return Site(_running(kafka_broker), _running(milvus_lite), "lite", tmp_path)
+
+
+def _running(address: str) -> LocalProcess:
+    return LocalProcess("", address, 0, (), Path())
+
+
+def test_a_replica_killed_while_it_takes_over_and_one_frozen_inside_an_upsert_change_nothing(site: Site) -> None:
+    killed = [stopped.Stop(TakeOverStep.FINISH_VIEWS, 1)]
+    runs = site.each(lambda stop: stopped.killed(site, stop), killed)
+    runs += site.each(lambda stop: stopped.frozen(site, stop), [stopped.Stop(INSIDE_UPSERT, 1)])
+    assert [run.findings for run in runs] == [NOTHING] * len(runs)
+    assert [run.problems for run in runs] == [()] * len(runs)
