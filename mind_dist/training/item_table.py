@@ -20,7 +20,10 @@ from mind_dist.keys import partition_of
 from mind_dist.records import Keys, no_keys
 from mind_dist.training.collectives import Collectives, SingleRank
 from mind_dist.training.draws import EVENLY, DrawLaw, ItemDraws
-from mind_dist.training.sparse_rows import AdamRows, KeyIndex, Sightings, initial_rows
+from mind_dist.training.key_index import KeyIndex
+from mind_dist.training.live_draws import LiveDraws
+from mind_dist.training.sightings import Sightings
+from mind_dist.training.sparse_rows import AdamRows, initial_rows
 
 
 class ItemTable(Protocol):
@@ -133,15 +136,16 @@ class ReplicatedItemTable:
         self._index = KeyIndex()
         self._seen = Sightings()
         self._rows = AdamRows(dim, torch.device(device))
-        self._item_keys = no_keys()
+        self._item_keys: Keys | None = no_keys()
+        self._is_live = False
         self._given = no_keys()
         self._looked_up: tuple[Keys, Tensor] | None = None
-        self._drawn_from: ItemDraws | None = None
+        self._drawn_from: ItemDraws | LiveDraws | None = None
 
     @property
     def num_items(self) -> int:
         """Items that have a row."""
-        return len(self._item_keys)
+        return len(self.all_items())
 
     def add_features(self, keys: Keys) -> None:
         """Give feature keys a row each."""
@@ -151,6 +155,7 @@ class ReplicatedItemTable:
         """Set items' counts and admit those seen often enough."""
         self._seen.set(keys, counts, seen_ms)
         self._admit(keys)
+        self._drawn_from = None
 
     def set_vectors(self, keys: Keys, vectors: Float[Tensor, "U R"]) -> None:
         """Replace rows."""
@@ -167,6 +172,11 @@ class ReplicatedItemTable:
         distinct, counts = np.unique(np.concatenate([part[:-1] for part in gathered]), return_counts=True)
         self._seen.add(distinct, counts, max(int(part[-1]) for part in gathered))
         self._admit(distinct)
+        if isinstance(self._drawn_from, LiveDraws):
+            items = distinct[self.has(distinct)]
+            self._drawn_from.update(items, self._seen.of(items)[0])
+        else:
+            self._is_live, self._drawn_from = True, None
 
     def has(self, keys: Keys) -> NDArray[np.bool_]:
         """Tell which keys have a row."""
@@ -187,6 +197,8 @@ class ReplicatedItemTable:
 
     def all_items(self) -> Keys:
         """Return every item that has a row."""
+        if self._item_keys is None:
+            self._item_keys = self._seen.keys[self.has(self._seen.keys)]
         return self._item_keys
 
     def lookup(self, keys: Keys) -> Float[Tensor, "U D"]:
@@ -222,8 +234,7 @@ class ReplicatedItemTable:
         self._seen.set(rows.keys[seen], rows.counts[seen], rows.last_seen_ms[seen])
         self._add(rows.keys)
         self._rows.write(self._index.find(rows.keys), rows.vectors, rows.first_moment, rows.second_moment, rows.steps)
-        self._item_keys = self._seen.keys[self.has(self._seen.keys)]
-        self._drawn_from = None
+        self._item_keys = self._drawn_from = None
 
     def waiting(self, rank: int, num_shards: int) -> SightingCounts:
         """Return the items of a shard without a row."""
@@ -235,12 +246,16 @@ class ReplicatedItemTable:
         """Take over sightings of items without a row."""
         self._seen.set(*sightings)
         self._admit(sightings.keys)
+        self._drawn_from = None
 
-    def _draws(self, law: DrawLaw) -> ItemDraws:
-        """Return what drawing needs, made anew where counts or items have changed since."""
+    def _draws(self, law: DrawLaw) -> ItemDraws | LiveDraws:
+        """Return what drawing needs; where counts change with every step, it follows them, as far as the law lets it."""
+        is_followed = self._is_live and law.distribution == "counts"
         if self._drawn_from is None or self._drawn_from.law != law:
-            counts = no_keys() if law == EVENLY else self._seen.of(self._item_keys)[0]
-            self._drawn_from = ItemDraws(self._item_keys, counts, law)
+            items = self.all_items()
+            counts = no_keys() if law == EVENLY and not is_followed else self._seen.of(items)[0]
+            made = LiveDraws(law, items, counts) if is_followed else ItemDraws(items, counts, law)
+            self._drawn_from = made
         return self._drawn_from
 
     def _sum_over_ranks(self, rows: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
@@ -257,12 +272,11 @@ class ReplicatedItemTable:
 
     def _admit(self, keys: Keys) -> None:
         """Give those of some items whose counts have changed, and that were seen often enough, a row."""
-        self._drawn_from = None
         counts, _ = self._seen.of(keys)
         admitted = keys[(counts >= self._admission_count) & ~self.has(keys)]
         if len(admitted):
             self._add(admitted)
-            self._item_keys = self._seen.keys[self.has(self._seen.keys)]
+        self._item_keys = None if len(admitted) else self._item_keys
 
     def _add(self, keys: Keys) -> None:
         """Give distinct, ascending keys a row where they have none."""

@@ -1,4 +1,4 @@
-"""What an item table is made of: an index of keys, counts of sightings, and rows with their Adam state."""
+"""What an item table is made of: rows with their Adam state, and the rows' first values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mind_dist.keys import mix
-from mind_dist.records import Keys, no_keys
+from mind_dist.records import Keys
 
 BETAS = (0.9, 0.98)
 """Decay of Adam's first and second moment, for table rows and dense parameters alike."""
@@ -33,87 +33,6 @@ def initial_rows(keys: Keys, dim: int, seed: int) -> Float[Tensor, "U D"]:
     uniform = torch.from_numpy((bits.astype(np.float64) + 0.5) / (1 << 53))
     normal: Tensor = torch.special.ndtri(uniform)
     return normal.float() / math.sqrt(dim)
-
-
-class KeyIndex:
-    """Distinct keys in the order they came, found again by binary search."""
-
-    def __init__(self) -> None:
-        self._ascending = no_keys()
-        self._row_of = no_keys()
-
-    def __len__(self) -> int:
-        return len(self._ascending)
-
-    @property
-    def ascending(self) -> Keys:
-        """All keys, ascending, [N]."""
-        return self._ascending
-
-    def find(self, keys: Keys) -> Keys:
-        """Return each key's row, -1 where it has none."""
-        if not len(self):
-            return np.full(len(keys), -1, dtype=np.int64)
-        at = np.minimum(np.searchsorted(self._ascending, keys), len(self) - 1)
-        return np.where(self._ascending[at] == keys, self._row_of[at], -1)
-
-    def add(self, keys: Keys) -> None:
-        """Give new keys, distinct and ascending, the next rows."""
-        rows = np.arange(len(self), len(self) + len(keys))
-        at = np.searchsorted(self._ascending, keys)
-        self._ascending = np.insert(self._ascending, at, keys)
-        self._row_of = np.insert(self._row_of, at, rows)
-
-
-class Sightings:
-    """How often keys were seen, and when last.
-
-    Attributes:
-        keys: What was seen, ascending, [N].
-        counts: How often, [N].
-        last_seen_ms: When last, [N].
-        total: Sum of the counts.
-    """
-
-    def __init__(self) -> None:
-        self.keys = no_keys()
-        self.counts = no_keys()
-        self.last_seen_ms = no_keys()
-        self.total = 0
-
-    def add(self, keys: Keys, counts: Keys, seen_ms: Keys | int) -> None:
-        """Count sightings of distinct, ascending keys."""
-        at = self._place(keys)
-        self.counts[at] += counts
-        self.last_seen_ms[at] = np.maximum(self.last_seen_ms[at], seen_ms)
-        self.total += int(counts.sum())
-
-    def set(self, keys: Keys, counts: Keys, seen_ms: Keys | int) -> None:
-        """Replace what is known of distinct, ascending keys."""
-        at = self._place(keys)
-        self.counts[at] = counts
-        self.last_seen_ms[at] = seen_ms
-        self.total = int(self.counts.sum())
-
-    def of(self, keys: Keys) -> tuple[Keys, Keys]:
-        """Return counts and last times of keys, zeros where never seen."""
-        if not len(self.keys):
-            return np.zeros_like(keys), np.zeros_like(keys)
-        at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
-        known = self.keys[at] == keys
-        return np.where(known, self.counts[at], 0), np.where(known, self.last_seen_ms[at], 0)
-
-    def _place(self, keys: Keys) -> Keys:
-        """Return where keys stand, after making room for the new ones."""
-        at = np.searchsorted(self.keys, keys)
-        new = np.append(self.keys, 0)[at] != keys
-        new |= at == len(self.keys)
-        if new.any():
-            self.counts = np.insert(self.counts, at[new], 0)
-            self.last_seen_ms = np.insert(self.last_seen_ms, at[new], 0)
-            self.keys = np.insert(self.keys, at[new], keys[new])
-            at = np.searchsorted(self.keys, keys)
-        return at
 
 
 class AdamRows:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from mind_dist.training.draws import DrawLaw
 from mind_dist.training.item_table import ReplicatedItemTable
-from mind_dist.training.sparse_rows import Sightings, initial_rows
+from mind_dist.training.sightings import Sightings
+from mind_dist.training.sparse_rows import initial_rows
 from tests.reference.row_adam import RowAdam
 
 DIM = 6
