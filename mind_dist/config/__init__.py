@@ -5,6 +5,7 @@ One declaration has three readers: `tyro` for command lines, pydantic for JSON a
 Addresses and secrets come from the environment, in `Addresses` alone.
 """
 
+from mind_dist.config.addresses import Addresses
 from mind_dist.config.deployment import prefixed
 from mind_dist.config.encoders import EncoderConfig, GruConfig, LagKernelsConfig, NoEncoderConfig, TransformerConfig
 from mind_dist.config.extraction import (
@@ -18,6 +19,7 @@ from mind_dist.config.extraction import (
 )
 from mind_dist.config.http import HttpConfig
 from mind_dist.config.item_tower import ItemTowerConfig
+from mind_dist.config.kafka import KafkaConfig
 from mind_dist.config.loading import dump, load, parse, with_kind
 from mind_dist.config.model import ModelConfig, ModelKind
 from mind_dist.config.node import cache_directory
@@ -40,11 +42,9 @@ from mind_dist.config.preparing import (
     SplitConfig,
     TimeUnit,
 )
+from mind_dist.config.publishing import PublishConfig
 from mind_dist.config.serving import (
-    Addresses,
-    KafkaConfig,
     MilvusConfig,
-    PublishConfig,
     ScalingConfig,
     ServingConfig,
     StatesConfig,

@@ -1,94 +1,15 @@
-"""Settings of the event log, the vector store, publishing and serving, and where the services are."""
+"""Settings of serving: what is kept of users, how rows follow, the vector store, replicas."""
 
 from __future__ import annotations
 
-import dataclasses
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import SecretStr, with_config
+from pydantic import with_config
 
 from mind_dist.config.checks import STRICT, check
-from mind_dist.config.deployment import ALLOWED, is_deployment, prefixed
 from mind_dist.config.http import HttpConfig
-from mind_dist.errors import ConfigError
-
-
-@with_config(STRICT)
-@dataclass(frozen=True)
-class KafkaConfig:
-    """Topics and limits of the event log; its address comes from the environment."""
-
-    topic: str = "behavior-events"
-    """Topic of the behavior events."""
-    dead_letter_topic: str = "behavior-events-dead-letters"
-    """Topic of the records that cannot be decoded."""
-    states_topic: str = "user-states"
-    """Topic of the users' states, compacted, with as many partitions as the events have."""
-    max_poison_fraction: float = 0.1
-    """Stop when more than this share of a window's records is poison."""
-    poison_window: int = 1000
-    """Records in that window; no judgement before it is full."""
-    max_clock_skew_s: float = 3600.0
-    """An event whose time lies further ahead of the time at which the log took it is poison: it would stay its user's
-    newest behavior, and what the user does until then would count as too old."""
-    max_poll_records: int = 500
-    """Most records of one poll, and so of one micro-batch."""
-    connect_timeout_s: float = 30.0
-    """How long to try to reach the broker."""
-    metadata_max_age_s: float = 30.0
-    """How old a client's knowledge of the topic may get: partitions that are added are noticed so late, in seconds."""
-    session_timeout_s: float = 8.0
-    """A consumer that died loses its partitions after so long."""
-    max_poll_interval_s: float = 90.0
-    """A consumer that polls less often loses its partitions."""
-    transaction_timeout_s: float = 10.0
-    """A transaction of a process that died is ended by the broker after so long; until then nobody reads past it."""
-    group_prefix: str = ""
-    """Beginning of the names of consumer groups; jobs set it to the deployment's name and `__`."""
-
-    def __post_init__(self) -> None:
-        check(0 <= self.max_poison_fraction <= 1, "max_poison_fraction", "between 0 and 1")
-        check(self.poison_window >= 1, "poison_window", "at least 1")
-        check(self.max_clock_skew_s >= 0, "max_clock_skew_s", "0 or more")
-        check(self.max_poll_records >= 1, "max_poll_records", "at least 1")
-        check(self.connect_timeout_s > 0, "connect_timeout_s", "above 0")
-        check(self.metadata_max_age_s > 0, "metadata_max_age_s", "above 0")
-        check(self.session_timeout_s >= 6, "session_timeout_s", "at least 6, the brokers' own limit")  # noqa: PLR2004
-        check(self.transaction_timeout_s >= 1, "transaction_timeout_s", "at least 1")
-        check(self.max_poll_interval_s >= 1, "max_poll_interval_s", "at least 1")
-
-    @property
-    def max_clock_skew_ms(self) -> int:
-        """`max_clock_skew_s` in milliseconds."""
-        return int(self.max_clock_skew_s * 1000)
-
-    @property
-    def updaters_group(self) -> str:
-        """The consumer group that keeps the users' states."""
-        return f"{self.group_prefix}mind-dist-states"
-
-    def view_group(self, model_version: str, published_ms: int) -> str:
-        """Return the consumer group that says how far a version's rows are behind the states.
-
-        Rows that are dropped and made anew begin anew: when they were made is in the name.
-        """
-        return f"{self.group_prefix}mind-dist-view-{model_version}-{published_ms}"
-
-    def of_deployment(self, deployment: str) -> KafkaConfig:
-        """Return the same with the consumer groups of a deployment, and its topics where they are the default ones.
-
-        Without a name all stays as it is.
-        """
-        named: dict[str, Any] = {
-            each.name: prefixed(deployment, str(each.default))
-            for each in dataclasses.fields(self)
-            if each.name in {"topic", "states_topic", "dead_letter_topic"} and getattr(self, each.name) == each.default
-        }
-        return dataclasses.replace(self, group_prefix=prefixed(deployment, self.group_prefix), **named)
-
+from mind_dist.config.kafka import KafkaConfig
 
 _MOST_HISTORY = 10_000
 
@@ -148,50 +69,6 @@ class ViewsConfig:
             check(getattr(self, name) >= 0, name, "0 or more")
         check(self.audit_rows >= 1, "audit_rows", "at least 1")
         check(self.max_lag >= 1, "max_lag", "at least 1")
-
-
-@with_config(STRICT)
-@dataclass(frozen=True)
-class PublishConfig:
-    """What a version must show before readers are switched to it, and what is kept behind it."""
-
-    ann_sample: int = 200
-    """Users whose interests are searched by index and exactly, to compare."""
-    ann_limit: int = 50
-    """Items asked for in that comparison."""
-    min_ann_recall: float = 0.95
-    """Least share of the exact items that the index must find."""
-    min_recall: float = 0.0
-    """Least recall@50 the version must have been evaluated with; 0 asks for none."""
-    max_recall_drop: float = 0.1
-    """Largest share of the active version's recall@50 that may be lost."""
-    allow_breaking: bool = False
-    """Also publish a version of another width, similarity, event types or columns than the active one: readers' queries
-    or filters may fail then. Ids of another type are refused all the same."""
-    wait_for_users: bool = True
-    """Switch readers only when the version has the rows of all users; off where no updaters run now."""
-    catch_up_s: float = 3600.0
-    """How long updaters may take to make the new version's rows of all users."""
-    keep: int = 2
-    """Versions kept behind the active one, for rollback."""
-    batch_size: int = 1000
-    """Items written at a time."""
-    fill_threads: int = 4
-    """Requests with items that are under way at a time."""
-    lease_s: float = 20.0
-    """A publish that is not heard of for so long is dead, and another one may begin."""
-
-    def __post_init__(self) -> None:
-        check(self.ann_sample >= 1, "ann_sample", "at least 1")
-        check(self.fill_threads >= 1, "fill_threads", "at least 1")
-        check(self.lease_s > 0, "lease_s", "above 0")
-        check(self.ann_limit >= 1, "ann_limit", "at least 1")
-        check(0 <= self.min_ann_recall <= 1, "min_ann_recall", "between 0 and 1")
-        check(0 <= self.min_recall <= 1, "min_recall", "between 0 and 1")
-        check(0 <= self.max_recall_drop <= 1, "max_recall_drop", "between 0 and 1")
-        check(self.catch_up_s >= 0, "catch_up_s", "0 or more")
-        check(self.keep >= 0, "keep", "0 or more")
-        check(self.batch_size >= 1, "batch_size", "at least 1")
 
 
 @with_config(STRICT)
@@ -303,67 +180,3 @@ class ServingConfig:
     def most_updaters(self) -> int:
         """As many replicas of the updater as there may be."""
         return self.scaling.max_updaters or self.num_updaters
-
-
-_SECRETS = ("milvus_token", "http_token")
-
-
-@with_config(STRICT)
-@dataclass(frozen=True)
-class Addresses:
-    """Where the services are; read from the environment by `from_environment` and nowhere else.
-
-    Other settings of the Kafka client, `MIND_DIST_KAFKA_…`, are read by `log.kafka_settings` where it connects.
-    """
-
-    kafka: str = "127.0.0.1:9092"
-    """`MIND_DIST_KAFKA`: bootstrap servers, host:port separated by commas."""
-    milvus: str = "http://127.0.0.1:19530"
-    """`MIND_DIST_MILVUS`: URI of the Milvus server."""
-    milvus_token: SecretStr = field(default_factory=lambda: SecretStr(""))
-    """`MIND_DIST_MILVUS_TOKEN`: user:password, or empty."""
-    http_token: SecretStr = field(default_factory=lambda: SecretStr(""))
-    """`MIND_DIST_HTTP_TOKEN`: what requests to us under /v1 must carry as bearer token; empty for nothing, which only a
-    service at a loopback address may have."""
-    deployment: str = ""
-    """`MIND_DIST_DEPLOYMENT`: name of this deployment where several share a Milvus or a Kafka; empty for none. Its
-    collections, aliases and consumer groups begin with it. It never changes, or what it has is found no more."""
-
-    def __post_init__(self) -> None:
-        check(is_deployment(self.deployment), "deployment", ALLOWED)
-
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Addresses:
-        """Read the addresses.
-
-        Raises:
-            ConfigError: The name of the deployment is not allowed.
-        """
-        names = {f.name: f"MIND_DIST_{f.name.upper()}" for f in dataclasses.fields(cls)}
-        if not is_deployment(name := environment.get(names["deployment"], "")):
-            raise ConfigError(names["deployment"], f"{name!r} must be {ALLOWED}")
-        given = {name: environment[variable] for name, variable in names.items() if variable in environment}
-        secrets = {name: SecretStr(given.pop(name, "")) for name in _SECRETS}
-        return cls(**given, **secrets)  # type: ignore[arg-type]
-
-    def shareable(self) -> dict[str, str]:
-        """Return what may be sent to other processes, which Ray keeps and shows: of secrets, only which there are."""
-        there = [name for name in _SECRETS if getattr(self, name).get_secret_value()]
-        open_values = {name: value for name, value in dataclasses.asdict(self).items() if name not in _SECRETS}
-        return {**open_values, "secrets": " ".join(there)}
-
-    @classmethod
-    def shared(cls, values: Mapping[str, str], environment: Mapping[str, str] = os.environ) -> Addresses:
-        """Return the addresses that another process sent as `shareable`, with this one's own secrets.
-
-        Raises:
-            ConfigError: The other one has a secret that is missing here: without it, everybody might be let in.
-        """
-        own = cls.from_environment(environment)
-        for name in values["secrets"].split():
-            if not getattr(own, name).get_secret_value():
-                problem = "is set where this was started, and not here: secrets do not travel, set it on every node"
-                raise ConfigError(f"MIND_DIST_{name.upper()}", problem)
-        open_values = {name: value for name, value in values.items() if name != "secrets"}
-        secrets = {name: getattr(own, name) for name in _SECRETS}
-        return cls(**open_values, **secrets)  # type: ignore[arg-type]

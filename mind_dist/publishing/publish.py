@@ -1,4 +1,4 @@
-"""The steps of publishing a model version, in their order, and the way back.
+"""The steps of publishing a model version, in their order.
 
 1 create · 2 fill items · 3 stage: updaters make the rows of all users · 4 verify · 5 activate · 6 retire older ones.
 A failure up to 5 leaves readers where they were and removes what was made, but for items that the next try of the same
@@ -11,7 +11,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
@@ -23,23 +22,22 @@ from mind_dist.dataset.parquet import AVAILABLE_FROM, AVAILABLE_UNTIL, ItemCatal
 from mind_dist.encoder import UserInterests
 from mind_dist.errors import LeaseLost, MindDistError, PublishError
 from mind_dist.index.vector_store import Column, Filter, Vectors, VectorStore, VersionInfo
+from mind_dist.publishing.catching_up import CatchUp, wait_for_users
 from mind_dist.publishing.compatibility import check_compatible
 from mind_dist.publishing.filling import fill_items
 from mind_dist.publishing.item_columns import item_columns
 from mind_dist.publishing.item_map import map_columns
 from mind_dist.publishing.one_at_a_time import only_publisher
+from mind_dist.publishing.report import PublishReport
+from mind_dist.publishing.rollback import age
 from mind_dist.publishing.verification import GATE_METRIC, InterestSample, ann_recall, check_recall, skew_recall
 from mind_dist.records import MAX_TIES, BehaviorSequence, Keys
 from mind_dist.retrieval import available_at, has_availability
 
 logger = logging.getLogger(__name__)
 
-_CATCH_UP_POLL_S = 1.0
 _SAMPLED = 10
 """Rows looked at for each one that the index is tried with."""
-
-CatchUp = Callable[[VersionInfo], bool]
-"""(version): tell whether it has the rows of all users, as of when this was first asked."""
 
 Advance = Callable[[str, int], None]
 """(step, how many are done), for progress bars."""
@@ -81,40 +79,6 @@ class Encoder(Protocol):
     def encode(self, sequences: Sequence[BehaviorSequence]) -> Sequence[UserInterests]:
         """Return each user's interests."""
         ...
-
-
-@dataclass(frozen=True)
-class PublishReport:
-    """What a publish did.
-
-    Attributes:
-        model_version: The version readers are on now.
-        previous_version: The version they were on before, if any.
-        num_items: Its items.
-        num_available: Those of them that are available now; all where the catalog does not say when they are.
-        num_unknown_items: Items of the catalog that are left out: training has seen neither them nor their features.
-        num_users: Its users.
-        ann_recall: Share of the exact best items that the index found.
-        recall: Recall@50 it was evaluated with; None when it was not.
-        skew_recall: Share of the best items for a user that the interests of the version before would find among the new
-            one's items; None where there is no such version of the same width, or none of its users were looked at.
-        retired: Versions dropped.
-        already_active: Nothing was to do.
-        wall_s: How long it took.
-    """
-
-    model_version: str
-    previous_version: str | None = None
-    num_items: int = 0
-    num_available: int = 0
-    num_unknown_items: int = 0
-    num_users: int = 0
-    ann_recall: float = 1.0
-    recall: float | None = None
-    skew_recall: float | None = None
-    retired: tuple[str, ...] = ()
-    already_active: bool = False
-    wall_s: float = 0.0
 
 
 def publish(
@@ -322,7 +286,7 @@ class _Run:
         self._store.stage(None)
         others = [info for info in self._store.versions() if info.model_version != self._version]
         left_ms = self._previous.published_ms if self._previous else -1
-        older = sorted((info for info in others if info.published_ms <= left_ms), key=_age)
+        older = sorted((info for info in others if info.published_ms <= left_ms), key=age)
         kept = {info.model_version for info in older[len(older) - self._config.keep :]} if self._config.keep else set()
         retired = tuple(info.model_version for info in others if info.model_version not in kept)
         for version in retired:
@@ -360,82 +324,3 @@ class _Run:
         if self._store.staged_version() == self._version:
             self._store.stage(None)
         self._store.drop_version(self._version, keep_items=keep_items)
-
-
-def wait_for_users(
-    info: VersionInfo, catch_up: CatchUp, config: PublishConfig, sleep: Callable[[float], None] = time.sleep
-) -> None:
-    """Return when a version has the rows of all users.
-
-    Raises:
-        PublishError: It has not within `catch_up_s`.
-    """
-    give_up = time.monotonic() + config.catch_up_s
-    while not catch_up(info):
-        if time.monotonic() >= give_up:
-            waited = f"within {config.catch_up_s:g} s"
-            raise PublishError(
-                f"updaters did not make the rows of {info.model_version} {waited}: is `jobs.serve` running?"
-            )
-        sleep(_CATCH_UP_POLL_S)
-
-
-def rollback(
-    store: VectorStore,
-    model_version: str | None = None,
-    config: PublishConfig | None = None,
-    *,
-    catch_up: CatchUp | None = None,
-    sleep: Callable[[float], None] = time.sleep,
-) -> str:
-    """Put readers on an earlier version, once its users' rows are what they should be by now.
-
-    Args:
-        store: The index.
-        model_version: Where to; None for the one published last before the active one.
-        config: How long to wait for the rows, and for a publish that is not heard of; None for the defaults.
-        catch_up: Asked once a second until it says yes; None where no users are waited for.
-        sleep: Waits in between.
-
-    Returns:
-        The version readers are on now.
-
-    Raises:
-        PublishError: There is no such version, its rows did not come in time, or a publish is under way: readers stay where
-            they are.
-    """
-    config = config or PublishConfig()
-    with only_publisher(store.publish_lock(), config.lease_s, sleep):
-        return _roll_back(store, model_version, config, catch_up, sleep)
-
-
-def _roll_back(
-    store: VectorStore,
-    model_version: str | None,
-    config: PublishConfig,
-    catch_up: CatchUp | None,
-    sleep: Callable[[float], None],
-) -> str:
-    active = store.active_version()
-    known = {info.model_version: info for info in store.versions()}
-    if model_version is None:
-        before = [info for info in known.values() if active and info.published_ms < known[active].published_ms]
-        if not before:
-            raise PublishError(f"there is no version before {active or 'the first one'} to go back to")
-        model_version = max(before, key=_age).model_version
-    if model_version not in known:
-        raise PublishError(f"there is no version {model_version}; there are: {', '.join(known) or 'none'}")
-    store.load_version(model_version)
-    if catch_up is not None and config.wait_for_users and model_version != active:
-        store.stage(model_version)
-        try:
-            wait_for_users(known[model_version], catch_up, config, sleep)
-        except BaseException:
-            store.stage(None)
-            raise
-    store.activate(model_version)
-    return model_version
-
-
-def _age(info: VersionInfo) -> tuple[int, str]:
-    return info.published_ms, info.model_version
