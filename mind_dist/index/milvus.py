@@ -22,6 +22,7 @@ from mind_dist.index.checks import check_items, check_search, check_users, slots
 from mind_dist.index.filters import conditions
 from mind_dist.index.milvus_connection import NO_COLLECTION, MilvusConnection
 from mind_dist.index.milvus_lock import MilvusPublishLock
+from mind_dist.index.milvus_packing import parts_of_users, upsert_users, user_columns
 from mind_dist.index.vector_store import Filter, Hits, ItemRows, UserRow, Vectors, VersionInfo
 
 _NO_ALIAS = (NO_COLLECTION, 1600)
@@ -83,7 +84,7 @@ class MilvusVectorStore:
         self._call(self._create, users, layout.users_schema(info), "interests", {"index_type": "FLAT"})
         for name in (items, users):
             self._call(MilvusClient.load_collection, name)
-        self._call(MilvusClient.upsert, users, [layout.marker_fields(info)])
+        self._upsert_users(info, [layout.marker(info)])
 
     def renew_version(self, info: VersionInfo) -> bool:
         """Make a version's collections anew, but for that of its items where it can go on."""
@@ -306,7 +307,12 @@ class MilvusVectorStore:
         """Write users, in as many requests as their size needs."""
         info = self.version_info(model_version)
         check_users(info, rows)
-        self._upsert(self._names.users_of(model_version), (layout.user_fields(info, row) for row in rows))
+        self._upsert_users(info, rows)
+
+    def _upsert_users(self, info: VersionInfo, rows: Sequence[UserRow]) -> None:
+        users, fields = self._names.users_of(info.model_version), layout.behavior_fields(info)
+        for part in parts_of_users(info, rows, _MAX_ROWS, _MAX_BYTES):
+            self._call(upsert_users, users, user_columns(info, part, fields), len(part))
 
     def get_users(self, model_version: str, user_keys: Sequence[int], *, strong: bool) -> dict[int, UserRow]:
         """Return the rows found; a strong read waits for the server's next time tick, 200 to 400 ms."""

@@ -111,7 +111,7 @@ def users_schema(info: VersionInfo) -> CollectionSchema:
     _add_array(schema, "behaviors", DataType.INT64, info.max_behaviors)
     _add_array(schema, "timestamps_ms", DataType.INT64, info.max_behaviors)
     _add_array(schema, "profile", DataType.INT64, MAX_PROFILE)
-    for name in _behavior_fields(info):
+    for name in behavior_fields(info):
         _add_array(schema, name, DataType.INT64, info.max_behaviors)
     for name in ("partition", "state_offset", "updated_ms"):
         schema.add_field(name, DataType.INT64)
@@ -119,7 +119,7 @@ def users_schema(info: VersionInfo) -> CollectionSchema:
     return schema
 
 
-def _behavior_fields(info: VersionInfo) -> list[str]:
+def behavior_fields(info: VersionInfo) -> list[str]:
     """Return the fields that have a key of each behavior, one for each feature of behaviors."""
     return [f"behavior_keys_{place}" for place in range(len(info.behavior_features))]
 
@@ -175,31 +175,9 @@ def read_columns(
     return {name: [None if name in each[MISSING] else each[name] for each in entities] for name in columns}
 
 
-def user_fields(info: VersionInfo, row: UserRow) -> dict[str, Any]:
-    """Return a user as Milvus takes it: the interests one after the other, then zeros."""
-    interests = np.zeros(info.num_interests * info.dim, dtype=np.float32)
-    interests[: row.interests.size] = row.interests.reshape(-1)
-    columns = row.behavior_keys.T.tolist() or [[]] * len(info.behavior_features)
-    return {
-        "user_id": int(row.user_key),
-        "interests": interests,
-        "num_interests": len(row.interests),
-        "weights": row.weights.tolist(),
-        "behaviors": row.behaviors.tolist(),
-        "timestamps_ms": row.timestamps_ms.tolist(),
-        "profile": row.profile.tolist(),
-        "partition": int(row.partition),
-        "state_offset": int(row.state_offset),
-        "updated_ms": int(row.updated_ms),
-        "model_version": info.model_version,
-        **dict(zip(_behavior_fields(info), columns, strict=True)),
-    }
-
-
-def marker_fields(info: VersionInfo) -> dict[str, Any]:
+def marker(info: VersionInfo) -> UserRow:
     """Return the row that names the version."""
-    nobody = UserRow(MARKER_KEY, np.empty((0, info.dim), dtype=np.float32), np.empty(0, dtype=np.float32))
-    return user_fields(info, nobody)
+    return UserRow(MARKER_KEY, np.empty((0, info.dim), dtype=np.float32), np.empty(0, dtype=np.float32))
 
 
 SEARCHED_WITH = ("user_id", "interests", "num_interests", "weights", "behaviors", "model_version")
@@ -237,7 +215,7 @@ def read_user(info: VersionInfo, fields: Mapping[str, Any]) -> UserRow:
 
 
 def _behavior_keys(info: VersionInfo, fields: Mapping[str, Any]) -> KeyRows:
-    columns = [fields[name] for name in _behavior_fields(info)]
+    columns = [fields[name] for name in behavior_fields(info)]
     return np.array(columns, dtype=np.int64).T if columns else no_rows()
 
 
