@@ -58,6 +58,9 @@ class ViewsConfig:
     """How often some rows are compared with their states, in seconds; 0 for never."""
     audit_rows: int = 20
     """How many rows at a time."""
+    audit_after_s: float = 5.0
+    """Rows are compared when they were written at least so many seconds ago: of younger ones the index may still show what was
+    there before, and a strong read, which would tell, takes up to 400 ms."""
     fill_users_per_s: float = 0.0
     """Most users a second of a version that is staged, so that the active one's are not held up; 0 for no bound."""
     max_lag: int = 1_000_000
@@ -65,7 +68,7 @@ class ViewsConfig:
 
     def __post_init__(self) -> None:
         check(self.batch_size >= 1, "batch_size", "at least 1")
-        for name in ("store_s", "look_s", "settle_s", "audit_s", "fill_users_per_s"):
+        for name in ("store_s", "look_s", "settle_s", "audit_s", "audit_after_s", "fill_users_per_s"):
             check(getattr(self, name) >= 0, name, "0 or more")
         check(self.audit_rows >= 1, "audit_rows", "at least 1")
         check(self.max_lag >= 1, "max_lag", "at least 1")

@@ -28,6 +28,7 @@ from mind_dist.records import BehaviorSequence, Keys, Record
 from mind_dist.states.local_store import LocalStore, StoredState
 from mind_dist.states.record import decode_state
 from mind_dist.views.audit import differing, sample
+from mind_dist.views.cursor import Cursor
 from mind_dist.views.positions import ViewPositions
 from mind_dist.views.reading import Reading
 
@@ -60,29 +61,6 @@ class Encoder(Protocol):
     def encode(self, sequences: Sequence[BehaviorSequence]) -> Sequence[UserInterests]:
         """Return each user's interests; items that are not known take no part."""
         ...
-
-
-@dataclass
-class _Cursor:
-    """Where a view is in one partition.
-
-    Attributes:
-        position: States below it are in the rows.
-        stored: What the log has of that.
-        redo_at: When what changed from `redo_from` on is written once more, in seconds that never go back: an owner before may
-            still have been writing. None when it is done, or need not be.
-        redo_from: A position.
-    """
-
-    position: int
-    stored: int
-    redo_at: float | None = None
-    redo_from: int = 0
-
-    @property
-    def note(self) -> str:
-        """What a successor must know: from where it has to write once more, too."""
-        return str(self.redo_from) if self.redo_at is not None else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +127,7 @@ class View:
         self._clock = clock
         self._now_ms = now_ms
         self._draw = random.Random()
-        self._cursors: dict[int, _Cursor] = {}
+        self._cursors: dict[int, Cursor] = {}
         self._store_at = clock()
         self._keep_at = clock() + _KEEP_EVERY_S
         self._look_at = clock() + config.look_s
@@ -206,7 +184,8 @@ class View:
             cursor = self._cursors.get(partition)
             if cursor is None:
                 continue
-            users = sample(store, cursor.position, self._config.audit_rows, self._draw)
+            shown = cursor.shown_at(self._clock(), self._config.audit_after_s)
+            users = sample(store, shown, self._config.audit_rows, self._draw)
             wrong = differing(self._index, self.model_version, users)
             # those that changed while this compared are written by and by
             wrong = [each for each in wrong if store.get([each.user_key]) == [each]]
@@ -246,12 +225,12 @@ class View:
             if cursor.redo_at is not None and self._clock() >= cursor.redo_at:
                 cursor.position, cursor.redo_at = min(cursor.position, cursor.redo_from), None
 
-    def _cursor(self, start: int, note: str, taken_over: float) -> _Cursor:
+    def _cursor(self, start: int, note: str, taken_over: float) -> Cursor:
         """Return where to go on: what an owner before may still be writing is written once more when it has ended."""
         redo_at = taken_over + self._config.settle_s
         if redo_at <= self._clock():
-            return _Cursor(start, start)
-        return _Cursor(start, start, redo_at, min(start, int(note)) if note.isdecimal() else start)
+            return Cursor(start, start)
+        return Cursor(start, start, redo_at, min(start, int(note)) if note.isdecimal() else start)
 
     def _in_order(self, stores: Stores) -> list[int]:
         """Return the partitions, the one furthest behind first."""

@@ -22,6 +22,7 @@ from mind_dist.views.reading import Reading
 from tests.toy_serving import (
     INFO,
     VERSION,
+    Clock,
     Run,
     ToyEncoder,
     UnsteadyStore,
@@ -34,7 +35,7 @@ from tests.toy_serving import (
     toy_store,
 )
 
-VIEWS = ViewsConfig(batch_size=3, store_s=0, look_s=0, audit_rows=100)
+VIEWS = ViewsConfig(batch_size=3, store_s=0, look_s=0, audit_rows=100, audit_after_s=0)
 
 
 def events(num_users: int, rounds: int = 1) -> list[tuple[bytes, bytes | None]]:
@@ -224,6 +225,43 @@ def test_an_audit_mends_rows_that_are_not_of_their_states(run: Run, tmp_path: Pa
     assert found == 2
     assert run.metrics.values["mind_dist_view_repairs"] == 2
     assert run.rows() == undisturbed(run, tmp_path / "calm")
+    updater.close()
+
+
+class Slow(UnsteadyStore):
+    """Shows what was written a second ago, unless asked strongly, and counts how often it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self._written: dict[int, float] = {}
+        self.num_strong = 0
+
+    def upsert_users(self, model_version: str, rows: Sequence[UserRow]) -> None:
+        super().upsert_users(model_version, rows)
+        self._written |= dict.fromkeys([row.user_key for row in rows], self.clock())
+
+    def get_users(self, model_version: str, user_keys: Sequence[int], *, strong: bool) -> dict[int, UserRow]:
+        self.num_strong += strong
+        found = super().get_users(model_version, user_keys, strong=strong)
+        now = self.clock()
+        return {key: row for key, row in found.items() if strong or now - self._written.get(key, 0) >= 1}
+
+
+def test_an_audit_looks_at_no_row_that_reads_do_not_show_yet(tmp_path: Path) -> None:
+    store = Slow()
+    config = toy_config(views=dataclasses.replace(VIEWS, audit_after_s=2))
+    run = Run(log_of(events(10), 2), tmp_path, toy_store(store), config=config)
+    run.clock = store.clock
+    updater, view = run.updater(), run.view()
+    run.drain(updater)
+    run.write(view)
+    for _ in range(20):
+        assert view.audit(run.shared.owned().stores) == 0
+        run.clock.now += 0.25
+    assert store.num_strong == 0
+    store.delete_users(VERSION, [5])
+    assert sum(view.audit(run.shared.owned().stores) for _ in range(50)) == 1
     updater.close()
 
 
