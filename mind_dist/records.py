@@ -7,15 +7,18 @@ Keys are int64 (`mind_dist.keys`); every time is in milliseconds since the epoch
 from __future__ import annotations
 
 import dataclasses
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Keys = NDArray[np.int64]
 """A 1-D array of int64 keys or times."""
+
+S = TypeVar("S", bound="BehaviorSequence")
 
 Positions = Mapping[int, int]
 """Partition → the position after the last event taken from it; where to go on."""
@@ -179,27 +182,10 @@ class BehaviorSequence:
             by_kind: What differs in the first behavior key, the type of the event, is no duplicate: who reads some types
                 alone must find the first of these.
         """
-        sequence = self
+        merging = _Merging(self, max_behaviors, by_kind=by_kind)
         for event in events:
-            sequence = sequence._with_event(event, max_behaviors, by_kind=by_kind)
-        return sequence
-
-    def _with_event(self, event: Event, max_behaviors: int, *, by_kind: bool) -> Self:
-        first = int(np.searchsorted(self.timestamps_ms, event.timestamp_ms, side="left"))
-        behind = int(np.searchsorted(self.timestamps_ms, event.timestamp_ms, side="right"))
-        is_late = behind == 0 and len(self) >= max_behaviors
-        is_same = self.item_keys[first:behind] == event.item_key
-        if by_kind and event.behavior_keys and len(is_same):
-            is_same = is_same & (self.behavior_keys[first:behind, 0] == event.behavior_keys[0])
-        if is_late or bool(is_same.any()):
-            return self
-        merged = dataclasses.replace(
-            self,
-            item_keys=_spliced(self.item_keys, behind, np.array([event.item_key], dtype=np.int64)),
-            timestamps_ms=_spliced(self.timestamps_ms, behind, np.array([event.timestamp_ms], dtype=np.int64)),
-            behavior_keys=_inserted(self.behavior_keys, len(self), behind, event.behavior_keys),
-        )
-        return merged.newest(max_behaviors)
+            merging.add(event)
+        return merging.merged(self) if merging.is_changed else self
 
     def without_repeats(self) -> Self:
         """Return the sequence with an item once at each time, where it came first."""
@@ -220,17 +206,57 @@ def _chosen(rows: KeyRows, chosen: Chosen) -> KeyRows:
     return rows[chosen] if rows.shape[1] else rows
 
 
-def _inserted(rows: KeyRows, length: int, place: int, added: tuple[int, ...]) -> KeyRows:
-    """Return rows with another one; those of a history that had no such features are missing."""
-    if not added:
-        return rows
-    known = rows if rows.shape == (length, len(added)) else np.zeros((length, len(added)), dtype=np.int64)
-    return _spliced(known, place, np.array([added], dtype=np.int64))
+class _Merging:
+    """A history that events are put into: as lists, since an array would be made anew by each of them."""
 
+    def __init__(self, sequence: BehaviorSequence, max_behaviors: int, *, by_kind: bool) -> None:
+        self._max_behaviors = max_behaviors
+        self._by_kind = by_kind
+        self._items: list[int] = sequence.item_keys.tolist()
+        self._times: list[int] = sequence.timestamps_ms.tolist()
+        self._kinds: list[list[int]] = sequence.behavior_keys.T.tolist()  # a column each
+        self.is_changed = False
 
-def _spliced(rows: NDArray[np.int64], place: int, added: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return rows with others put in between; NumPy's own `insert` takes twenty times as long for a few."""
-    return np.concatenate([rows[:place], added, rows[place:]])
+    def add(self, event: Event) -> None:
+        """Put in an event, unless it is there already or too late."""
+        times = self._times
+        first, behind = bisect_left(times, event.timestamp_ms), bisect_right(times, event.timestamp_ms)
+        if behind == 0 and len(times) >= self._max_behaviors:
+            return
+        if any(self._is_same(place, event) for place in range(first, behind)):
+            return
+        if event.behavior_keys:
+            if len(self._kinds) != len(event.behavior_keys) or len(self._kinds[0]) != len(times):
+                self._kinds = [[0] * len(times) for _ in event.behavior_keys]  # the history had no such features
+            for column, key in zip(self._kinds, event.behavior_keys, strict=True):
+                column.insert(behind, key)
+        times.insert(behind, event.timestamp_ms)
+        self._items.insert(behind, event.item_key)
+        self.is_changed = True
+        self._cut()
+
+    def _is_same(self, place: int, event: Event) -> bool:
+        if self._items[place] != event.item_key:
+            return False
+        return not (self._by_kind and event.behavior_keys) or self._kinds[0][place] == event.behavior_keys[0]
+
+    def _cut(self) -> None:
+        """Keep what `BehaviorSequence.newest` would."""
+        first = len(self._times) - self._max_behaviors
+        if first > 0:
+            first = max(bisect_left(self._times, self._times[first]), first - MAX_TIES)
+            self._items, self._times = self._items[first:], self._times[first:]
+            self._kinds = [column[first:] for column in self._kinds]
+
+    def merged(self, sequence: S) -> S:
+        """Return the sequence with what was put in."""
+        kinds = np.array(self._kinds, dtype=np.int64).T if self._kinds else sequence.behavior_keys
+        return dataclasses.replace(
+            sequence,
+            item_keys=np.array(self._items, dtype=np.int64),
+            timestamps_ms=np.array(self._times, dtype=np.int64),
+            behavior_keys=kinds,
+        )
 
 
 @dataclass(frozen=True, slots=True)

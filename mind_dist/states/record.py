@@ -10,6 +10,7 @@ A packed column is as narrow as its values are: the least of them, and the dista
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,7 @@ from mind_dist.errors import StateError
 from mind_dist.records import BehaviorSequence, KeyRows, Keys
 
 FORMAT_VERSION = 1
+_FORMAT = bytes([FORMAT_VERSION])
 
 _HEAD = struct.Struct("<qqIHI")
 _COLUMN = struct.Struct("<Bq")
@@ -31,6 +33,7 @@ _WIDTHS: tuple[tuple[int, type[np.unsignedinteger[Any]]], ...] = (
     (4, np.uint32),
     (8, np.uint64),
 )
+_TYPES = dict(_WIDTHS)
 _LEVEL = 3
 _MOST_BYTES = 64 * 1024 * 1024
 
@@ -74,14 +77,14 @@ def encode_state(state: UserState, features: Sequence[str]) -> bytes:
         profile,
         *_packed(history.item_keys),
         *_packed(times[:1]),
-        *_packed(np.diff(times)),
+        *_packed(times[1:] - times[:-1]),
     ]
     shape = len(history), len(features)  # a user without behaviors may come without columns, too
     kinds = history.behavior_keys if history.behavior_keys.shape == shape else np.zeros(shape, dtype=np.int64)
     for column in range(len(features)):
-        dictionary, codes = np.unique(kinds[:, column], return_inverse=True)
-        parts += [struct.pack("<I", len(dictionary)), *_packed(dictionary), *_packed(codes.astype(np.int64))]
-    return bytes([FORMAT_VERSION]) + zstandard.ZstdCompressor(_LEVEL).compress(b"".join(parts))
+        dictionary, codes = _coded(kinds[:, column])
+        parts += [struct.pack("<I", len(dictionary)), *_packed(dictionary), *_packed(codes)]
+    return _FORMAT + _CONTEXTS.compressor.compress(b"".join(parts))
 
 
 def decode_state(user_key: int, value: bytes, features: Sequence[str]) -> UserState:
@@ -95,12 +98,12 @@ def decode_state(user_key: int, value: bytes, features: Sequence[str]) -> UserSt
     Raises:
         StateError: The bytes are of a newer version, or damaged.
     """
-    if value[:1] != bytes([FORMAT_VERSION]):
+    if value[:1] != _FORMAT:
         raise StateError(
             f"user {user_key}: the state has format {value[0] if value else 'none'}, this is {FORMAT_VERSION}"
         )
     try:
-        return _Reader(zstandard.ZstdDecompressor().decompress(value[1:], _MOST_BYTES)).state(user_key, features)
+        return _Reader(_CONTEXTS.decompressor.decompress(value[1:], _MOST_BYTES)).state(user_key, features)
     except (zstandard.ZstdError, struct.error, ValueError, IndexError) as error:
         raise StateError(f"user {user_key}: the state cannot be read: {error}") from error
 
@@ -125,16 +128,16 @@ class _Reader:
 
     def _codes(self, length: int) -> Keys:
         (count,) = struct.unpack("<I", self._take(4))
-        dictionary = self._column(count)
-        return dictionary[self._column(length)]
+        dictionary, codes = self._column(count), self._column(length)
+        return dictionary.repeat(length) if count == 1 else dictionary[codes]
 
     def _column(self, length: int) -> Keys:
         width, least = _COLUMN.unpack(self._take(_COLUMN.size))
         if not width:
             return np.full(length, least, dtype=np.int64)
-        kind = dict(_WIDTHS)[width]
-        distances = np.frombuffer(self._take(width * length), dtype=kind)
-        return (distances.astype(np.uint64) + np.uint64(least & 0xFFFF_FFFF_FFFF_FFFF)).view(np.int64)
+        values = np.frombuffer(self._take(width * length), dtype=_TYPES[width]).astype(np.uint64)
+        values += np.uint64(least & 0xFFFF_FFFF_FFFF_FFFF)
+        return values.view(np.int64)
 
     def _take(self, count: int) -> bytes:
         taken = self._data[self._at : self._at + count]
@@ -144,9 +147,31 @@ class _Reader:
         return taken
 
 
+class _Zstd(threading.local):
+    """A thread's contexts: each takes longer to make than a state to be compressed, and is of one thread at a time."""
+
+    def __init__(self) -> None:
+        self.compressor = zstandard.ZstdCompressor(_LEVEL)
+        self.decompressor = zstandard.ZstdDecompressor()
+
+
+_CONTEXTS = _Zstd()
+
+
+def _coded(values: Keys) -> tuple[Keys, Keys]:
+    """Return the distinct values, ascending, and for each value which of them it is; most users have but one."""
+    if len(values) and bool((values == values[0]).all()):
+        return values[:1], np.zeros(len(values), dtype=np.int64)
+    dictionary, codes = np.unique(values, return_inverse=True)
+    return dictionary, codes.astype(np.int64)
+
+
 def _packed(values: Keys) -> Iterator[bytes]:
-    least = int(values.min()) if len(values) else 0
-    most = int(values.max()) - least if len(values) else 0
+    if len(values) <= 1:
+        yield _COLUMN.pack(0, int(values[0]) if len(values) else 0)
+        return
+    least = int(np.minimum.reduce(values))
+    most = int(np.maximum.reduce(values)) - least
     if not most:
         yield _COLUMN.pack(0, least)
         return
@@ -159,4 +184,8 @@ def _rows(found: Mapping[str, Keys], features: Sequence[str], length: int) -> Ke
     """Return one column for each feature wanted."""
     if not features:
         return np.empty((length, 0), dtype=np.int64)
-    return np.stack([found.get(name, np.zeros(length, dtype=np.int64)) for name in features], axis=1)
+    rows = np.zeros((length, len(features)), dtype=np.int64)
+    for column, name in enumerate(features):
+        if name in found:
+            rows[:, column] = found[name]
+    return rows
