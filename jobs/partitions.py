@@ -21,7 +21,7 @@ from jobs.tables import print_whole
 from mind_dist.config import Addresses, KafkaConfig
 from mind_dist.errors import ConfigError
 from mind_dist.log.kafka import KafkaSource, num_partitions
-from mind_dist.log.kafka_topics import log_identity
+from mind_dist.log.kafka_topics import count_partitions, log_identity
 from mind_dist.log.kafka_transactions import KafkaTransactions
 from mind_dist.log.transactions import NewRecord
 from mind_dist.states.note import Note
@@ -72,7 +72,9 @@ def main(job: Partitions) -> None:
     if positions:
         with closing(KafkaTransactions(addresses.kafka, kafka, f"{kafka.updaters_group}-{uuid.uuid4().hex}")) as log:
             name = str(log_identity(addresses.kafka, kafka.topic, timeout_s=kafka.connect_timeout_s)).encode()
-            names = [NewRecord(kafka.states_topic, partition, EVENTS_LOG_KEY, name) for partition in positions]
+            count = count_partitions(addresses.kafka, kafka.states_topic, timeout_s=kafka.connect_timeout_s)
+            with_states = [partition for partition in positions if partition < count]  # none are kept in added ones
+            names = [NewRecord(kafka.states_topic, partition, EVENTS_LOG_KEY, name) for partition in with_states]
             log.put(kafka.updaters_group, positions, names)
         Console().print(f"partitions {', '.join(map(str, sorted(positions)))} go on within some seconds")
         stands = _stands(addresses.kafka, kafka)

@@ -16,6 +16,7 @@ from mind_dist.log.partitioner import home_partition, key_hash
 from mind_dist.states.on_kafka import states_on_kafka
 from mind_dist.states.shared import SharedStores
 from mind_dist.states.updater import StatesUpdater
+from tests import kafka_logs
 from tests.contracts.test_states_on_kafka import send
 from tests.services import BROKERS
 from tests.state_worlds import KeyValue
@@ -86,3 +87,16 @@ def home(user: int) -> int:
 
 def event(user: int, place: int) -> KeyValue:
     return KeyValue(encode_key(user), encode_event(user, place, TIME_MS + place))
+
+
+def test_an_added_partition_is_put_elsewhere_though_it_has_no_states(
+    broker: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = f"events-{uuid.uuid4().hex}"
+    kafka = KafkaConfig(name, f"{name}-dead", f"{name}-states", group_prefix=name, connect_timeout_s=20)
+    ensure_topics(broker, {name: 3, kafka.states_topic: 2})
+    kafka_logs.send(broker, name, [event(user, 0) for user in range(20)], 3)
+    partitions.main(partitions.Partitions(reset=("2=end",), force=True, kafka=kafka))
+    assert "partitions 2 go on" in capsys.readouterr().out
+    with closing(KafkaSource(broker, kafka, kafka.updaters_group, partitions=[2])) as source:
+        assert source.committed() == source.end_positions()
