@@ -26,6 +26,7 @@ from mind_dist.keys import IdType
 from mind_dist.log.kafka import EventProducer, KafkaDeadLetters, num_partitions
 from mind_dist.log.kafka_settings import runtime_environment
 from mind_dist.observability import configure_logging
+from mind_dist.serving.collector import leave_out_what_is_loaded
 from mind_dist.serving.event_sender import EventSender
 from mind_dist.serving.group_progress import GroupProgress
 from mind_dist.serving.health import Problem, Problems, UpdaterWatch
@@ -190,7 +191,7 @@ class UpdaterReplica(_Replica):
             stopping.join()
 
     def _start(self, info: VersionInfo) -> ViewLoop:
-        encoder = InterestEncoder.load(info.uri)
+        encoder = _load(info)
         self._keep_states(encoder.manifest.id_type)
         loop = ViewLoop(
             info.model_version,
@@ -315,4 +316,6 @@ def _ask(updater: Any) -> tuple[str, list[Problem]]:
 
 
 def _load(info: VersionInfo) -> InterestEncoder:
-    return InterestEncoder.load(info.uri)
+    encoder = InterestEncoder.load(info.uri)
+    leave_out_what_is_loaded()
+    return encoder
