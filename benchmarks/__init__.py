@@ -21,5 +21,7 @@ encoding      how many users a core encodes
 publishing    how fast the items of a version come into Milvus
 replica_memory  what loading a version takes of memory and time
 retrieval     candidates by our library beside the same calls of pymilvus alone
+freshness     how soon events show in rows, and what one updater holds
+updating      an updater replica in a process of its own, and its events
 quality       the command: cells → tables, reports/quality.json, figures
 """
