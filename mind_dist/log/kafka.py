@@ -24,6 +24,7 @@ from kafka.errors import (
 
 from mind_dist.config import KafkaConfig
 from mind_dist.errors import (
+    AnotherLog,
     ConfigError,
     MindDistError,
     PositionLost,
@@ -103,6 +104,7 @@ class KafkaSource:
         self._silent_since_s: float | None = None
         self._probe = PartitionProbe(bootstrap)
         self._broken_by: Exception | None = None
+        self._topic_id: object = None
         wanted = [TopicPartition(config.topic, partition) for partition in partitions or ()]
         if any(partition >= count for _, partition in wanted):
             raise ConfigError("partitions", f"{config.topic!r} has {count}, numbered from 0")
@@ -129,10 +131,12 @@ class KafkaSource:
         Raises:
             PositionLost: A position is older than the oldest record kept, or behind the end.
             UnreadableBatch: A batch is damaged, or the library of its codec is not installed; so does every later poll.
+            AnotherLog: The topic was made anew meanwhile: the positions mean nothing there.
             ServiceUnavailable: The broker was silent for the connect timeout; polling again goes on without loss.
         """
         with translated(self._address):
             batches = self._with_positions(lambda: self._fetched(timeout_s))
+        self._check_topic()
         joined = self._consumer.group_metadata()
         self._membership = Membership(self._group, joined.generation_id, joined)
         if batches:
@@ -252,6 +256,15 @@ class KafkaSource:
     def _give_name_back(self) -> None:
         if self._name is not None:
             self._name.close()
+
+    def _check_topic(self) -> None:
+        """Notice a topic that was made anew: the client (3.0.12) fetches by name, and would go on at the old positions."""
+        found = self._consumer._client.cluster.topic_id(self._topic)  # noqa: SLF001 - the client tells it nowhere else
+        if self._topic_id is None:
+            self._topic_id = found
+        elif found is not None and found != self._topic_id:
+            saved, there = (f"topic {self._topic} (id {each})" for each in (self._topic_id, found))
+            raise AnotherLog("a consumer", saved, there, "what reads it must begin anew")
 
     def _fetched(self, timeout_s: float) -> Any:
         """Poll; after a batch that cannot be read never again: the client would not return from that poll."""

@@ -114,7 +114,7 @@ def _without_wire(record: logging.LogRecord) -> bool:
 
 
 class _Manager(KafkaConnectionManager):  # type: ignore[misc]  # the client is untyped
-    """Connections that say why there is none: the client's own error tells only that it could not connect.
+    """Connections that make no topics, and say why there is none: the client's own error tells only that it could not connect.
 
     Attributes:
         last_failure: What ended the connection that was last tried and lost.
@@ -122,6 +122,9 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]  # the client is u
 
     def __init__(self, net: Any, **configs: Any) -> None:
         super().__init__(net, **configs)
+        # A client that asks for a topic that is gone would make it, with as many partitions as the broker likes: the
+        # clients' own setting of this name is not passed on (3.0.12).
+        self.cluster.config["allow_auto_create_topics"] = False
         self.last_failure: BaseException | None = None
         self._refusals: dict[Any, BaseException] = {}
 

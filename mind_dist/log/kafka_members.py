@@ -97,7 +97,6 @@ def consumer_settings(config: KafkaConfig, group: str, name: GroupName | None) -
         "enable_auto_commit": False,
         "auto_offset_reset": "none",  # see KafkaSource._with_positions
         "isolation_level": "read_committed",  # records of aborted transactions never count
-        "allow_auto_create_topics": False,
         "metadata_max_age_ms": int(config.metadata_max_age_s * 1000),
         "max_poll_records": config.max_poll_records,
         "session_timeout_ms": int(config.session_timeout_s * 1000),

@@ -59,7 +59,7 @@ class PartitionProbe:
         try:
             with translated(self._bootstrap, passing=UNREADABLE):
                 consumer = self._connected(timeout_s)
-                starts = consumer.end_offsets(partitions, timeout_ms=_left_ms(deadline_s))
+                starts = _ends(consumer, partitions, deadline_s)
                 reached, watermarks = _read_on(consumer, starts, deadline_s)
                 return watermarks if of_written else reached
         except Exception as error:
@@ -101,6 +101,14 @@ class PartitionProbe:
 
 UNREADABLE = (UnsupportedCodecError, CorruptRecordError)
 """Errors of the client about a batch's content; damaged compressed data raises the codec library's own instead."""
+
+
+def _ends(consumer: Any, partitions: Sequence[TopicPartition], deadline_s: float) -> Offsets:
+    try:
+        ends: Offsets = consumer.end_offsets(partitions, timeout_ms=_left_ms(deadline_s))
+    except KeyError as error:  # the client forgets to say so
+        raise KafkaTimeoutError(f"there is no partition {error}") from error
+    return ends
 
 
 def _read_on(consumer: Any, starts: Offsets, deadline_s: float) -> tuple[Offsets, Offsets]:

@@ -135,7 +135,6 @@ class KafkaTransactions:
                 delivery_timeout_ms=timeout_ms + 5,
                 retry_backoff_ms=_RETRY_BACKOFF_MS,
                 compression_type=None,
-                allow_auto_create_topics=False,
             )
             self._producer = producer
             try:

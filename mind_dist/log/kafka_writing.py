@@ -131,7 +131,6 @@ class _Outbox:
             request_timeout_ms=timeout_ms,
             delivery_timeout_ms=timeout_ms + linger_ms,
             metadata_max_age_ms=int(self._metadata_max_age_s * 1000),
-            allow_auto_create_topics=False,
         )
 
     def send(self, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]] = ()) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 from mind_dist.config import ServingConfig
-from mind_dist.errors import MindDistError, UpdaterStopped
+from mind_dist.errors import AnotherLog, MindDistError, UpdaterStopped
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,8 @@ class WorkLoop(Generic[W]):
 
     Args:
         name: Of what it keeps up, for messages.
-        build: Makes the work, in the thread, since connecting may take long; called again when it fails.
+        build: Makes the work, in the thread, since connecting may take long; called again when it fails, and when the log that the
+            work is of was made anew.
         step: Does the next of it; waits a little where there is nothing to do.
         config: Times.
         on_problem: Told what fails now; empty when nothing does any more.
@@ -120,6 +121,11 @@ class WorkLoop(Generic[W]):
                     self._beat_at("step")
                     self._step(work)
                     self._fine()
+                except AnotherLog as error:  # all that the work knows is of the log that was
+                    if work is not None:
+                        work.close()
+                    work = None
+                    self._pause(error)
                 except MindDistError as error:
                     self._pause(error)
         finally:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 
 import pytest
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from mind_dist import local_stack
 from mind_dist.config import KafkaConfig
-from mind_dist.errors import AnotherLog, ConfigError, ServiceUnavailable
+from mind_dist.errors import AnotherLog, ConfigError, MindDistError, ServiceUnavailable
 from mind_dist.log.kafka import (
     EVENT_PARTITIONS,
     EventProducer,
@@ -138,3 +138,30 @@ def test_a_topic_keeps_its_identity_until_it_is_made_anew(broker: str, config: K
         AnotherLog, match=f"^a checkpoint has positions of topic .*{first.topic_id}.*{again.topic_id}.*; ask"
     ):
         again.check(first, owner="a checkpoint", advice="ask")
+
+
+def test_a_topic_that_is_gone_is_not_made_by_asking_for_it(broker: str, config: KafkaConfig) -> None:
+    ensure_event_topics(broker, config, 2)
+    with closing(KafkaSource(broker, config, "", partitions=range(2))) as source, admin_client(broker, 10) as admin:
+        source.end_positions()
+        admin.delete_topics([config.topic])
+        for ask in (source.end_positions, lambda: source.lag(1.0), lambda: source.poll(0.5)):
+            with suppress(MindDistError):
+                ask()
+        assert config.topic not in admin.list_topics()
+
+
+def poll_long(source: KafkaSource) -> None:
+    for _ in range(60):
+        source.poll(0.5)
+
+
+def test_who_reads_a_topic_that_is_made_anew_is_told(broker: str, config: KafkaConfig) -> None:
+    ensure_event_topics(broker, config, 1)
+    with closing(KafkaSource(broker, config, "", partitions=[0])) as source, admin_client(broker, 10) as admin:
+        source.poll(0.5)
+        admin.delete_topics([config.topic])
+        source.poll(0.5)
+        ensure_event_topics(broker, config, 1)
+        with pytest.raises(AnotherLog, match=config.topic):
+            poll_long(source)

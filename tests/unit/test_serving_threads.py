@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mind_dist.config import KafkaConfig, ModelConfig, StatesConfig, ViewsConfig
-from mind_dist.errors import ServiceUnavailable, UpdaterStopped, VersionError
+from mind_dist.errors import AnotherLog, ServiceUnavailable, UpdaterStopped, VersionError
 from mind_dist.index.memory import InMemoryVectorStore
 from mind_dist.index.vector_store import UserRow, VersionInfo
 from mind_dist.serving.health import (
@@ -33,7 +33,7 @@ from mind_dist.serving.health import (
 from mind_dist.serving.states_loop import StatesLoop
 from mind_dist.serving.version_follower import VersionFollower
 from mind_dist.serving.view_loop import ViewLoop
-from mind_dist.serving.work_loop import Beat
+from mind_dist.serving.work_loop import Beat, WorkLoop
 from mind_dist.states.updater import StatesUpdater
 from tests.state_worlds import store_of
 from tests.toy_serving import (
@@ -177,6 +177,33 @@ def test_a_loop_survives_a_broker_that_comes_late(setting: Setting) -> None:
     setting.start()
     setting.wait_until_applied(1)
     assert setting.stopped() == ""
+
+
+class Work:
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_work_on_a_log_that_was_made_anew_is_built_anew() -> None:
+    built: list[Work] = []
+
+    def build(_beat: Beat) -> Work:
+        built.append(Work())
+        return built[-1]
+
+    def step(work: Work) -> None:
+        time.sleep(0.005)
+        if work is built[0]:
+            raise AnotherLog("toy", "topic a", "topic a again", "begin anew")
+
+    loop = WorkLoop("toy", build, step, toy_config())
+    loop.start()
+    eventually(lambda: len(built) == 2)
+    eventually(lambda: not loop.problem)
+    loop.stop(10)
+    assert [each.closed for each in built] == [True, True]
 
 
 def test_an_index_that_is_away_is_unhealthy_after_the_bound_and_holds_up_no_state(setting: Setting) -> None:
