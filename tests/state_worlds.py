@@ -27,7 +27,9 @@ class KeyValue(NamedTuple):
     value: bytes | None
 
 
-def mixed_log(num_records: int, num_users: int, seed: int, first_ms: int = 1_000_000_000_000) -> list[KeyValue]:
+def mixed_log(
+    num_records: int, num_users: int, seed: int, first_ms: int = 1_000_000_000_000, *, poison_share: float = 0.03
+) -> list[KeyValue]:
     """Return events with repeats and ties, histories with profiles, tombstones, poison, and late ones: one a second."""
     draw = np.random.default_rng(seed)
     sent: list[KeyValue] = []
@@ -37,7 +39,7 @@ def mixed_log(num_records: int, num_users: int, seed: int, first_ms: int = 1_000
         kind = draw.random()
         if kind < 0.02:
             sent.append(KeyValue(encode_key(user), None))
-        elif kind < 0.05:
+        elif kind < 0.02 + poison_share:
             poison = [b"{", b"[]", encode_event(user + 1, 3, time_ms), encode_event(user, 3, 1 << 60)]
             sent.append(KeyValue(encode_key(user), poison[int(draw.integers(4))]))
         elif kind < 0.08:

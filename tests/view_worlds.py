@@ -23,7 +23,7 @@ from mind_dist.records import MAX_TIES, Record
 from tests import findings
 from tests.findings import Findings
 from tests.kafka_logs import read_all, send
-from tests.state_worlds import FEATURES, KeyValue, told_by
+from tests.state_worlds import FEATURES, KeyValue, Oracle, told_by
 from tests.states_process import MAX_HISTORY, kafka_config
 from tests.versions import tiny_version
 from tests.view_oracle import Rows, bits, expected_rows, rows_of
@@ -40,15 +40,28 @@ class World:
         config: Its topics, as a job's settings have them.
         encoder: The version.
         store: The index.
+        partitions: Of the events; `state_partitions` of the states.
+        problems: What was wrong at the last look, for people.
+        earlier: Events of a topic that was there before.
     """
 
-    def __init__(self, kafka: str, milvus: str, folder: Path, seed: int, partitions: int = PARTITIONS) -> None:
+    def __init__(
+        self,
+        kafka: str,
+        milvus: str,
+        folder: Path,
+        seed: int,
+        *,
+        partitions: int = PARTITIONS,
+        max_poll_records: int = 25,
+    ) -> None:
         uri = tiny_version(folder / "version", seed=seed, features=FEATURES, values=VALUES)
         topic = f"world-{uuid.uuid4().hex}"
         self.place = Place(kafka, milvus, topic, uri, str(folder / "states"))
-        self.config = kafka_config(topic)
-        self.partitions = partitions
+        self.config = dataclasses.replace(kafka_config(topic), max_poll_records=max_poll_records)
+        self.partitions = self.state_partitions = partitions
         self.problems: list[str] = []
+        self.earlier: list[Record] = []
         ensure_event_topics(kafka, self.config, partitions)
         self.encoder = InterestEncoder.load(uri)
         self.version = self.encoder.model_version
@@ -79,13 +92,13 @@ class World:
         send(self.place.kafka, self.place.topic, log, self.partitions)
 
     def events(self) -> list[Record]:
-        """Return all committed events."""
-        return read_all(self.place.kafka, self.config, self.partitions)
+        """Return all committed events, with those of a topic of before that was made anew."""
+        return self.earlier + read_all(self.place.kafka, self.config, self.partitions)
 
     def states(self) -> list[Record]:
         """Return all states."""
         of_states = dataclasses.replace(self.config, topic=self.config.states_topic)
-        return read_all(self.place.kafka, of_states, self.partitions)
+        return read_all(self.place.kafka, of_states, self.state_partitions)
 
     def rows(self) -> Rows:
         """Return what is in the index."""
@@ -100,15 +113,19 @@ class World:
 
         Rows are expected of right states alone.
         """
+        found, oracle, states = self.find_in_states(max_history)
+        return found, rows_of(oracle, states, self.encoder) if found == findings.NOTHING else {}
+
+    def find_in_states(self, max_history: int = MAX_HISTORY) -> tuple[Findings, Oracle, list[Record]]:
+        """Compare states and dead letters with what the whole log says, which is returned, too, with the states."""
         oracle, states = told_by(self.events(), max_history), self.states()
         letters = dead_letters(self.place.kafka, self.config.dead_letter_topic)
         found = findings.in_states(states, oracle).plus(findings.in_dead_letters(letters, oracle.poison))
-        is_right = found == findings.NOTHING
-        self.problems = [] if is_right else findings.differing_users(states, oracle)
-        if not is_right:
+        self.problems = [] if found == findings.NOTHING else findings.differing_users(states, oracle)
+        if found != findings.NOTHING:
             wanted, there = Counter(oracle.poison), Counter(letters)
             self.problems.append(f"dead letters missing {dict(wanted - there)}, too many {dict(there - wanted)}")
-        return found, rows_of(oracle, states, self.encoder) if is_right else {}
+        return found, oracle, states
 
     def find_in_rows(self, expected: Rows) -> Findings:
         """Compare the rows with what they must be."""

@@ -26,8 +26,8 @@ from mind_dist.errors import ConfigError
 from mind_dist.observability import configure_logging
 from mind_dist.strict_json import to_json
 from tests.drills.all_drills import DRILLS, Drill
-from tests.drills.report import Outcome, keep, table
-from tests.drills.site import BROKER, Site, Store, sites, tell
+from tests.drills.report import BROKER, Outcome, Run, keep, table
+from tests.drills.site import Site, Store, sites, tell
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class Drills:
     """All runs of each drill: hours."""
     at_once: int = 3
     """Runs at the same time, where a drill has several."""
+    records: int = 150_000
+    """Records of the log of `whole-log`."""
     list: bool = False
     """Name the drills, and what each does."""
     output: Path = Path("reports/drills.json")
@@ -67,7 +69,7 @@ def main(job: Drills) -> int:
     os.environ["MIND_DIST_CACHE"] = str(folder / "cache")
     configure_logging(logging.WARNING)
     rows, is_fine = [], True
-    with sites(job.stores, folder, seed=job.seed, full=job.full, at_once=job.at_once) as found:
+    with sites(job.stores, folder, seed=job.seed, full=job.full, at_once=job.at_once, records=job.records) as found:
         for drill in wanted:
             for store in [each for each in job.stores if each in drill.stores]:
                 outcome = _do(drill, found[store])
@@ -85,7 +87,11 @@ def main(job: Drills) -> int:
 def _do(drill: Drill, site: Site) -> Outcome:
     tell(f"{drill.name} on {site.store} …")
     started = time.monotonic()
-    outcome = Outcome.of(drill.name, BROKER, site.store, drill.run(site))
+    try:
+        runs = drill.run(site)
+    except Exception as error:  # noqa: BLE001 - the other drills are worth their rows
+        runs = [Run(problems=(f"{type(error).__name__}: {error}",))]
+    outcome = Outcome.of(drill.name, BROKER, site.store, runs)
     tell(f"{'fine' if outcome.ok else 'NOT FINE'} in {time.monotonic() - started:.0f} s: {to_json(outcome.row())}")
     return outcome
 

@@ -13,6 +13,9 @@ from rich.table import Table
 from mind_dist.strict_json import from_json, to_json
 from tests.findings import NOTHING, Findings
 
+BROKER = "Apache Kafka"
+"""What all drills are done on."""
+
 Figures = dict[str, float | int | str]
 
 

@@ -20,7 +20,6 @@ from tests.services import KAFKA_HOME, standalone
 
 T = TypeVar("T")
 Store = Literal["standalone", "lite"]
-BROKER = "Apache Kafka"
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,7 @@ class Site:
         seed: Where random numbers begin.
         full: Do all of the runs, not a part of each.
         at_once: Runs at the same time.
+        records: Of a long log.
     """
 
     kafka: LocalProcess
@@ -44,6 +44,7 @@ class Site:
     seed: int = 0
     full: bool = False
     at_once: int = 3
+    records: int = 150_000
 
     def each(self, run: Callable[[T], Run], of: Sequence[T]) -> list[Run]:
         """Do runs, some at the same time; one that raises has a problem."""

@@ -1,8 +1,9 @@
 """The service under steady load on Apache Kafka with silent partitions: `python -m tests.drills.soak --minutes 20`.
 
-8 partitions of which 6 are silent, 2 updater replicas on Ray Serve, 50 zstd-compressed events a second, Milvus Lite.
+8 partitions of which 6 are silent, 2 updater replicas on Ray Serve, 50 zstd-compressed events a second (`--events-per-s`), Milvus Lite.
 Afterwards no replica was restarted, every event was applied exactly once (every user's row equals an offline
-recomputation, bit for bit), memory is flat and `/readyz` never complained. Prints one line of JSON.
+recomputation, bit for bit), memory is flat and `/readyz` never complained. Prints one line of JSON, and keeps a row of it
+with those of the other drills in `reports/drills.json`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from mind_dist.local_process import free_ports
 from mind_dist.log.codec import encode_event, encode_key
 from mind_dist.log.kafka import ensure_event_topics
 from mind_dist.publishing import publish
+from tests.drills.report import BROKER, Figures, Outcome, Run, keep
+from tests.findings import Findings
 from tests.kafka_logs import read_all
 from tests.versions import tiny_version
 from tests.view_oracle import bits, expected_rows
@@ -91,6 +94,20 @@ class Report:
     freshness_ms: list[dict[str, float]]
     not_ready: int
     warnings: list[str]
+
+    def outcome(self) -> Outcome:
+        """Return it as a row of the report of all drills."""
+        grown = [of["end_mb"] / of["start_mb"] - 1 for of in self.memory.values()]
+        figures: Figures = {
+            "minutes": round(self.duration_s / 60, 1),
+            "num_events": self.events_sent,
+            "freshness_p99_ms": round(max((each.get("p99", 0.0) for each in self.freshness_ms), default=0.0)),
+            "memory_drift_percent": round(100 * max(grown, default=0.0), 1),
+            "num_view_repairs": self.view_repairs,
+        }
+        missing = self.events_sent - self.events_applied
+        found = Findings(max(0, missing), max(0, -missing), stale_rows=self.rows_different)
+        return Outcome.of("soak", BROKER, "lite", [Run(found, figures, tuple(self.problems()))])
 
     def problems(self) -> list[str]:
         """Return what is not as it must be."""
@@ -161,14 +178,14 @@ def busy_users() -> list[int]:
     return list(itertools.islice((user for user, partition in places if partition in BUSY), USERS))
 
 
-def send_events(bootstrap: str, topic: str, num_items: int, duration_s: float) -> int:
+def send_events(bootstrap: str, topic: str, num_items: int, duration_s: float, per_s: int) -> int:
     """Send events at a steady pace, several to a compressed batch, and return how many."""
     draw, users, sent = random.Random(7), busy_users(), 0
     settings = {"compression_type": "zstd", "linger_ms": 20, "acks": "all"}
     with closing(KafkaProducer(bootstrap_servers=bootstrap, **settings)) as producer:
         started = time.monotonic()
         while (elapsed := time.monotonic() - started) < duration_s:
-            while sent < elapsed * EVENTS_PER_S:
+            while sent < elapsed * per_s:
                 user, item = draw.choice(users), draw.randrange(num_items)
                 producer.send(topic, key=encode_key(user), value=encode_event(user, item, 1_700_000_000_000 + sent))
                 sent += 1
@@ -225,13 +242,14 @@ class Replicas:
         return {actor.actor_id: actor.pid or 0 for actor in actors if actor.name and f"#{UPDATER}#" in actor.name}
 
 
-def soak(addresses: Addresses, directory: Path, duration_s: float) -> Report:
+def soak(addresses: Addresses, directory: Path, duration_s: float, per_s: int = EVENTS_PER_S) -> Report:
     """Run the service on a connected Ray for a while, and return what came of it.
 
     Args:
         addresses: An Apache Kafka and an empty Milvus.
         directory: For the model version.
         duration_s: How long events are sent.
+        per_s: Events a second.
     """
     from jobs.serve import deploy, take_down  # noqa: PLC0415 - imports Ray
 
@@ -259,7 +277,7 @@ def soak(addresses: Addresses, directory: Path, duration_s: float) -> Report:
             eventually(replicas.own_all, 60)
             first = {actor: pid for actor, pid in Replicas.processes().items() if actor not in before}
             with Watch(url, set(first.values())) as watch:
-                num_sent = send_events(addresses.kafka, topic, 60, duration_s)
+                num_sent = send_events(addresses.kafka, topic, 60, duration_s, per_s)
                 eventually(lambda: replicas.have_applied(num_sent), 60)
             statuses = replicas.statuses()
             restarts = len(Replicas.processes().keys() - before.keys() - first.keys())
@@ -304,14 +322,16 @@ def main() -> int:
     """Soak for `--minutes`, print and write the report, and return 1 where something is not as it must be."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--events-per-s", type=int, default=EVENTS_PER_S)
     parser.add_argument("--output", type=Path, default=Path("reports/soak.json"))
     arguments = parser.parse_args()
     directory = Path(".mind_dist/soak")
     with stack(directory) as addresses:
-        report = soak(addresses, directory / uuid.uuid4().hex, arguments.minutes * 60)
+        report = soak(addresses, directory / uuid.uuid4().hex, arguments.minutes * 60, arguments.events_per_s)
     line = json.dumps(dataclasses.asdict(report))
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(line + "\n")
+    keep(report.outcome().row(), arguments.output.with_name("drills.json"))
     print(line)
     for problem in report.problems():
         print(f"error: {problem}", file=sys.stderr)

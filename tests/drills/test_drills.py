@@ -8,7 +8,7 @@ import pytest
 
 from mind_dist.local_process import LocalProcess
 from tests.drills import stopped
-from tests.drills.replica import INSIDE_UPSERT, TakeOverStep
+from tests.drills.replica import INSIDE_UPSERT
 from tests.drills.site import Site
 from tests.findings import NOTHING
 
@@ -23,9 +23,7 @@ def _running(address: str) -> LocalProcess:
     return LocalProcess("", address, 0, (), Path())
 
 
-def test_a_replica_killed_while_it_takes_over_and_one_frozen_inside_an_upsert_change_nothing(site: Site) -> None:
-    killed = [stopped.Stop(TakeOverStep.FINISH_VIEWS, 1)]
-    runs = site.each(lambda stop: stopped.killed(site, stop), killed)
-    runs += site.each(lambda stop: stopped.frozen(site, stop), [stopped.Stop(INSIDE_UPSERT, 1)])
-    assert [run.findings for run in runs] == [NOTHING] * len(runs)
-    assert [run.problems for run in runs] == [()] * len(runs)
+def test_a_replica_frozen_inside_an_upsert_and_woken_changes_nothing(site: Site) -> None:
+    run = stopped.frozen(site, stopped.Stop(INSIDE_UPSERT, 1))
+    assert run.findings == NOTHING
+    assert run.problems == ()

@@ -11,6 +11,8 @@ from typing import Self
 
 from mind_dist.config import KafkaConfig, ViewsConfig
 from mind_dist.errors import MindDistError
+from mind_dist.log.identity import LogIdentity
+from mind_dist.log.kafka import log_identity
 from mind_dist.log.kafka_groups import end_positions, lag
 from tests.drills.replica import NOWHERE, Replica, StopsAt
 from tests.drills.report import Run
@@ -18,7 +20,8 @@ from tests.drills.site import Site, eventually
 from tests.findings import NOTHING, Findings
 from tests.state_worlds import mixed_log
 from tests.states_process import MAX_HISTORY
-from tests.view_worlds import World
+from tests.view_oracle import Rows
+from tests.view_worlds import World, dead_letters
 from tests.views_process import PARTITIONS
 
 USERS = 20
@@ -40,6 +43,7 @@ class DrillWorld:
         partitions: Of its events.
         views: How rows follow.
         max_history: Behaviors kept of a user.
+        max_poll_records: Records of one transaction.
     """
 
     def __init__(
@@ -51,9 +55,17 @@ class DrillWorld:
         partitions: int = PARTITIONS,
         views: ViewsConfig = VIEWS,
         max_history: int = MAX_HISTORY,
+        max_poll_records: int = 25,
     ) -> None:
         self.folder = Path(site.folder) / f"{name}-{seed}-{time.monotonic_ns()}"
-        self.world = World(site.kafka.address, site.milvus.address, self.folder, seed, partitions)
+        self.world = World(
+            site.kafka.address,
+            site.milvus.address,
+            self.folder,
+            seed,
+            partitions=partitions,
+            max_poll_records=max_poll_records,
+        )
         self.world.store.activate(self.world.version)
         self.max_history = max_history
         self._config = self.world.serving(views, max_history)
@@ -76,8 +88,13 @@ class DrillWorld:
 
     def send(self, num_records: int, seed: int) -> None:
         """Write what real logs have, later than what was written before."""
-        self.world.send(mixed_log(num_records, USERS, seed, self._now_ms))
+        self.world.send(mixed_log(num_records, USERS, seed, self.later(num_records)))
+
+    def later(self, num_records: int) -> int:
+        """Return when the first of so many events is, one a second, which are the next ones."""
+        first_ms = self._now_ms
         self._now_ms += 1000 * num_records
+        return first_ms
 
     def send_for(self, seconds: float, draw: random.Random, per_s: int = 100) -> None:
         """Write so at a pace for some time."""
@@ -88,6 +105,10 @@ class DrillWorld:
                 self.send(due, draw.randrange(1 << 30))
                 sent += due
             time.sleep(0.05)
+
+    def states_identity(self) -> LogIdentity:
+        """Return which log of states it is."""
+        return log_identity(self.world.place.kafka, self.world.config.states_topic)
 
     def lag(self) -> int:
         """Return how many events no replica has applied."""
@@ -104,6 +125,10 @@ class DrillWorld:
         except MindDistError:
             return False
 
+    def num_dead_letters(self) -> int:
+        """Return how many dead letters there are."""
+        return len(dead_letters(self.world.place.kafka, self.world.config.dead_letter_topic))
+
     def finish(self, within_s: float = 30.0, figures: dict[str, float | int | str] | None = None) -> Run:
         """Wait until all events are applied and the rows follow, and return what is there then.
 
@@ -117,11 +142,8 @@ class DrillWorld:
         while found != NOTHING and time.monotonic() < started + _TRANSACTION_S:
             time.sleep(0.5)
             found, expected = self.world.find(self.max_history)
-        in_rows = self.world.find_in_rows(expected)
-        while in_rows != NOTHING and time.monotonic() < started + within_s:
-            time.sleep(0.2)
-            in_rows = self.world.find_in_rows(expected)
-        return Run(found.plus(in_rows if found == NOTHING else Findings()), figures or {}, tuple(self.world.problems))
+        in_rows = rows_in_time(self.world, expected, within_s) if found == NOTHING else NOTHING
+        return Run(found.plus(in_rows), figures or {}, tuple(self.world.problems))
 
     def __enter__(self) -> Self:
         return self
@@ -129,6 +151,16 @@ class DrillWorld:
     def __exit__(self, *_: object) -> None:
         self._replicas.close()
         self.world.close()
+
+
+def rows_in_time(world: World, expected: Rows, within_s: float = 30.0) -> Findings:
+    """Return what differs in the rows, once they are what they must be, or had time for it."""
+    started = time.monotonic()
+    found = world.find_in_rows(expected)
+    while found != NOTHING and time.monotonic() < started + within_s:
+        time.sleep(0.2)
+        found = world.find_in_rows(expected)
+    return found
 
 
 def num_repairs(replicas: Sequence[Replica]) -> int:
