@@ -20,12 +20,10 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
-import numpy as np
 from kafka import KafkaProducer
 from kafka.partitioner import murmur2
 
@@ -36,8 +34,8 @@ from mind_dist.local_process import free_ports
 from mind_dist.log.codec import encode_event, encode_key
 from mind_dist.log.kafka import ensure_event_topics
 from mind_dist.publishing import publish
-from tests.drills.report import BROKER, Figures, Outcome, Run, keep
-from tests.findings import Findings
+from tests.drills.report import keep
+from tests.drills.soak_report import REPLICAS, Memory, Report
 from tests.kafka_logs import read_all
 from tests.versions import tiny_version
 from tests.view_oracle import bits, expected_rows
@@ -48,80 +46,10 @@ _BESIDE = Path(__file__).resolve().parents[3] / "shared" / "kafka"
 PARTITIONS = 8
 BUSY = (2, 5)
 """One of each replica's partitions; the other six stay silent."""
-REPLICAS = 2
 USERS = 200
 EVENTS_PER_S = 50
 BATCH_S = 0.1
 SAMPLE_S = 2.0
-WARM_UP = 0.25
-"""Share of the time after which memory is looked at."""
-MAX_GROWTH_MB = 20.0
-"""Memory that a replica may gain after the warm-up."""
-
-
-@dataclass
-class Memory:
-    """A replica's resident memory over time."""
-
-    seconds: list[float] = field(default_factory=list)
-    megabytes: list[float] = field(default_factory=list)
-
-    def summary(self) -> dict[str, float]:
-        """Return it at the end of the warm-up and at the end of all, each over a tenth of the time, and the slope between."""
-        seconds, megabytes = np.array(self.seconds), np.array(self.megabytes)
-        warm = seconds >= seconds[-1] * WARM_UP
-        tenth = max(1, len(seconds) // 10)
-        return {
-            "start_mb": round(float(np.median(megabytes[warm][:tenth])), 1),
-            "end_mb": round(float(np.median(megabytes[-tenth:])), 1),
-            "slope_mb_per_h": round(float(np.polyfit(seconds[warm], megabytes[warm], 1)[0]) * 3600, 1),
-        }
-
-
-@dataclass
-class Report:
-    """What came of a soak."""
-
-    duration_s: float
-    events_sent: int
-    events_applied: int
-    events_skipped: int
-    view_repairs: int
-    rows_compared: int
-    rows_different: int
-    replica_restarts: int
-    memory: dict[str, dict[str, float]]
-    freshness_ms: list[dict[str, float]]
-    not_ready: int
-    warnings: list[str]
-
-    def outcome(self) -> Outcome:
-        """Return it as a row of the report of all drills."""
-        grown = [of["end_mb"] / of["start_mb"] - 1 for of in self.memory.values()]
-        figures: Figures = {
-            "minutes": round(self.duration_s / 60, 1),
-            "num_events": self.events_sent,
-            "freshness_p99_ms": round(max((each.get("p99", 0.0) for each in self.freshness_ms), default=0.0)),
-            "memory_drift_percent": round(100 * max(grown, default=0.0), 1),
-            "num_view_repairs": self.view_repairs,
-        }
-        missing = self.events_sent - self.events_applied
-        found = Findings(max(0, missing), max(0, -missing), stale_rows=self.rows_different)
-        return Outcome.of("soak", BROKER, "lite", [Run(found, figures, tuple(self.problems()))])
-
-    def problems(self) -> list[str]:
-        """Return what is not as it must be."""
-        growth = {pid: of["end_mb"] - of["start_mb"] for pid, of in self.memory.items()}
-        checks = {
-            f"{self.events_applied} of {self.events_sent} events applied": self.events_applied == self.events_sent,
-            f"{self.rows_different} of {self.rows_compared} rows differ": not self.rows_different
-            and self.rows_compared,
-            f"{self.view_repairs} rows had to be repaired": not self.view_repairs,
-            f"{self.replica_restarts} replicas were restarted": not self.replica_restarts,
-            f"memory grew by {growth} MB": len(growth) == REPLICAS and max(growth.values()) <= MAX_GROWTH_MB,
-            f"/readyz complained {self.not_ready} times: {self.warnings}": not self.not_ready and not self.warnings,
-        }
-        return [problem for problem, is_fine in checks.items() if not is_fine]
 
 
 class Watch:
