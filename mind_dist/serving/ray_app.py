@@ -189,6 +189,8 @@ class UpdaterReplica(_Replica):
             stopping.start()
             self._follower.stop(_STOP_WITHIN_S)
             stopping.join()
+            if states is None and self._states is not None:  # the follower was just loading its first version
+                self._states.stop(_STOP_WITHIN_S)
 
     def _start(self, info: VersionInfo) -> ViewLoop:
         encoder = _load(info)

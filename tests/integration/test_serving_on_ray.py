@@ -7,6 +7,8 @@ import logging
 import os
 import random
 import signal
+import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -254,6 +256,25 @@ def test_replicas_need_no_serve_around_them(service: Service, tansu_broker: str,
     recommender.__del__()
     with pytest.raises(UpdaterStopped):
         updater.check_health()
+
+
+def test_a_replica_that_ends_while_it_begins_leaves_nothing_at_work(
+    service: Service, tansu_broker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loading, load = threading.Event(), InterestEncoder.load
+
+    def slowly(uri: str) -> InterestEncoder:
+        loading.set()
+        time.sleep(0.5)
+        return load(uri)
+
+    monkeypatch.setattr(InterestEncoder, "load", slowly)
+    addresses = dataclasses.replace(service.addresses, kafka=tansu_broker)
+    config = dataclasses.replace(service.config, states=StatesConfig(directory=str(tmp_path)))
+    updater = UpdaterReplica(dump(config), addresses.shareable())
+    assert loading.wait(30)
+    updater.__del__()
+    assert "the states' updater" not in {thread.name for thread in threading.enumerate()}
 
 
 def asked(api: FastAPI, method: str, path: str, **content: Any) -> httpx.Response:
