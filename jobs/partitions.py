@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 
 from pydantic import ConfigDict, with_config
@@ -19,8 +19,9 @@ from rich.table import Table
 from jobs.cli import run
 from jobs.tables import print_whole
 from mind_dist.config import Addresses, KafkaConfig
-from mind_dist.errors import ConfigError
+from mind_dist.errors import ConfigError, PositionLost
 from mind_dist.log.kafka import KafkaSource, num_partitions
+from mind_dist.log.kafka_groups import lags
 from mind_dist.log.kafka_topics import count_partitions, log_identity
 from mind_dist.log.kafka_transactions import KafkaTransactions
 from mind_dist.log.transactions import NewRecord
@@ -50,6 +51,7 @@ class _Stand:
     oldest: int
     stored: int | None
     end: int
+    lag: int
     note: Note
 
     @property
@@ -75,7 +77,8 @@ def main(job: Partitions) -> None:
             count = count_partitions(addresses.kafka, kafka.states_topic, timeout_s=kafka.connect_timeout_s)
             with_states = [partition for partition in positions if partition < count]  # none are kept in added ones
             names = [NewRecord(kafka.states_topic, partition, EVENTS_LOG_KEY, name) for partition in with_states]
-            log.put(kafka.updaters_group, positions, names)
+            forgiven = {p: Note(forgiven_to=stands[p].end).to_text() for p in positions}  # what is there counts no more
+            log.put(kafka.updaters_group, positions, names, forgiven)
         Console().print(f"partitions {', '.join(map(str, sorted(positions)))} go on within some seconds")
         stands = _stands(addresses.kafka, kafka)
     print_whole(_table(stands))
@@ -117,7 +120,10 @@ def _stands(bootstrap: str, kafka: KafkaConfig) -> dict[int, _Stand]:
     with closing(KafkaSource(bootstrap, kafka, kafka.updaters_group, partitions=range(count))) as source:
         stored, notes = source.committed(), source.notes()
         oldest, ends = source.oldest_positions(), source.end_positions()
-    return {p: _Stand(oldest[p], stored.get(p), ends[p], Note.of_text(notes[p])) for p in range(count)}
+    behind = {p: ends[p] - max(oldest[p], stored.get(p, 0)) for p in range(count)}
+    with suppress(PositionLost):  # what is lost is shown as that
+        behind = lags(bootstrap, kafka, kafka.updaters_group, ends)
+    return {p: _Stand(oldest[p], stored.get(p), ends[p], behind[p], Note.of_text(notes[p])) for p in range(count)}
 
 
 def _table(stands: Mapping[int, _Stand]) -> Table:
@@ -129,7 +135,7 @@ def _table(stands: Mapping[int, _Stand]) -> Table:
             f"{stand.oldest:,}",
             "nothing yet" if stand.stored is None else f"{stand.stored:,}",
             f"{stand.end:,}",
-            f"{stand.end - max(stand.oldest, stand.stored or 0):,}",
+            f"{stand.lag:,}",
             f"{num_poison:,} of {num_records:,}" if num_poison else "",
             stand.state,
         )

@@ -1,7 +1,7 @@
 """The HTTP application over an index in memory, asked in this process."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,21 @@ class Client:
             return await client.request(method, path, **content)
 
 
+class Store(InMemoryVectorStore):
+    """An index that can be away."""
+
+    def __init__(self, is_away: Callable[[], bool]) -> None:
+        super().__init__()
+        self._is_away = is_away
+
+    def active_version(self) -> str | None:
+        if self._is_away():
+            raise ServiceUnavailable("Milvus", "127.0.0.1:19530", 10)
+        return super().active_version()
+
+
 class Setting:
-    """The application over an index in memory, with users 7 and 5, and a log that can be away."""
+    """The application over an index in memory, with users 7 and 5; the index and the log can be away."""
 
     def __init__(
         self,
@@ -58,7 +71,8 @@ class Setting:
         self.id_type = id_type
         self.log_is_away = False
         self.uri = tiny_version(directory, available=available, id_type=id_type)
-        self.store = InMemoryVectorStore()
+        self.index_is_away = False
+        self.store: InMemoryVectorStore = Store(lambda: self.index_is_away)
         self.encoders: dict[str, InterestEncoder] = {}
         self.recommender = Recommender(self.store, self.encoders, ServingConfig(), InMemoryMetrics())
         self.problems: list[Problem] = []

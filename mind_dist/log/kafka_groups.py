@@ -47,7 +47,12 @@ def end_positions(bootstrap: str, config: KafkaConfig) -> Positions:
 
 
 def lag(bootstrap: str, config: KafkaConfig, group: str, ends: Positions) -> int:
-    """Return how many positions a group still has to take to come to some ends; none where no record lies between.
+    """Return how many positions a group still has to take to come to some ends, of all partitions together; see `lags`."""
+    return sum(lags(bootstrap, config, group, ends).values())
+
+
+def lags(bootstrap: str, config: KafkaConfig, group: str, ends: Positions) -> dict[int, int]:
+    """Return how many positions a group still has to take to come to each end; none where no record lies between.
 
     A group stores the position behind its last record. Behind that may lie what holds no record, and nobody will ever take:
     the marker that ends a transaction, or all of one that was given up.
@@ -68,4 +73,4 @@ def lag(bootstrap: str, config: KafkaConfig, group: str, ends: Positions) -> int
             done = {partition for partition in behind if passed[partition] >= ends[partition]}
             reached |= {partition: passed[partition] for partition in done}
             behind -= done
-    return sum(max(0, end - reached[partition]) for partition, end in ends.items())
+    return {partition: max(0, end - reached[partition]) for partition, end in ends.items()}

@@ -73,8 +73,14 @@ class KafkaTransactions:
             self._drop()
             raise
 
-    def put(self, group: str, positions: Positions, records: Sequence[NewRecord] = ()) -> None:
-        """Store positions for a group from outside, with members in it or without, and nothing beside them.
+    def put(
+        self,
+        group: str,
+        positions: Positions,
+        records: Sequence[NewRecord] = (),
+        notes: Mapping[int, str] | None = None,
+    ) -> None:
+        """Store positions for a group from outside, with members in it or without, and what is noted beside them.
 
         A member that is at work takes no notice, and stores its own with the next batch: this is for partitions of
         which nothing is taken.
@@ -84,7 +90,7 @@ class KafkaTransactions:
         """
         try:
             with translated(self._address):
-                self._commit(self._connected(), records, positions, Membership(group, 0, group), {})
+                self._commit(self._connected(), records, positions, Membership(group, 0, group), notes or {})
         except BaseException:
             self._drop()
             raise

@@ -92,7 +92,7 @@ def _digest(events: Sequence[EventBody]) -> bytes:
 
 def _check_events(events: Sequence[SentEvent], recommender: Recommender, max_clock_skew_ms: int) -> None:
     """Refuse what would be poison in the log."""
-    id_type, now_ms = recommender.encoder().manifest.id_type, time.time_ns() // 1_000_000
+    id_type, now_ms = recommender.id_type(), time.time_ns() // 1_000_000
     for at, event in enumerate(events):
         name = "user_id"
         try:

@@ -20,7 +20,7 @@ from mind_dist.config import ServingConfig
 from mind_dist.encoder import InterestEncoder
 from mind_dist.errors import InvalidRequest, NotReady, PoisonEvent, UnknownItem, VectorStoreError
 from mind_dist.index.vector_store import Vectors, VectorStore
-from mind_dist.keys import id_key
+from mind_dist.keys import IdType, id_key
 from mind_dist.observability import Metrics
 from mind_dist.records import Candidate, Keys
 from mind_dist.retrieval import Search, Wanted, check_merging, merge, prepared, search_together
@@ -95,6 +95,16 @@ class Recommender:
             finally:
                 self._looking.release()
         return self._active
+
+    def id_type(self) -> IdType:
+        """Return what ids are outside, which never changes in a deployment: the store is asked once, and may be away then.
+
+        Raises:
+            NotReady: As `encoder`.
+            ServiceUnavailable: As `encoder`.
+        """
+        known = next(iter(list(self._encoders.values())), None)
+        return (known or self.encoder()).manifest.id_type
 
     def _look_again(self) -> InterestEncoder:
         self._active = found = self._look_up()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from mind_dist.config import ServingConfig
+from mind_dist.errors import MindDistError
 from mind_dist.observability import Metrics
 from mind_dist.serving import health
 from mind_dist.serving.work_loop import Beat, WorkLoop
@@ -102,8 +103,8 @@ class StatesLoop:
 
     @property
     def lag(self) -> int:
-        """How many records of the partitions owned are still to be applied, as of the last look."""
-        return sum(self._lag.values())
+        """How many records are still to be applied of the partitions owned, but for stopped ones, as of the last look."""
+        return sum(lag for partition, lag in self._lag.items() if partition not in self._stopped)
 
     @property
     def num_partitions(self) -> int:
@@ -134,9 +135,9 @@ class StatesLoop:
             self._report_lag(updater.lag(_LAG_TIMEOUT_S))
         except Exception as error:  # noqa: BLE001 - no fault of a mere report may stop the events
             self._metrics.add("mind_dist_lag_report_failures")
-            problem = str(error)
+            problem = str(error) if isinstance(error, MindDistError) else f"{type(error).__name__}: {error}"
         now = self._clock()
-        self._lags.note(self._lag, now)
+        self._lags.note({p: lag for p, lag in self._lag.items() if p not in self._stopped}, now)
         stopped = "; ".join(f"partition {p}: {reason}" for p, reason in sorted(self._stopped.items()))
         found = {
             health.NO_PARTITIONS: self._unowned.problem(len(self._partitions), now),

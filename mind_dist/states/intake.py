@@ -38,6 +38,7 @@ def take(
     id_type: IdType,
     features: EventFeatures,
     max_clock_skew_ms: int,
+    forgiven_to: int = 0,
 ) -> Taken:
     """Read records; nothing counts before they are stored, so `gate` stays as it is.
 
@@ -57,5 +58,6 @@ def take(
                 taken.changes.setdefault(change.user_key, []).append(Change(record, change))
             else:
                 taken.away.append((record, home))
-        taken.gate.add(poison=bool(taken.letters) and taken.letters[-1][0] is record)
+        if record.offset >= forgiven_to:
+            taken.gate.add(poison=bool(taken.letters) and taken.letters[-1][0] is record)
     return taken

@@ -7,6 +7,7 @@ its events come again and are skipped.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
@@ -123,7 +124,8 @@ class Ownership:
         for number in self.stopped:
             is_let_go = self._owned[number].is_noted and not Note.of_text(notes[number]).stopped
             if starts[number] != self._owned[number].stored or is_let_go:
-                self._go_on(self._owned[number], starts[number], Note())
+                note = dataclasses.replace(Note.of_text(notes[number]), stopped="")
+                self._go_on(self._owned[number], starts[number], note)
                 self._begin(self._owned[number])
                 logger.info("partition goes on", extra={"fields": {"partition": number, "position": starts[number]}})
 
@@ -180,6 +182,7 @@ class Ownership:
     def _go_on(self, partition: OwnedPartition, start: int, note: Note) -> None:
         partition.gate = PoisonGate(self._kafka.max_poison_fraction, self._kafka.poison_window, note.counted)
         partition.stopped, partition.stored, partition.is_noted = note.stopped, start, bool(note.stopped)
+        partition.forgiven_to = note.forgiven_to
         self._source.seek({partition.number: start})
 
     def _opened(self, number: int) -> OwnedPartition:
@@ -246,6 +249,6 @@ class Ownership:
 
     def _note(self, partition: OwnedPartition, *records: NewRecord) -> Sequence[int]:
         """Store what later owners must know beside the partition's position, and return the offsets of records with it."""
-        note = Note(partition.gate.counted, partition.stopped).to_text()
+        note = partition.note(partition.gate.counted, partition.stored).to_text()
         positions = {partition.number: partition.stored}
         return self._transactions.commit(records, positions, self._source.membership(), {partition.number: note})

@@ -13,6 +13,7 @@ from mind_dist.log.codec import PoisonGate
 from mind_dist.log.source import EventSource
 from mind_dist.records import Record
 from mind_dist.states.local_store import LocalStore, StoredState
+from mind_dist.states.note import Note
 
 EVENTS_LOG_KEY = b"events-log"
 """Key of the record in each partition of the log of states that names the log of events that they are of."""
@@ -46,6 +47,7 @@ class OwnedPartition:
         stopped: Why nothing of it is taken until an operator acts; empty otherwise.
         is_noted: The log has kept why it stopped: where that is gone, an operator has let it go on.
         stored: The position of its events that the group has stored.
+        forgiven_to: Poison below this position of its events does not count.
     """
 
     number: int
@@ -55,6 +57,11 @@ class OwnedPartition:
     stopped: str = ""
     is_noted: bool = False
     stored: int = 0
+    forgiven_to: int = 0
+
+    def note(self, counted: tuple[int, int], position: int) -> Note:
+        """Return what the next owner must know, who goes on at a position."""
+        return Note(counted, self.stopped, self.forgiven_to if position < self.forgiven_to else 0)
 
     def begin_restore(self, open_reader: OpenReader) -> None:
         """Go on from where the local store is, up to behind all that the log of states has now.

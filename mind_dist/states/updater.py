@@ -29,7 +29,6 @@ from mind_dist.states.applying import Applied, Keeping, apply
 from mind_dist.states.homes import Homes
 from mind_dist.states.intake import Taken, take
 from mind_dist.states.local_store import StoredState
-from mind_dist.states.note import Note
 from mind_dist.states.ownership import Ownership
 from mind_dist.states.partition import OwnedPartition
 from mind_dist.states.record import UserState, decode_state, encode_state
@@ -176,7 +175,7 @@ class StatesUpdater:
             [*states, *letters, *away],
             {each.partition.number: each.end for each in work},
             self._owned.membership(),
-            {each.partition.number: Note(each.taken.gate.counted).to_text() for each in work},
+            {each.partition.number: each.partition.note(each.taken.gate.counted, each.end).to_text() for each in work},
         )
         self._on_step(UpdateStep.STORE)
         self._store(work, states, offsets)
@@ -204,6 +203,7 @@ class StatesUpdater:
                 id_type=self._id_type,
                 features=self._features,
                 max_clock_skew_ms=self._kafka.max_clock_skew_ms,
+                forgiven_to=partition.forgiven_to,
             )
             work = _Work(partition, records[-1].offset + 1, taken)
             self._merge(work)

@@ -197,6 +197,13 @@ def test_events_are_accepted_when_the_log_has_them(setting: Setting, client: Cli
     assert client.post("/v1/events", json={"events": events}).status_code == 503
 
 
+def test_events_are_accepted_while_the_index_is_away(setting: Setting, client: Client) -> None:
+    setting.index_is_away = True
+    response = client.post("/v1/events", json={"events": [{"user_id": 7, "item_id": 4}]})
+    assert response.status_code == 202
+    assert client.post("/v1/retrieve", json={"user_id": 7}).status_code == 503
+
+
 def test_events_of_another_id_type_are_refused(setting: Setting, client: Client) -> None:
     response = client.post("/v1/events", json={"events": [{"user_id": "x", "item_id": 4}]})
     assert response.status_code == 422

@@ -18,6 +18,7 @@ from mind_dist.log.transactions import InMemoryTransactions, Membership
 from mind_dist.records import BehaviorSequence, Record
 from mind_dist.states.homes import Homes
 from mind_dist.states.local_store import LocalStore, StoredState
+from mind_dist.states.note import Note
 from mind_dist.states.ownership import Ownership
 from mind_dist.states.partition import EVENTS_LOG_KEY, OwnedPartition
 from mind_dist.states.record import UserState, decode_state, encode_state
@@ -361,6 +362,35 @@ def test_another_partitioner_is_believed_until_partitions_are_added(tmp_path: Pa
     world.run(updater)
     assert [letter.key for letter in world.letters.read(0, 0, 9)] == [encode_key(lost)]
     updater.close()
+
+
+def test_poison_that_an_operator_has_let_go_on_does_not_stop_it_again(tmp_path: Path) -> None:
+    world = World(tmp_path, num_partitions=1)
+    group, window = KAFKA.updaters_group, KAFKA.poison_window
+
+    def append(num_good: int, num_poison: int) -> None:
+        for place in range(num_good):
+            world.events.append(encode_key(3), encode_event(3, place, 1_700_000_000_000 + world.events.end(0)))
+        for _ in range(num_poison):
+            world.events.append(encode_key(3), b"{")
+
+    append(window, 2 * window)
+    updater = world.updater()
+    while not updater.stopped:
+        updater.step(0)
+    [at] = world.events.stored(group, [0]).values()
+    world.events.store(group, {0: at}, {0: Note(forgiven_to=world.events.end(0)).to_text()})
+    updater.look_at_stopped()
+    world.run(updater)
+    updater.close()
+    successor = world.updater(folder="another")
+    append(2 * window, 2)
+    world.run(successor)
+    assert not successor.stopped
+    append(0, window)
+    while not successor.stopped:
+        successor.step(0)
+    successor.close()
 
 
 def test_a_partition_without_users_is_at_its_end(tmp_path: Path) -> None:
