@@ -12,6 +12,7 @@ can go at any time, and is made anew from the log.
 from __future__ import annotations
 
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -67,6 +68,7 @@ class LocalStore:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._now_s = now_s
+        self._use = _Use()
         self._db = _open(path)
         self._whose = to_json(identity.to_json()).encode()
         known = self._db.get(_IDENTITY)
@@ -87,10 +89,11 @@ class LocalStore:
 
     def clear(self) -> None:
         """Forget all: the log is to be read from its beginning."""
-        self._db.close()
-        Rdict.destroy(str(self._path))
-        self._db = _open(self._path)
-        self._db.put(_IDENTITY, self._whose)
+        with self._use.nobody():
+            self._db.close()
+            Rdict.destroy(str(self._path))
+            self._db = _open(self._path)
+            self._db.put(_IDENTITY, self._whose)
 
     @property
     def position(self) -> int:
@@ -169,15 +172,51 @@ class LocalStore:
 
     @contextmanager
     def _in_use(self) -> Iterator[None]:
-        """Say by our own error that the partition has gone meanwhile."""
+        """Say by our own error that the partition has gone meanwhile; it does not go while this lasts."""
         try:
-            yield
+            with self._use.one():
+                yield
         except DbClosedError as error:
             raise StateError(f"{self._path}: closed, the partition has moved on") from error
 
     def close(self) -> None:
-        """Leave the folder."""
-        self._db.close()
+        """Leave the folder, when nobody reads any more."""
+        with self._use.nobody():
+            self._db.close()
+
+
+class _Use:
+    """Who reads: RocksDB's client lets nobody close it while another thread uses it, and would end either by its own error."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._count = 0
+        self._is_wanted = False
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Be one of those who read; never within another such."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_wanted)
+            self._count += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._count -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def nobody(self) -> Iterator[None]:
+        """Wait until nobody reads, and let nobody begin to."""
+        with self._changed:
+            self._is_wanted = True
+            try:
+                self._changed.wait_for(lambda: not self._count)
+                yield
+            finally:
+                self._is_wanted = False
+                self._changed.notify_all()
 
 
 def _open(path: Path) -> Rdict:

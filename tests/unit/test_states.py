@@ -1,5 +1,7 @@
 import itertools
+import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -70,6 +72,23 @@ def test_a_local_store_names_each_user_once_where_it_changed_last(tmp_path: Path
     again = LocalStore(tmp_path / "p", LOG)
     assert again.position == 7
     again.close()
+
+
+def test_a_store_that_is_closed_while_another_thread_reads_says_so_by_our_error(tmp_path: Path) -> None:
+    def read(store: LocalStore) -> None:
+        with suppress(StateError):
+            for _ in range(1_000):
+                store.changed_from(0, 100)
+
+    with ThreadPoolExecutor(2) as pool:
+        for attempt in range(30):
+            store = LocalStore(tmp_path / str(attempt), LOG)
+            store.put([StoredState(user, user, b"a") for user in range(100)], 100)
+            readers = [pool.submit(read, store) for _ in range(2)]
+            time.sleep(0.005)
+            store.close()
+            for reader in readers:
+                reader.result()
 
 
 def test_a_folder_of_another_log_is_begun_anew(tmp_path: Path) -> None:
