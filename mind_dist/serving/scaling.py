@@ -29,8 +29,8 @@ class LagPolicy:
             context: `ray.serve.config.AutoscalingContext`, with what `UpdaterReplica.record_autoscaling_stats` told.
         """
         told = context.aggregated_metrics or {}
-        lags, partitions = told.get(LAG, {}), told.get(PARTITIONS, {})
-        if not partitions:  # nobody has told anything yet
+        num_partitions = math.ceil(max(told.get(PARTITIONS, {}).values(), default=0))
+        if not num_partitions:  # nobody knows anything yet
             return context.target_num_replicas, {}
-        wanted = math.ceil(sum(lags.values()) / self._lag_per_updater)
-        return max(1, min(wanted, int(max(partitions.values())))), {}
+        wanted = math.ceil(sum(told.get(LAG, {}).values()) / self._lag_per_updater)
+        return max(1, min(wanted, num_partitions)), {}

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from typing import Any, Self
+from typing import Any
 
 from kafka import KafkaProducer
 
 from mind_dist.log.partitioner import home_partition, key_hash
 from mind_dist.records import Record
+from tests.background import Background
 from tests.drills.worlds import USERS, DrillWorld
 from tests.state_worlds import KeyValue, mixed_log
 
 _CHUNK = 20
 
 
-class Load:
+class Load(Background):
     """Sends while it is entered; whatever happens to the broker, it tries again.
 
     Args:
@@ -33,29 +33,20 @@ class Load:
     def __init__(
         self, drill: DrillWorld, per_s: int, seed: int, *, num_users: int = USERS, forget: bool = True
     ) -> None:
+        super().__init__()
         self.per_s = per_s
         self._drill = drill
         self._seed = seed
         self._num_users = num_users
         self._forget = forget
         self._sent: list[tuple[KeyValue, Any]] = []
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _run(self) -> None:
+    def work(self) -> None:
         world, draw = self._drill.world, random.Random(self._seed)
         settings = {"acks": "all", "linger_ms": 5, "delivery_timeout_ms": 120_000, "reconnect_backoff_max_ms": 1000}
         with closing(KafkaProducer(bootstrap_servers=world.place.kafka, **settings)) as producer:
             started, count = time.monotonic(), 0
-            while not self._ended.is_set():
+            while not self.ended.is_set():
                 while count < (time.monotonic() - started) * self.per_s:
                     first_ms = self._drill.later(_CHUNK)
                     for each in mixed_log(_CHUNK, self._num_users, draw.randrange(1 << 30), first_ms):
@@ -65,7 +56,7 @@ class Load:
                         future = producer.send(world.place.topic, each.value, each.key, partition=partition)
                         self._sent.append((each, future))
                     count += _CHUNK
-                self._ended.wait(0.02)
+                self.ended.wait(0.02)
             producer.flush(timeout=120)
 
     @property

@@ -15,13 +15,12 @@ import json
 import os
 import random
 import sys
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import httpx
 from kafka import KafkaProducer
@@ -34,6 +33,7 @@ from mind_dist.local_process import free_ports
 from mind_dist.log.codec import encode_event, encode_key
 from mind_dist.log.kafka import ensure_event_topics
 from mind_dist.publishing import publish
+from tests.background import Background
 from tests.drills.report import keep
 from tests.drills.soak_report import REPLICAS, Memory, Report
 from tests.kafka_logs import read_all
@@ -52,29 +52,20 @@ BATCH_S = 0.1
 SAMPLE_S = 2.0
 
 
-class Watch:
+class Watch(Background):
     """Samples the replicas' memory and `/readyz` while it is entered."""
 
     def __init__(self, url: str, pids: set[int]) -> None:
+        super().__init__()
         self.memory = {pid: Memory() for pid in pids}
         self.not_ready = 0
         self.warnings: set[str] = set()
         self._url = url
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _run(self) -> None:
+    def work(self) -> None:
         started = time.monotonic()
         with httpx.Client(base_url=self._url, timeout=10) as client:
-            while not self._ended.wait(SAMPLE_S):
+            while not self.ended.wait(SAMPLE_S):
                 for pid, memory in self.memory.items():
                     memory.seconds.append(time.monotonic() - started)
                     memory.megabytes.append(resident_mb(pid))

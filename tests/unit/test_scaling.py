@@ -22,6 +22,7 @@ def test_there_are_as_many_updaters_as_what_waits_gives_work_to() -> None:
     assert policy(context({"a": 900, "b": 1200}))[0] == 3
     assert policy(context({"a": 90_000}))[0] == 4, "no more than partitions"
     assert policy(context({}, target=3))[0] == 3, "nothing is changed before anybody has told"
+    assert policy(context({"a": 0}, partitions=0, target=3))[0] == 3, "nor before anybody knows"
 
 
 def test_the_policy_needs_nothing_of_ours_where_it_runs(tmp_path: Path) -> None:
