@@ -134,11 +134,13 @@ class KafkaSource:
             AnotherLog: The topic was made anew meanwhile: the positions mean nothing there.
             ServiceUnavailable: The broker was silent for the connect timeout; polling again goes on without loss.
         """
+        began_s = time.monotonic()
         with translated(self._address):
             batches = self._with_positions(lambda: self._fetched(timeout_s))
         self._check_topic()
         joined = self._consumer.group_metadata()
-        self._membership = Membership(self._group, joined.generation_id, joined)
+        counted_s = self._counted_s(joined.generation_id, began_s)
+        self._membership = Membership(self._group, joined.generation_id, joined, counted_s)
         if batches:
             self._heard()
         else:
@@ -256,6 +258,19 @@ class KafkaSource:
     def _give_name_back(self) -> None:
         if self._name is not None:
             self._name.close()
+
+    def _counted_s(self, generation: int, began_s: float) -> float:
+        """Return when the group counted us last: a poll may return what was fetched before a freeze, and asks nobody.
+
+        It did when it took a heartbeat, which was sent before it was answered; and when we joined, in a poll that began
+        before.
+        """
+        counted_s = self._membership.counted_s
+        if generation >= 0 and generation != self._membership.generation:
+            counted_s = began_s
+        heartbeat = self._consumer._coordinator.heartbeat  # noqa: SLF001 - the client tells it nowhere else
+        is_answered = heartbeat.last_receive >= heartbeat.last_send
+        return max(counted_s, heartbeat.last_send) if is_answered else counted_s
 
     def _check_topic(self) -> None:
         """Notice a topic that was made anew: the client (3.0.12) fetches by name, and would go on at the old positions."""

@@ -6,6 +6,7 @@ Whatever reads events â€” the updater that serves, the Kafka side of training â€
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -279,7 +280,7 @@ class InMemorySource:
 
     def membership(self) -> Membership:
         """Return the place in the group as of the last poll."""
-        return Membership(self._group, self._generation)
+        return Membership(self._group, self._generation, counted_s=time.monotonic())
 
     def close(self) -> None:
         """Do nothing: the log lives on."""

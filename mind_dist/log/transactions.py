@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -43,11 +44,13 @@ class Membership:
         group: The consumer group.
         generation: Which share-out of the partitions it belongs to; negative where there is none.
         token: What the implementation needs beside.
+        counted_s: When the group is known to have counted this consumer among its members last, in seconds that never go back.
     """
 
     group: str
     generation: int
     token: Any = None
+    counted_s: float = -math.inf
 
 
 class Transactions(Protocol):

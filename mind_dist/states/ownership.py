@@ -107,7 +107,7 @@ class Ownership:
             if isinstance(error, UnreadableBatch):
                 self._reopen()
             return []
-        self._shared.polled()
+        self._shared.counted(self._source.membership().counted_s)
         is_new = self._notice_assignment()
         self._advance_restores()
         return [] if is_new else records  # what came before it was known where to go on comes again

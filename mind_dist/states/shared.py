@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -29,7 +30,7 @@ class SharedStores:
     """Safe to share between threads: one of them owns, the others read.
 
     Args:
-        lease_s: For how long after a poll the group cannot have given the partitions to others.
+        lease_s: For how long after it has counted a member the group cannot have given its partitions to others.
         clock: Seconds that never go back; they pass while a process is frozen, too.
     """
 
@@ -37,7 +38,7 @@ class SharedStores:
         self._lease_s = lease_s
         self._clock = clock
         self._owned = Owned({}, clock())
-        self._polled_at = -lease_s
+        self._counted_at = -math.inf
         self._changed = threading.Condition()
         self._num_changes = 0
         self._appended: dict[int, deque[tuple[int, int]]] = {}
@@ -53,9 +54,9 @@ class SharedStores:
             self._appended = {p: found for p, found in self._appended.items() if p in stores}
         self.tell()
 
-    def polled(self) -> None:
-        """Say that the group has just counted this process among its members."""
-        self._polled_at = self._clock()
+    def counted(self, at: float) -> None:
+        """Say when the group counted this process among its members last."""
+        self._counted_at = at
 
     def note_appended(self, partition: int, end: int, appended_ms: Iterable[int]) -> None:
         """Keep when the events were appended that states below a position reflect."""
@@ -74,8 +75,8 @@ class SharedStores:
         return self._owned
 
     def is_ours(self) -> bool:
-        """Tell whether the partitions cannot have moved since the last poll: not after the process was frozen."""
-        return self._clock() - self._polled_at < self._lease_s
+        """Tell whether the partitions cannot have moved since we were counted: not after the process was frozen."""
+        return self._clock() - self._counted_at < self._lease_s
 
     def wait(self, seen: int, timeout_s: float) -> int:
         """Return how much news there was, at once where it is more than was seen, or after `timeout_s`."""

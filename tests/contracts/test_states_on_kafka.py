@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kafka import KafkaAdminClient
@@ -86,7 +87,7 @@ def process(address: str, topic: str, folder: Path, step: UpdateStep, count: int
             running.kill()
 
 
-def wait_until_stopped(running: subprocess.Popen[bytes]) -> None:
+def wait_until_stopped(running: subprocess.Popen[Any]) -> None:
     deadline_s = time.monotonic() + WITHIN_S
     while Path(f"/proc/{running.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
         assert time.monotonic() < deadline_s
@@ -105,6 +106,18 @@ def test_states_are_what_the_whole_log_gives(broker: str, topic: str, tmp_path: 
         send(broker, topic, mixed_log(50, 20, seed=3))
         run_to_end(successor, broker, topic)
     check(broker, topic)
+
+
+def test_who_wakes_from_a_freeze_past_the_session_holds_nothing_until_it_has_asked(
+    broker: str, topic: str, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "tests.lease_process", broker, topic, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as frozen:
+        wait_until_stopped(frozen)
+        time.sleep(kafka_config(topic).session_timeout_s + 1)
+        frozen.send_signal(signal.SIGCONT)
+        told, _ = frozen.communicate(timeout=WITHIN_S)
+    assert told.split() == ["True", "False"]
 
 
 @REAL
