@@ -1,7 +1,7 @@
 # make demo          see the whole system work on MovieLens-100K (ARGS=--exit ends instead of serving on)
 # make test          all tests, with real services
 # make drills        faults on purpose, beside an oracle (ARGS='--list', '--full', '--drills killed-at-random')
-# make soak          20 minutes of steady load on Apache Kafka; `make test` has 3 (ARGS='--minutes 5')
+# make soak          20 minutes of steady load on Apache Kafka; `make test` has a minute and a half (ARGS='--minutes 5')
 # make lint          ruff, mypy, import-linter
 # make quality       recipes beside floors on MovieLens-100K (DATA=folder: on all datasets of a folder)
 # make bench-serving retrieval beside raw pymilvus, and an updater beside bare clients (reports/retrieval.json, freshness.json)

@@ -9,7 +9,7 @@ from mind_dist import local_stack
 from mind_dist.config import Addresses
 from tests.drills.soak import soak
 
-DURATION_S = float(os.environ.get("MIND_DIST_SOAK_S", "180"))
+DURATION_S = float(os.environ.get("MIND_DIST_SOAK_S", "90"))
 
 
 def test_a_soak_on_apache_kafka_with_silent_partitions(kafka_broker: str, ray_cluster: str, tmp_path: Path) -> None:
