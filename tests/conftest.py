@@ -9,6 +9,9 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 from xdist.scheduler import LoadScopeScheduling
 
+# Two processes run tests, each on a core of its own: threads that wait for each other in turns take four times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray looks at it when it is imported, before its cluster is there
 
 # What processes of a node share of versions goes away with the tests, and is inherited by all that they start.
