@@ -1,14 +1,8 @@
-"""An owner of user states in a process of its own, that stops in a given step: to be killed there, or woken later.
-
-    python -m tests.states_process KAFKA TOPIC FOLDER [STEP COUNT]
-
-With a step, it stops itself the `COUNT`-th time that it enters it.
-"""
+"""An owner of user states in a process of its own (`main`), that stops in a given step: to be killed there, or woken later."""
 
 import logging
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -59,17 +53,12 @@ def owner(address: str, topic: str, folder: Path, stops_at: StopsAt) -> StatesUp
     return states_on_kafka(address, kafka_config(topic), config, "int64", shared=SharedStores(6), on_step=stops_at)
 
 
-def main(address: str, topic: str, folder: str, *stops_at: str) -> None:
+def main(address: str, topic: str, folder: Path, stops_at: StopsAt) -> None:
     """Take over, and go on for ever."""
-    step, count = (int(each) for each in stops_at or (0, 0))
-    updater = owner(address, topic, Path(folder), StopsAt(step, count))
+    updater = owner(address, topic, folder, stops_at)
     while True:
         try:
             updater.step(0.1)
         except MindDistError:
             logger.exception("tried again")
             time.sleep(0.1)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

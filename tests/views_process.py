@@ -1,15 +1,12 @@
-"""User states and the rows of one version in a process of its own, that dies in a given step.
+"""User states and the rows of one version in a process of its own (`main`), that dies in a given step.
 
-    python -m tests.views_process STEP COUNT KAFKA MILVUS TOPIC URI FOLDER
-
-Steps 1 to 7 are those of an update, the others those of `ViewStep`. It dies the `COUNT`-th time that it enters the step.
+Steps 1 to 7 are those of an update, the others those of `ViewStep`.
 """
 
 import enum
 import logging
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -133,20 +130,16 @@ class Owner:
         self.states.close()
 
 
-def main(step: str, count: str, *place: str) -> None:
-    """Take over, and go on until death."""
-    left = int(count)
+def main(step: int, count: int, place: Place) -> None:
+    """Take over, and go on until death, the `count`-th time that the step is entered."""
+    left = count
 
     def die_at(entered: UpdateStep | ViewStep) -> None:
         nonlocal left
-        left -= entered == int(step)
-        if entered == int(step) and left == 0:
+        left -= entered == step
+        if entered == step and left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    owner = Owner(Place(*place), die_at)
+    owner = Owner(place, die_at)
     while True:
         owner.step()
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -6,11 +6,10 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 from kafka import KafkaAdminClient
@@ -20,7 +19,8 @@ from mind_dist.log.kafka import ensure_topics, num_partitions
 from mind_dist.log.kafka_groups import end_positions, lag
 from mind_dist.records import Record
 from mind_dist.states.updater import StatesUpdater, UpdateStep
-from tests import kafka_logs
+from tests import kafka_logs, states_process
+from tests.forked import Forked, state_of
 from tests.services import BROKERS
 from tests.state_worlds import KeyValue, assert_states, in_order, mixed_log, told_by
 from tests.states_process import MAX_HISTORY, StopsAt, kafka_config, owner
@@ -77,21 +77,15 @@ def new_topic(address: str, seed: int, num_records: int = 300) -> str:
     return name
 
 
-@contextmanager
-def process(address: str, topic: str, folder: Path, step: UpdateStep, count: int) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "tests.states_process", address, topic, str(folder), str(int(step)), str(count)]
-    with subprocess.Popen(command) as running:
-        try:
-            yield running
-        finally:
-            running.kill()
+def process(address: str, topic: str, folder: Path, step: UpdateStep, count: int) -> Forked:
+    return Forked(states_process.main, address, topic, folder, StopsAt(step, count))
 
 
-def wait_until_stopped(running: subprocess.Popen[Any]) -> None:
+def wait_until_stopped(pid: int) -> None:
     deadline_s = time.monotonic() + WITHIN_S
-    while Path(f"/proc/{running.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+    while (state := state_of(pid)) != "T":
         assert time.monotonic() < deadline_s
-        assert running.poll() is None
+        assert state not in {"Z", ""}
         time.sleep(0.05)
 
 
@@ -113,7 +107,7 @@ def test_who_wakes_from_a_freeze_past_the_session_holds_nothing_until_it_has_ask
 ) -> None:
     command = [sys.executable, "-m", "tests.lease_process", broker, topic, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as frozen:
-        wait_until_stopped(frozen)
+        wait_until_stopped(frozen.pid)
         time.sleep(kafka_config(topic).session_timeout_s + 1)
         frozen.send_signal(signal.SIGCONT)
         told, _ = frozen.communicate(timeout=WITHIN_S)
@@ -134,7 +128,7 @@ def test_added_partitions_are_followed_in_each_users_order(broker: str, tmp_path
         time.sleep(0.1)
     kafka_logs.send(broker, topic, after, PARTITIONS + 3)
     with process(broker, topic, tmp_path, UpdateStep.STORE, 6) as killed:
-        wait_until_stopped(killed)
+        wait_until_stopped(killed.pid)
     with closing(owner(broker, topic, tmp_path, StopsAt(0, 0))) as successor:
         run_to_end(successor, broker, topic)
         assert not successor.stopped
@@ -148,7 +142,7 @@ def at_each_step(address: str, tmp_path: Path, end: signal.Signals) -> None:
         topic, folder = new_topic(address, seed=int(step)), tmp_path / step.name
         count = 12 if step == UpdateStep.POLL else 4
         with process(address, topic, folder, step, count) as stopped:
-            wait_until_stopped(stopped)
+            wait_until_stopped(stopped.pid)
             if end == signal.SIGKILL:
                 stopped.kill()
             with closing(owner(address, topic, folder, StopsAt(0, 0))) as successor:

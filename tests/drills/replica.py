@@ -1,12 +1,8 @@
-"""An updater replica in a process of its own, as Serve runs it: to be stopped in a step, killed, frozen, woken.
-
-Processes are forked off a server that has imported everything, so that many of them are no load.
-"""
+"""An updater replica in a process of its own, as Serve runs it: to be stopped in a step, killed, frozen, woken."""
 
 from __future__ import annotations
 
 import enum
-import multiprocessing
 import os
 import signal
 import threading
@@ -26,6 +22,7 @@ from mind_dist.states.local_store import LocalStore
 from mind_dist.states.shared import SharedStores
 from mind_dist.states.updater import StatesUpdater, UpdateStep
 from mind_dist.views.view import View
+from tests.forked import context, state_of
 from tests.views_process import SteppedStore, ViewStep
 
 ANSWER_WITHIN_S = 30.0
@@ -161,18 +158,14 @@ def serve(pipe: Connection, config: dict[str, Any], addresses: dict[str, Any], s
                 return
 
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["tests.drills.replica"])
-
-
 class Replica:
     """A replica's process; a context manager that kills it at the end."""
 
     def __init__(self, config: ServingConfig, addresses: Addresses, folder: Path, stops: StopsAt = NOWHERE) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._pipe, there = _context.Pipe()
+        self._pipe, there = context.Pipe()
         log = str(folder / "replicas.log")
-        self._process = _context.Process(
+        self._process = context.Process(
             target=serve, args=(there, dump(config), addresses.shareable(), stops, log), daemon=True
         )
         self._process.start()
@@ -207,11 +200,7 @@ class Replica:
 
     def state(self) -> str:
         """Return the kernel's letter for it: T is frozen, Z or nothing has ended."""
-        try:
-            text = Path(f"/proc/{self.pid}/stat").read_text()
-        except OSError:
-            return ""
-        return text.rpartition(")")[2].split()[0]
+        return state_of(self.pid)
 
     def is_stopped(self) -> bool:
         """Tell whether it was frozen or killed."""

@@ -1,8 +1,6 @@
 """The whole way of events to rows, killed with -9 in each step, on a real broker and a real Milvus."""
 
 import signal
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -11,24 +9,21 @@ from pathlib import Path
 import pytest
 
 from mind_dist.states.updater import UpdateStep
+from tests import views_process
+from tests.forked import Forked
 from tests.services import BROKERS
 from tests.state_worlds import mixed_log
 from tests.view_worlds import World
 from tests.views_process import PARTITIONS, Owner, ViewStep
 
 USERS, EVENTS = 20, 300
-REPOSITORY = Path(__file__).parents[2]
 WITHIN_S = 120
 
 
 def die_at(world: World, step: int, count: int) -> None:
     """Run an owner until it dies there."""
-    command = [sys.executable, "-m", "tests.views_process", str(step), str(count), *world.place]
-    with subprocess.Popen(command, cwd=REPOSITORY) as process:
-        try:
-            assert process.wait(WITHIN_S) == -signal.SIGKILL
-        finally:
-            process.kill()
+    with Forked(views_process.main, step, count, world.place) as process:
+        assert process.wait(WITHIN_S) == -signal.SIGKILL
 
 
 def finish(world: World) -> None:
