@@ -22,7 +22,7 @@ from mind_dist.serving.health import Problem
 from mind_dist.serving.http import build_api
 from mind_dist.serving.recommender import Recommender
 from tests.toy_views import fill_users
-from tests.versions import original_id, tiny_version
+from tests.versions import loaded, original_id, tiny_version
 
 
 class Client:
@@ -87,7 +87,7 @@ class Setting:
         self.client = Client(api)
 
     def publish(self) -> str:
-        encoder = InterestEncoder.load(self.uri)
+        encoder = loaded(self.uri)
         one_interest = BehaviorSequence(7, self.keys(1, 2, 3), np.array([10, 20, 30]))
         three_interests = BehaviorSequence(5, self.keys(*range(8)), np.arange(8))
         publish(self.store, encoder, self.uri)

@@ -7,10 +7,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from mind_dist.checkpoint import TableRows, VersionWriter, WatchState, seal
+from mind_dist.checkpoint import ModelVersion, TableRows, VersionWriter, WatchState, seal
 from mind_dist.config import ModelConfig, TrainingConfig, dump
 from mind_dist.dataset.event_values import VALUE_SCHEMA, value_keys
 from mind_dist.dataset.parquet import AVAILABILITY_LIMITS, ITEM_SCHEMA, ItemCatalog
+from mind_dist.encoder import InterestEncoder
 from mind_dist.keys import NO_FEATURES, EventFeatures, IdType, id_key
 from mind_dist.model.multi_interest import MultiInterestModel
 from mind_dist.storage import Directory
@@ -95,3 +96,15 @@ def tiny_version(
         watch=watch or WatchState(),
     )
     return writer.directory.uri
+
+
+_encoders: dict[str, InterestEncoder] = {}
+
+
+def loaded(uri: str) -> InterestEncoder:
+    """Load a version, or return the encoder of an earlier one with the very same files: nothing changes in it."""
+    manifest = ModelVersion.open(uri, verify=False).manifest
+    name = f"{manifest.files} {manifest.config}"
+    if name not in _encoders:
+        _encoders[name] = InterestEncoder.load(uri)
+    return _encoders[name]

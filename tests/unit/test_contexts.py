@@ -31,7 +31,7 @@ from mind_dist.serving.http import build_api
 from mind_dist.serving.recommender import Recommender
 from mind_dist.serving.requests import RetrieveRequest
 from tests.toy_views import fill_users
-from tests.versions import tiny_version
+from tests.versions import loaded, tiny_version
 
 READ = EventFeatures(behavior=("event_type",), context=("page", "hour"))
 VALUES = [("event_type", "buy"), ("event_type", "view"), ("page", "home"), ("page", "cart"), ("hour", "7")]
@@ -45,7 +45,7 @@ class Setting:
 
     def __init__(self, directory: Path, features: EventFeatures = READ) -> None:
         uri = tiny_version(directory, features=features, values=VALUES)
-        self.encoder = InterestEncoder.load(uri)
+        self.encoder = loaded(uri)
         self.store = InMemoryVectorStore()
         user = USER if features.behavior else dataclasses.replace(USER, behavior_keys=np.empty((0, 0), np.int64))
         publish(self.store, self.encoder, uri)

@@ -20,7 +20,7 @@ from mind_dist.serving.requests import RetrieveRequest
 from tests.reference import retrieval_loops
 from tests.toy_serving import Clock
 from tests.toy_views import fill_users
-from tests.versions import GENRES, tiny_version
+from tests.versions import GENRES, loaded, tiny_version
 
 SECRET = 10_000
 """An item that nobody knows."""
@@ -52,7 +52,7 @@ class Setting:
 
     def publish(self, directory: Path, seed: int) -> InterestEncoder:
         uri = tiny_version(directory, seed=seed, id_type=self.id_type)
-        encoder = InterestEncoder.load(uri)
+        encoder = loaded(uri)
         users = [
             BehaviorSequence(int(self.user(5)[1]), self.keys(*EIGHT), np.arange(8)),
             BehaviorSequence(int(self.user(7)[1]), self.keys(1, 2, 3), np.arange(3)),
