@@ -9,7 +9,7 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 from xdist.scheduler import LoadScopeScheduling
 
-# Two processes run tests, each on a core of its own: threads that wait for each other in turns take four times as long.
+# Several processes run tests, each with less than a core: threads that wait for each other in turns take four times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray looks at it when it is imported, before its cluster is there
@@ -28,18 +28,54 @@ settings.load_profile("shared machine")
 
 pytest_plugins = ["tests.services"]
 
-_TOGETHER = {"contracts": "services", "drills": "services", "e2e": "services", "integration": "ray"}
-"""Folders whose tests run one after the other in one process, where two run (`make test`): they share what they start."""
+_TRAINING = "Ray trains and prepares"
+_SERVING = "Ray serves"
+_SERVICES = "brokers and Milvus"
+_FIRST = (_TRAINING, _SERVING, _SERVICES, "tests/integration/")
+"""What takes longest comes first, so that the last minutes are many small files."""
+
+_TOGETHER = {
+    "tests/contracts/": _SERVICES,
+    "tests/drills/test_drills.py": _SERVICES,
+    "tests/integration/test_killed.py": _SERVICES,
+    "tests/integration/test_readme_recipe.py": _SERVICES,
+    "tests/integration/test_train_on_kafka.py": _SERVICES,
+    "tests/drills/test_soak.py": _SERVING,
+    "tests/e2e/test_demo.py": _SERVING,
+    "tests/integration/test_deployments.py": _SERVING,
+    "tests/integration/test_http_neighbors.py": _SERVING,
+    "tests/integration/test_scaling.py": _SERVING,
+    "tests/integration/test_serv": _SERVING,
+    "tests/integration/test_train_on_growing_topic.py": _SERVING,
+    "tests/e2e/": _TRAINING,
+    "tests/integration/test_news.py": _TRAINING,
+    "tests/integration/test_prepare": _TRAINING,
+    "tests/integration/test_train_on_ray": _TRAINING,
+    "tests/integration/test_train_on_s3.py": _TRAINING,
+}
+"""Beginnings of the names of files that run in one process, one after the other: they share what they start."""
 
 
-class ByFolder(LoadScopeScheduling):  # type: ignore[misc]  # the library is untyped
-    """Hands out folders that share services whole, and all other tests by file."""
+class ByServices(LoadScopeScheduling):  # type: ignore[misc]  # the library is untyped
+    """Hands out together what shares services, and all other tests by file."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return _TOGETHER.get(file.split("/")[1], file)
+        return next((name for start, name in _TOGETHER.items() if file.startswith(start)), file)
+
+    def _assign_work_unit(self, node: object) -> None:
+        self.workqueue.move_to_end(min(self.workqueue, key=_turn), last=False)
+        super()._assign_work_unit(node)
+
+    def _reschedule(self, node: object) -> None:
+        if self._pending_of(self.assigned_work[node]) < 2:  # else it would take minutes of work behind a long test
+            super()._reschedule(node)
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFolder:
+def _turn(scope: str) -> int:
+    return next((place for place, start in enumerate(_FIRST) if scope.startswith(start)), len(_FIRST))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByServices:
     """Return who says which process runs what."""
-    return ByFolder(config, log)
+    return ByServices(config, log)
