@@ -237,7 +237,7 @@ class StackJob:
 
     def __init__(self, directory: Path, **variables: str) -> None:
         self.directory = directory
-        prefixes = ("RAY_", "MIND_DIST_", "KAFKA_")
+        prefixes = ("RAY_", "MIND_DIST_", "KAFKA_HOME")
         bare = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
         self.variables = {**bare, **variables}
 
@@ -297,32 +297,52 @@ def test_a_stack_says_which_services_are_those_of_the_shell_and_that_they_are_go
 HOMES = ["", *([str(KAFKA_HOME)] if KAFKA_HOME.is_dir() else [])]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 @pytest.mark.parametrize("kafka_home", HOMES, ids=["tansu", "kafka"][: len(HOMES)])
-def test_a_stack_goes_on_where_the_last_one_in_its_directory_stopped(
-    tmp_path: Path, kafka_home: str, number: signal.Signals
-) -> None:
+def test_a_stack_goes_on_where_the_last_one_in_its_directory_stopped(tmp_path: Path, kafka_home: str) -> None:
     stack = StackJob(tmp_path, **({"KAFKA_HOME": kafka_home} if kafka_home else {}))
     config = KafkaConfig("clicks")  # the stack has made the default topic, with partitions of its own number
     with stack.ready() as (job, first):
         ensure_topics(first.kafka, {config.topic: 2})
-        with closing(EventProducer(first.kafka, config)) as producer:
-            for number_sent in range(1000):
-                producer.send(number_sent % 9, number_sent, number_sent)
+        send(first.kafka, config, range(1000))
         taken = read(first.kafka, config, 400)
         with closing(MilvusVectorStore(first.milvus, MilvusConfig())) as store:
             store.create_version(INFO)
             store.upsert_users(VERSION, [user_row(7)])
             store.activate(VERSION)
-        job.send_signal(number)
-        job.wait(60)
-    with stack.ready() as (_, second):
+        end(job, signal.SIGINT)
+    with stack.ready() as (job, second):
         assert second == first
         taken += read(second.kafka, config, 1000 - len(taken))
         assert len(taken) == len(set(taken)) == 1000
+        send(second.kafka, config, range(1000, 2000))
+        taken += read(second.kafka, config, 400)
         with closing(MilvusVectorStore(second.milvus, MilvusConfig())) as store:
-            assert store.active_version() == VERSION
-            assert store.get_users(VERSION, [7], strong=True)[7].behaviors.tolist() == [1, 2]
+            assert_has_users(store, 7)
+            store.upsert_users(VERSION, [user_row(8)])
+        end(job, signal.SIGKILL)
+    with stack.ready() as (_, third):
+        assert third == first
+        taken += read(third.kafka, config, 2000 - len(taken))
+        assert len(taken) == len(set(taken)) == 2000
+        with closing(MilvusVectorStore(third.milvus, MilvusConfig())) as store:
+            assert_has_users(store, 7, 8)
+
+
+def end(job: subprocess.Popen[str], number: signal.Signals) -> None:
+    job.send_signal(number)
+    job.wait(60)
+
+
+def send(kafka: str, config: KafkaConfig, numbers: range) -> None:
+    with closing(EventProducer(kafka, config)) as producer:
+        for number in numbers:
+            producer.send(number % 9, number, number)
+
+
+def assert_has_users(store: MilvusVectorStore, *user_keys: int) -> None:
+    assert store.active_version() == VERSION
+    found = store.get_users(VERSION, user_keys, strong=True)
+    assert {key: row.behaviors.tolist() for key, row in found.items()} == {key: [1, 2] for key in user_keys}
 
 
 def read(kafka: str, config: KafkaConfig, least: int) -> list[tuple[int, int]]:
