@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
@@ -12,7 +13,6 @@ from typing import Any
 from mind_dist.config import KafkaConfig
 from mind_dist.errors import MindDistError
 from mind_dist.log.kafka import KafkaSource
-from tests.forked import context
 
 _ANSWER_WITHIN_S = 60
 
@@ -45,6 +45,7 @@ class MemberProcess:
 @contextmanager
 def member_process(bootstrap: str, config: KafkaConfig, group: str) -> Iterator[MemberProcess]:
     """Start a member."""
+    context = multiprocessing.get_context("spawn")  # a fork of a server lacks what tests put into the environment
     here, there = context.Pipe()
     process = context.Process(target=serve, args=(there, bootstrap, config, group), daemon=True)
     process.start()
