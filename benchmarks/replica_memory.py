@@ -79,7 +79,7 @@ def write_version(directory: Path, num_items: int, id_type: IdType = "string") -
     torch.manual_seed(0)
     writer.write_dense(MultiInterestModel(recipe.model).state_dict())
     writer.write_optimizer({})
-    writer.write_item_shard(0, 1, TableRows(keys, vectors, vectors, vectors, ones, ones, ones))
+    writer.write_item_shard(0, 1, [TableRows(keys, vectors, vectors, vectors, ones, ones, ones)])
     writer.write_catalog(ItemCatalog(catalog))
     sections = {"model": dump(recipe.model), "training": dump(recipe.training)}
     about = {"step": 0, "watermark_ms": 0, "positions": {}, "metrics": {}, "source": "random numbers"}

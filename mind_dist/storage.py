@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 from pyarrow import fs
 
 from mind_dist.errors import ConfigError
@@ -19,6 +22,50 @@ _BATCH_ROWS, _BATCH_BYTES = 1 << 15, 1 << 20
 
 _PLAIN = "/=@:+,"
 """Characters that may stand in a URI's path as they are."""
+
+
+class Writable(Protocol):
+    """What takes bytes."""
+
+    def write(self, content: bytes, /) -> int:
+        """Take some, and return how many."""
+        ...
+
+
+class DigestingStream:
+    """Writes on, and keeps in mind the size and digest (xxh3-128) of all that was written.
+
+    Attributes:
+        size_bytes: Of all of it.
+        closed: Whether `close` was called; what is written to stays open.
+
+    Args:
+        stream: What is written to.
+    """
+
+    def __init__(self, stream: Writable) -> None:
+        self.size_bytes = 0
+        self.closed = False
+        self._stream = stream
+        self._hasher = xxhash.xxh3_128()
+
+    def write(self, content: bytes) -> int:
+        """Write some bytes."""
+        self._hasher.update(content)
+        self._stream.write(content)
+        self.size_bytes += len(content)
+        return len(content)
+
+    def hexdigest(self) -> str:
+        """Return the digest."""
+        return self._hasher.hexdigest()
+
+    def flush(self) -> None:
+        """Do nothing: what is written to will be flushed by whoever has it."""
+
+    def close(self) -> None:
+        """Take no more."""
+        self.closed = True
 
 
 @dataclass(frozen=True)
@@ -86,13 +133,25 @@ class Directory:
         An object store promises that by itself. On a local filesystem the content reaches the disk before the file gets
         its name, or a crash could leave the name of an empty file; what is not `durable` does not wait for the disk.
         """
+        with self.create(name, durable=durable) as stream:
+            stream.write(content)
+
+    @contextmanager
+    def create(self, name: str, *, durable: bool = True) -> Iterator[Writable]:
+        """Open a file to write it piece by piece; it is there, as by `write_bytes`, at the end of the block alone."""
         path = self._join(name)
         if isinstance(self.filesystem, fs.LocalFileSystem):
-            _write_whole(Path(path), content, durable=durable)
+            with _whole_file(Path(path), durable=durable) as stream:
+                yield stream
             return
         self.filesystem.create_dir(path.rpartition("/")[0], recursive=True)
-        with self.filesystem.open_output_stream(path) as stream:
-            stream.write(content)
+        try:
+            with self.filesystem.open_output_stream(path) as stream:
+                yield stream
+        except BaseException:
+            with suppress(OSError):
+                self.filesystem.delete_file(path)  # closing has made a file of what was written
+            raise
 
     def rename(self, name: str, new_name: str) -> None:
         """Give a file another name."""
@@ -134,12 +193,13 @@ class Directory:
         return f"{self.path}/{name}" if name else self.path
 
 
-def _write_whole(path: Path, content: bytes, *, durable: bool) -> None:
+@contextmanager
+def _whole_file(path: Path, *, durable: bool) -> Iterator[Writable]:
     fresh = [directory for directory in path.parents if not directory.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     with part.open("wb") as stream:
-        stream.write(content)
+        yield stream
         if durable:
             stream.flush()
             os.fsync(stream.fileno())

@@ -79,7 +79,7 @@ def tiny_version(
             torch.nn.init.normal_(parameter, std=0.3)
     writer.write_dense(model.state_dict())
     writer.write_optimizer({})
-    writer.write_item_shard(0, 1, TableRows(keys, vectors, vectors, vectors, counts, counts, counts))
+    writer.write_item_shard(0, 1, [TableRows(keys, vectors, vectors, vectors, counts, counts, counts)])
     writer.write_catalog(catalog)
     sections = {"model": dump(config), "training": dump(TrainingConfig(max_behaviors=max_behaviors))}
     columns = {"item_features": ["genre"], "item_columns": ["title"], "profile_features": []}

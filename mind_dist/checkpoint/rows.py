@@ -45,16 +45,25 @@ class TableRows:
         """Return some rows, in the order given."""
         return TableRows(**{name: column[rows] for name, column in vars(self).items()})
 
+    @classmethod
+    def concatenate(cls, parts: Sequence[TableRows]) -> TableRows:
+        """Return the rows of one part or more, in their order."""
+        columns = zip(*(vars(part).values() for part in parts), strict=True)
+        return cls(*(np.concatenate(column) for column in columns))
+
     def to_table(self) -> pa.Table:
         """Return them as a table, one column a field."""
         return pa.table({name: _to_arrow(column) for name, column in vars(self).items()})
 
     @classmethod
+    def from_table(cls, table: pa.Table) -> TableRows:
+        """Return a table's rows, in its order."""
+        return cls(**{column.name: _to_numpy(table[column.name]) for column in dataclasses.fields(cls)})
+
+    @classmethod
     def from_tables(cls, tables: Sequence[pa.Table]) -> TableRows:
         """Return the rows of all tables, in ascending key order."""
-        names = [column.name for column in dataclasses.fields(cls)]
-        parts = {name: [_to_numpy(table[name]) for table in tables] for name in names}
-        rows = cls(**{name: np.concatenate(columns) for name, columns in parts.items()})
+        rows = cls.concatenate([cls.from_table(table) for table in tables])
         return rows.take(np.argsort(rows.keys, kind="stable"))
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from itertools import chain
 from typing import TypeVar
 
 import numpy as np
@@ -33,11 +34,13 @@ from mind_dist.errors import ConfigError, VersionError
 from mind_dist.log.codec import encode_key
 from mind_dist.log.partitioner import key_hash
 from mind_dist.records import BehaviorSequence, Keys, UserHistory
-from mind_dist.storage import Directory
+from mind_dist.storage import DigestingStream, Directory
 
 C = TypeVar("C")
 
 _BLOCK_BYTES = 1 << 20
+_COMPRESSION = "none"
+"""Of Parquet files: vectors do not shrink."""
 
 
 @dataclass
@@ -60,9 +63,22 @@ class VersionWriter:
         """Write the dense parameters' optimizer state."""
         self._write(OPTIMIZER, _encode_state(state))
 
-    def write_item_shard(self, shard: int, num_shards: int, rows: TableRows) -> None:
-        """Write one worker's rows of the item table; every shard must be written, empty ones too."""
-        self._write(shard_name(shard, num_shards), _encode_table(rows.to_table()))
+    def write_item_shard(self, shard: int, num_shards: int, parts: Iterable[TableRows]) -> None:
+        """Write one worker's rows of the item table; every shard must be written, empty ones too.
+
+        Args:
+            shard: Which.
+            num_shards: How many there are.
+            parts: Its rows, one part at least; no two of them need be in memory at a time.
+        """
+        name, tables = shard_name(shard, num_shards), (part.to_table() for part in parts)
+        first = next(tables)
+        with self.directory.create(name) as file:
+            digesting = DigestingStream(file)
+            with pq.ParquetWriter(digesting, first.schema, compression=_COMPRESSION) as writer:
+                for table in chain([first], tables):
+                    writer.write_table(table)
+        self.files[name] = FileEntry(digesting.size_bytes, digesting.hexdigest())
 
     def write_waiting(self, shard: int, num_shards: int, sightings: SightingCounts) -> None:
         """Write one worker's items that have no row yet, if there are any."""
@@ -163,6 +179,11 @@ class ModelVersion:
             raise self._error("a key is in two item shards")
         return rows
 
+    def item_parts(self) -> Iterator[TableRows]:
+        """Yield the rows of all shards, some at a time, in the order of the files."""
+        for batch in self.item_batches([column.name for column in fields(TableRows)]):
+            yield TableRows.from_table(pa.Table.from_batches([batch]))
+
     def item_batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Yield columns of all shards, in the order of the files, some rows at a time."""
         for name in (name for name in self.manifest.files if name.startswith("items/")):
@@ -243,7 +264,7 @@ def _encode_state(state: Mapping[str, Tensor]) -> bytes:
 
 def _encode_table(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="none")  # vectors do not shrink
+    pq.write_table(table, sink, compression=_COMPRESSION)
     content: bytes = sink.getvalue().to_pybytes()
     return content
 

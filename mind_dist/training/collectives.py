@@ -19,7 +19,7 @@ from mind_dist.errors import MindDistError, TrainingError
 _WELL, _FAILED = 0.0, 1.0
 
 _MOST_NUMBERS = 7
-"""Numbers that a collective may begin with, beside how a rank is."""
+"""Numbers that a collective may begin with, beside how a rank is and one for each rank."""
 
 
 class Collectives(Protocol):
@@ -39,16 +39,38 @@ class Collectives(Protocol):
         """Return the sums over ranks of up to 7 numbers, exact for integers below 2⁵³."""
         ...
 
+    def meet(self, values: Sequence[float]) -> Tensor:
+        """Return the numbers of every rank, [R, n]: up to 7 and one for each rank, exact for integers below 2⁵³."""
+        ...
+
     def gather(self, rows: Tensor) -> list[Tensor]:
         """Return every rank's rows [n_r, …] in rank order; ranks may have different numbers of them."""
+        ...
+
+    def exchange(self, rows: Tensor, sent: Sequence[int], received: Sequence[int]) -> Tensor:
+        """Send rows to ranks, and return what they send here, in rank order.
+
+        Unlike the others it does not begin with what tells whether all ranks are well: call it straight after one that
+        does, with nothing between them that may fail on one rank alone.
+
+        Args:
+            rows: Those for the first rank first, [n, …].
+            sent: How many are for each rank.
+            received: How many each rank has for this one.
+        """
         ...
 
     def gather_objects(self, value: Any) -> list[Any]:
         """Return every rank's value in rank order; for what is small and rare."""
         ...
 
-    def average(self, tensors: Sequence[Tensor]) -> None:
-        """Replace float32 tensors, of the same shapes on all ranks, with their means over ranks."""
+    def average(self, tensors: Sequence[Tensor], also: Sequence[float] = ()) -> list[float]:
+        """Replace float32 tensors, of the same shapes on all ranks, with their means over ranks.
+
+        Args:
+            tensors: This rank's.
+            also: Up to 7 numbers, whose sums over ranks are returned.
+        """
         ...
 
     def fail(self, error: Exception) -> NoReturn:
@@ -85,16 +107,25 @@ class SingleRank:
         """Return the values."""
         return list(values)
 
+    def meet(self, values: Sequence[float]) -> Tensor:
+        """Return the values."""
+        return torch.tensor([list(map(float, values))], dtype=torch.float64)
+
     def gather(self, rows: Tensor) -> list[Tensor]:
         """Return the rows."""
         return [rows]
+
+    def exchange(self, rows: Tensor, sent: Sequence[int], received: Sequence[int]) -> Tensor:  # noqa: ARG002
+        """Return the rows."""
+        return rows
 
     def gather_objects(self, value: Any) -> list[Any]:
         """Return the value."""
         return [value]
 
-    def average(self, tensors: Sequence[Tensor]) -> None:
+    def average(self, tensors: Sequence[Tensor], also: Sequence[float] = ()) -> list[float]:  # noqa: ARG002
         """Leave the tensors as they are."""
+        return list(also)
 
     def fail(self, error: Exception) -> NoReturn:
         """Raise the error as it is."""
@@ -116,31 +147,48 @@ class ProcessGroup:
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """Return the sums over ranks, added in rank order."""
-        return self._meet(values).sum(dim=0).tolist()[: len(values)]
+        return self.meet(values).sum(dim=0).tolist()
+
+    def meet(self, values: Sequence[float]) -> Tensor:
+        """Begin a collective: return the numbers of every rank, or raise if one of them has failed."""
+        received = self._gather_numbers(_WELL, values)
+        if bool((received[:, 0] != _WELL).any()):
+            self._raise_together(None)
+        return received[:, 1 : 1 + len(values)]
 
     def gather(self, rows: Tensor) -> list[Tensor]:
         """Return every rank's rows: padded to the longest, gathered, cut again."""
         sent = rows.to(self._device)
-        lengths = [int(length) for length in self._meet([len(sent)])[:, 0]]
+        lengths = [int(length) for length in self.meet([len(sent)])[:, 0]]
         padded = sent.new_zeros(max(lengths), *sent.shape[1:])
         padded[: len(sent)] = sent
         received = [torch.empty_like(padded) for _ in lengths]
         self._call(distributed.all_gather, received, padded)
         return [part[:length].to(rows.device) for part, length in zip(received, lengths, strict=True)]
 
+    def exchange(self, rows: Tensor, sent: Sequence[int], received: Sequence[int]) -> Tensor:
+        """Send rows to ranks, and return what they send."""
+        outgoing = rows.to(self._device).contiguous()
+        incoming = outgoing.new_empty(sum(received), *rows.shape[1:])
+        self._call(distributed.all_to_all_single, incoming, outgoing, list(received), list(sent))
+        return incoming.to(rows.device)
+
     def gather_objects(self, value: Any) -> list[Any]:
         """Return every rank's value."""
-        self._meet([])
-        return self._exchange(value)
+        self.meet([])
+        return self._gather_values(value)
 
-    def average(self, tensors: Sequence[Tensor]) -> None:
+    def average(self, tensors: Sequence[Tensor], also: Sequence[float] = ()) -> list[float]:
         """Average tensors over ranks, all in one message."""
-        self._meet([])
+        sums = self.sum(also)
+        if not tensors:
+            return sums
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         self._call(distributed.all_reduce, flat)
         parts = (flat / self.world_size).split([tensor.numel() for tensor in tensors])
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view_as(tensor))
+        return sums
 
     def fail(self, error: Exception) -> NoReturn:
         """Send at the next collective that this rank has failed, and raise what the first such rank did."""
@@ -149,16 +197,9 @@ class ProcessGroup:
             self._raise_together(error)
         raise self._failure
 
-    def _meet(self, values: Sequence[float]) -> Tensor:
-        """Begin a collective: return the numbers of every rank [R, n], or raise if one of them has failed."""
-        received = self._gather_numbers(_WELL, values)
-        if bool((received[:, 0] != _WELL).any()):
-            self._raise_together(None)
-        return received[:, 1:]
-
     def _gather_numbers(self, state: float, values: Sequence[float]) -> Tensor:
-        """Return every rank's state and numbers [R, 1 + 7]."""
-        sent = torch.zeros(1 + _MOST_NUMBERS, dtype=torch.float64)
+        """Return every rank's state and numbers, [R, 1 + 7 + R]."""
+        sent = torch.zeros(1 + _MOST_NUMBERS + self.world_size, dtype=torch.float64)
         sent[: 1 + len(values)] = torch.tensor([state, *map(float, values)], dtype=torch.float64)
         sent = sent.to(self._device)
         received = [torch.empty_like(sent) for _ in range(self.world_size)]
@@ -167,11 +208,11 @@ class ProcessGroup:
 
     def _raise_together(self, own: Exception | None) -> NoReturn:
         """Raise the first rank's error, on all ranks. They are all here, each with its error or none."""
-        found: list[MindDistError | None] = self._exchange(own and _of_ours(own, self.rank, self.world_size))
+        found: list[MindDistError | None] = self._gather_values(own and _of_ours(own, self.rank, self.world_size))
         failure = self._failure = next(error for error in found if error is not None)
         raise failure from own
 
-    def _exchange(self, value: Any) -> list[Any]:
+    def _gather_values(self, value: Any) -> list[Any]:
         values: list[Any] = [None] * self.world_size
         self._call(distributed.all_gather_object, values, value)
         return values

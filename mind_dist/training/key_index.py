@@ -11,6 +11,8 @@ from mind_dist.records import Keys
 
 _FEWEST_SLOTS = 1024
 _NOBODY = -1
+_NUMBER = np.int32
+"""Of a key, in its slot: half of what a key takes, and enough for two thousand million."""
 
 
 class KeyIndex:
@@ -23,7 +25,7 @@ class KeyIndex:
     def __init__(self) -> None:
         self._size = 0
         self._keys = np.empty(_FEWEST_SLOTS // 2, dtype=np.int64)
-        self._slots = np.full(_FEWEST_SLOTS, _NOBODY, dtype=np.int64)
+        self._slots = np.full(_FEWEST_SLOTS, _NOBODY, dtype=_NUMBER)
 
     def __len__(self) -> int:
         return self._size
@@ -58,7 +60,7 @@ class KeyIndex:
             self._reserve(max(self._size, 2 * len(self._keys)))
         self._keys[first : self._size] = keys
         if 2 * self._size > len(self._slots):
-            self._slots = np.full(max(_FEWEST_SLOTS, 1 << (2 * self._size - 1).bit_length()), _NOBODY, dtype=np.int64)
+            self._slots = np.full(max(_FEWEST_SLOTS, 1 << (2 * self._size - 1).bit_length()), _NOBODY, dtype=_NUMBER)
             self._put(np.arange(self._size))
         else:
             self._put(np.arange(first, self._size))

@@ -124,23 +124,21 @@ def train(
                 context_features=model_config.context_features,
             )
             torch.manual_seed(int(generator.integers(1 << 63)))  # dropout's; keyed, so that a resume drops the same
-            rows = table.lookup(inputs.row_keys)
+            rows, (num_targets,) = table.lookup(inputs.row_keys, also=[inputs.num_targets])
             # 3. Forward and backward: this rank's share of the mean over all targets.
-            (num_targets,) = ranks.sum([inputs.num_targets])
             loss, tensors = _loss(model, rows, inputs, table, model_config=model_config, config=config)
             if not math.isfinite(loss.item()):
                 raise _not_finite("loss", step, tensors)
-            (total,) = ranks.sum([loss.item()])
             optimizer.zero_grad()
             (loss * ranks.world_size / max(1.0, num_targets)).backward()
-            # 4. Update: dense parameters, their gradients averaged over ranks, and touched rows.
+            # 4. Update: touched rows where they live, and dense parameters, all gradients averaged over ranks.
             _check_gradients(model, rows, step)
-            _average_gradients(model, ranks)
             rate = learning_rate(step)
+            total = _average_gradients(model, ranks, loss.item())
+            table.apply_gradients(rate)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.step()
-            table.apply_gradients(rate)
             step += 1
             mean = total / num_targets if num_targets else math.nan
             yield StepReport(step, int(num_examples), mean, rate, positions, batch.watermark_ms)
@@ -223,14 +221,15 @@ def _check_gradients(model: nn.Module, rows: Tensor, step: int) -> None:
         raise _not_finite("gradient", step, gradients)
 
 
-def _average_gradients(model: nn.Module, ranks: Collectives) -> None:
-    """Average the dense gradients over ranks; one without examples may have none for a parameter."""
-    if ranks.world_size == 1:
-        return
-    for parameter in model.parameters():
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    ranks.average([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
+def _average_gradients(model: nn.Module, ranks: Collectives, loss: float) -> float:
+    """Average the dense gradients over ranks, of which one without examples may have none; return the sum of the losses."""
+    if ranks.world_size > 1:
+        for parameter in model.parameters():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    (total,) = ranks.average(gradients, also=[loss])
+    return total
 
 
 def _not_finite(what: str, step: int, tensors: dict[str, Tensor]) -> TrainingError:

@@ -25,7 +25,7 @@ from mind_dist.model.multi_interest import MultiInterestModel
 from mind_dist.storage import Directory
 from mind_dist.training.collectives import Collectives, SingleRank, failing_together
 from mind_dist.training.dense_optimizer import dense_optimizer, load_optimizer, optimizer_tensors
-from mind_dist.training.item_table import ItemTable, ReplicatedItemTable
+from mind_dist.training.item_table import ItemTable
 from mind_dist.training.loop import StepReport, train
 from mind_dist.training.resuming import check_resume
 from mind_dist.training.schedule import Cycles, LearningRate, constant, linear_decay
@@ -97,7 +97,7 @@ class TrainingRun:
         torch.manual_seed(config.seed)
         self.model = MultiInterestModel(model_config).to(device)
         self._optimizer = dense_optimizer(self.model)
-        self.table: ItemTable = ReplicatedItemTable(
+        self.table = ItemTable(
             model_config.row_dim,
             seed=config.seed,
             admission_count=config.admission_count,
@@ -189,8 +189,8 @@ class TrainingRun:
         rank, num_ranks = self._ranks.rank, self._ranks.world_size
         self.examples.flush()
         writer = VersionWriter(directory)
-        writer.write_item_shard(rank, num_ranks, self.table.shard(rank, num_ranks))
-        writer.write_waiting(rank, num_ranks, self.table.waiting(rank, num_ranks))
+        writer.write_item_shard(rank, num_ranks, self.table.own_rows())
+        writer.write_waiting(rank, num_ranks, self.table.waiting())
         for partition in self.examples.partitions:
             history = self.examples.history(partition)
             if history:
@@ -209,7 +209,7 @@ class TrainingRun:
         return manifests[0]
 
     def unsaved(self) -> UnsavedVersion:
-        """Return the state as it is as a version that was not written: what `save` would write, with all rows."""
+        """Return the state as it is as a version that was not written: what `save` would write, all rows. Collective."""
         about = Manifest(
             FORMAT_VERSION,
             f"step {self.step}",
@@ -224,7 +224,7 @@ class TrainingRun:
             files={},
         )
         state = {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
-        return UnsavedVersion(about, self._model_config, self._config, state, self.table.shard(0, 1), self._catalog)
+        return UnsavedVersion(about, self._model_config, self._config, state, self.table.all_rows(), self._catalog)
 
     def commit(self) -> None:
         """Show the positions of the last save to whoever watches the lag; call it once a version is stored."""
@@ -267,11 +267,9 @@ class TrainingRun:
     def _load(self, version: ModelVersion, *, forget_absent: bool = False) -> None:
         self._fresh = False
         self.model.load_state_dict(version.dense())
-        rows = version.items()
-        if forget_absent:
-            known = self._catalog.rows(rows.keys) >= 0
-            rows = dataclasses.replace(rows, counts=np.where(known, rows.counts, 0))
-        self.table.load(rows)
+        for rows in version.item_parts():
+            known = self._catalog.rows(rows.keys) >= 0 if forget_absent else True
+            self.table.load(dataclasses.replace(rows, counts=np.where(known, rows.counts, 0)))
         if not forget_absent:
             self.table.load_waiting(version.waiting())
         self._fill_table()

@@ -9,7 +9,7 @@ from mind_dist.training.key_index import KeyIndex
 
 
 class Sightings:
-    """Counts by key.
+    """Counts by key; what was never seen may be known, too. A key has a number from the time on when it became known.
 
     Attributes:
         total: Sum of the counts.
@@ -21,21 +21,28 @@ class Sightings:
         self._last_seen_ms = np.zeros(0, dtype=np.int64)
         self.total = 0
 
+    def __len__(self) -> int:
+        return len(self._index)
+
     @property
     def keys(self) -> Keys:
-        """What was seen, ascending, [N]."""
+        """What is known, ascending, [N]."""
         return self._index.ascending
+
+    def find(self, keys: Keys) -> Keys:
+        """Return keys' numbers, -1 where not known."""
+        return self._index.find(keys)
 
     def add(self, keys: Keys, counts: Keys, seen_ms: Keys | int) -> None:
         """Count sightings of distinct keys."""
-        at = self._place(keys)
+        at = self.place(keys)
         self._counts[at] += counts
         self._last_seen_ms[at] = np.maximum(self._last_seen_ms[at], seen_ms)
         self.total += int(counts.sum())
 
     def set(self, keys: Keys, counts: Keys, seen_ms: Keys | int) -> None:
         """Replace what is known of distinct keys."""
-        at = self._place(keys)
+        at = self.place(keys)
         self.total += int(np.sum(counts)) - int(self._counts[at].sum())
         self._counts[at] = counts
         self._last_seen_ms[at] = seen_ms
@@ -47,8 +54,8 @@ class Sightings:
             return np.zeros_like(keys), np.zeros_like(keys)
         return np.where(at >= 0, self._counts[at], 0), np.where(at >= 0, self._last_seen_ms[at], 0)
 
-    def _place(self, keys: Keys) -> Keys:
-        """Return where keys stand, after making room for the new ones."""
+    def place(self, keys: Keys) -> Keys:
+        """Return the numbers of distinct keys, which the new ones among them are given first: the next there are."""
         at = self._index.find(keys)
         new = at < 0
         if new.any():
@@ -56,12 +63,13 @@ class Sightings:
             self._index.add(keys[new])
             at[new] = np.arange(first, len(self._index))
             if len(self._index) > len(self._counts):
-                self._counts = _grown(self._counts, len(self._index))
-                self._last_seen_ms = _grown(self._last_seen_ms, len(self._index))
+                self._counts = grown(self._counts, len(self._index))
+                self._last_seen_ms = grown(self._last_seen_ms, len(self._index))
         return at
 
 
-def _grown(column: Keys, size: int) -> Keys:
-    grown = np.zeros(max(size, 2 * len(column)), dtype=np.int64)
-    grown[: len(column)] = column
-    return grown
+def grown(column: Keys, size: int, fill: int = 0) -> Keys:
+    """Return a longer column; doubling keeps the cost of growing in proportion to what is there."""
+    longer = np.full(max(size, 2 * len(column)), fill, dtype=np.int64)
+    longer[: len(column)] = column
+    return longer

@@ -50,6 +50,9 @@ class AdamRows:
         self._second = torch.zeros(0, dim, device=device)
         self._steps = torch.zeros(0, dtype=torch.int64, device=device)
 
+    def __len__(self) -> int:
+        return self._size
+
     def append(self, vectors: Float[Tensor, "N D"]) -> None:
         """Add rows that were never updated."""
         size = self._size + len(vectors)

@@ -47,7 +47,7 @@ def write_version(path: Path, seed: int) -> str:
     writer = VersionWriter(Directory.at(path))
     writer.write_dense(MultiInterestModel(CONFIG).state_dict())
     writer.write_optimizer({})
-    writer.write_item_shard(0, 1, TableRows(keys, vectors, vectors, vectors, keys, keys + 1, keys))
+    writer.write_item_shard(0, 1, [TableRows(keys, vectors, vectors, vectors, keys, keys + 1, keys)])
     genres = pa.array([["war", "comedy"][key % 2] for key in keys])
     writer.write_catalog(ItemCatalog(catalog.append_column("genre", genres)))
     config = {"model": dump(CONFIG), "training": dump(TrainingConfig(max_behaviors=5))}

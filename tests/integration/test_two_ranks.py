@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from mind_dist.examples.source import Examples
 from mind_dist.records import Keys
 from mind_dist.storage import Directory
 from mind_dist.training.collectives import Collectives, ProcessGroup, SingleRank, failing_together
-from mind_dist.training.item_table import ReplicatedItemTable
+from mind_dist.training.item_table import ItemTable
 from mind_dist.training.loop import train
 from mind_dist.training.run import TrainingRun
 from tests.toy_training import MODEL, TRAINING, event_examples, parquet_examples, toy_log, write_dataset
@@ -130,7 +130,7 @@ def test_the_targets_of_all_ranks_are_negatives_as_those_of_one_rank_would_be(da
 
 
 def state_of(run: TrainingRun) -> dict[str, Any]:
-    return {"rows": vars(run.table.shard(0, 1)), "dense": run.model.state_dict()}
+    return {"rows": vars(run.table.all_rows()), "dense": run.model.state_dict()}
 
 
 def test_unequal_ranks_learn_what_one_rank_would_from_all_their_examples(dataset_uri: str, results: Path) -> None:
@@ -143,7 +143,7 @@ def test_unequal_ranks_learn_what_one_rank_would_from_all_their_examples(dataset
     assert_equal_states(first, second)
     for name, parameter in run.model.state_dict().items():
         torch.testing.assert_close(first["dense"][name], parameter, rtol=1e-3, atol=1e-5)
-    rows = run.table.shard(0, 1)
+    rows = run.table.all_rows()
     np.testing.assert_array_equal(first["rows"]["keys"], rows.keys)
     np.testing.assert_array_equal(first["rows"]["steps"], rows.steps)
     np.testing.assert_allclose(first["rows"]["vectors"], rows.vectors, rtol=1e-3, atol=1e-4)
@@ -229,13 +229,13 @@ def raised_by(ranks: Collectives, work: Callable[[], object]) -> tuple[str, str]
     return "nothing", ""
 
 
-class BrokenGradients(ReplicatedItemTable):
+class BrokenGradients(ItemTable):
     """A table whose rows get a gradient that is not finite."""
 
-    def lookup(self, keys: Keys) -> torch.Tensor:
-        rows = super().lookup(keys)
+    def lookup(self, keys: Keys, also: Sequence[float] = ()) -> tuple[torch.Tensor, list[float]]:
+        rows, sums = super().lookup(keys, also)
         rows.register_hook(lambda gradient: gradient / 0)
-        return rows
+        return rows, sums
 
 
 def meet_a_broken_row_gradient(ranks: Collectives, dataset: PreparedDataset, _directory: str) -> tuple[str, str]:

@@ -44,8 +44,8 @@ def save(path: Path, *, step: int = 12, positions: Positions | None = None) -> M
     workers[0].write_dense(DENSE)
     workers[0].write_optimizer({})
     workers[0].write_catalog(CATALOG)
-    workers[0].write_item_shard(0, 2, table_rows(3, 11, -5))
-    workers[1].write_item_shard(1, 2, table_rows(9))
+    workers[0].write_item_shard(0, 2, [table_rows(3, 11, -5)])
+    workers[1].write_item_shard(1, 2, [table_rows(9)])
     workers[1].write_history(4, HISTORY)
     return seal(
         directory,
@@ -121,7 +121,7 @@ def test_item_shards_are_joined_in_key_order(saved: Path) -> None:
 
 def test_empty_shards_and_histories_are_kept(tmp_path: Path) -> None:
     writer = VersionWriter(Directory.at(tmp_path))
-    writer.write_item_shard(0, 1, table_rows())
+    writer.write_item_shard(0, 1, [table_rows()])
     writer.write_history(0, [])
     version = ModelVersion(Directory.at(tmp_path), _manifest_of(writer.files))
     assert version.items().vectors.shape == (0, 3)
@@ -207,7 +207,7 @@ def test_a_file_torn_after_opening_is_refused_by_name(saved: Path) -> None:
 
 
 def test_a_key_in_two_shards_is_refused(saved: Path) -> None:
-    VersionWriter(Directory.at(saved)).write_item_shard(1, 2, table_rows(11))
+    VersionWriter(Directory.at(saved)).write_item_shard(1, 2, [table_rows(11)])
     with pytest.raises(VersionError, match="a key is in two item shards"):
         ModelVersion.open(str(saved), verify=False).items()
 

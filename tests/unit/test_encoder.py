@@ -79,7 +79,7 @@ def save(
     writer.write_dense((mind or model(config)).state_dict())
     writer.write_optimizer({})
     writer.write_catalog(items or catalog())
-    writer.write_item_shard(0, 1, rows or table_rows())
+    writer.write_item_shard(0, 1, [rows or table_rows()])
     seal(
         writer.directory,
         writer.files,
@@ -299,7 +299,7 @@ def test_parameters_that_do_not_fit_the_config_are_refused(tmp_path: Path) -> No
 def test_an_empty_table_and_catalog_know_nothing(tmp_path: Path) -> None:
     writer = VersionWriter(Directory.at(save(tmp_path)))
     empty = table_rows().take(no_keys())
-    writer.write_item_shard(0, 1, empty)
+    writer.write_item_shard(0, 1, [empty])
     writer.write_catalog(ItemCatalog(catalog().table.slice(0, 0)))
     encoder = InterestEncoder(ModelVersion.open(str(tmp_path), verify=False))
     assert encoder.item_vectors.shape == (0, DIM)

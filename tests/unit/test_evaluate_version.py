@@ -107,7 +107,7 @@ def save_version(path: Path, id_type: str = "int64", items: ItemCatalog | None =
     writer.write_dense(MultiInterestModel(CONFIG).state_dict())
     writer.write_optimizer({})
     writer.write_catalog(items or catalog())
-    writer.write_item_shard(0, 1, TableRows(keys, vectors, vectors, vectors, keys, counts, keys))
+    writer.write_item_shard(0, 1, [TableRows(keys, vectors, vectors, vectors, keys, counts, keys)])
     config = {"model": dump(CONFIG), "training": dump(TrainingConfig())}
     facts = {"step": 1, "watermark_ms": 0, "positions": {}, "metrics": {}, "source": ""}
     seal(writer.directory, writer.files, config=config, id_type=id_type, **facts)  # type: ignore[arg-type]

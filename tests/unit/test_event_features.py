@@ -203,7 +203,7 @@ def by_training(run: TrainingRun, dataset: PreparedDataset, users: list[Behavior
         drawn: Keys = np.zeros(0, dtype=np.int64)
         trained = TrainedPositions.after_window(examples).in_contexts(np.ones((1, 1), np.bool_), nothing, run.table.has)
         inputs = StepInputs.of(examples, trained, drawn, run.table, dataset.catalog())
-        rows, network = run.table.lookup(inputs.row_keys), run.model.eval()
+        (rows, _), network = run.table.lookup(inputs.row_keys), run.model.eval()
         with torch.no_grad():
             behaviors = inputs.behaviors(network.item_tower(rows, inputs.parts), rows)
             interests = network(behaviors, inputs.profiles(rows), inputs.contexts(rows), inputs.ends)

@@ -1,4 +1,4 @@
-"""The replicated item table: rows by key, counted, admitted, updated and carried over."""
+"""The item table: rows by key, counted, admitted, updated and carried over."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mind_dist.training.draws import DrawLaw
-from mind_dist.training.item_table import ReplicatedItemTable
+from mind_dist.training.item_table import ItemTable
 from mind_dist.training.sightings import Sightings
 from mind_dist.training.sparse_rows import initial_rows
 from tests.reference.row_adam import RowAdam
@@ -24,14 +24,18 @@ def keys(*values: int) -> Any:
     return np.array(values, dtype=np.int64)
 
 
-def table_with_items(*items: int, **options: Any) -> ReplicatedItemTable:
-    table = ReplicatedItemTable(DIM, seed=1, **options)
+def table_with_items(*items: int, **options: Any) -> ItemTable:
+    table = ItemTable(DIM, seed=1, **options)
     table.set_counts(keys(*sorted(items)), np.ones(len(items), dtype=np.int64), seen_ms=9)
     return table
 
 
-def train_rows(table: ReplicatedItemTable, step: int, touched: Any) -> None:
-    rows = table.lookup(touched)
+def rows_of(table: ItemTable, *items: int) -> torch.Tensor:
+    return table.lookup(keys(*items))[0].detach()
+
+
+def train_rows(table: ItemTable, step: int, touched: Any) -> None:
+    rows, _ = table.lookup(touched)
     (rows * initial_rows(touched, DIM, seed=100 + step)).sum().backward()
     table.apply_gradients(0.01)
 
@@ -39,7 +43,7 @@ def train_rows(table: ReplicatedItemTable, step: int, touched: Any) -> None:
 def test_updates_equal_an_adam_of_its_own_for_every_row_touched() -> None:
     items = list(range(-5, 15))
     table = table_with_items(*items)
-    first = table.lookup(keys(*items)).detach()
+    first = rows_of(table, *items)
     twin = RowAdam(dict(zip(items, first, strict=True)))
     generator = np.random.default_rng(0)
     for step in range(30):
@@ -48,13 +52,13 @@ def test_updates_equal_an_adam_of_its_own_for_every_row_touched() -> None:
         train_rows(table, step, touched)
         twin.update(dict(zip(touched.tolist(), gradients, strict=True)), 0.01)
     expected = torch.stack([twin.rows[item].detach() for item in items])
-    torch.testing.assert_close(table.lookup(keys(*items)).detach(), expected, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(rows_of(table, *items), expected, rtol=1e-5, atol=1e-7)
 
 
 def test_a_row_begins_the_same_whenever_and_beside_whatever_it_is_added() -> None:
     one, other = table_with_items(3, 5, 9), table_with_items(9)
     other.observe(keys(5), seen_ms=1)
-    assert torch.equal(one.lookup(keys(5, 9)), other.lookup(keys(5, 9)))
+    assert torch.equal(rows_of(one, 5, 9), rows_of(other, 5, 9))
 
 
 def test_first_values_are_normal_and_differ_by_key_and_seed() -> None:
@@ -67,7 +71,7 @@ def test_first_values_are_normal_and_differ_by_key_and_seed() -> None:
 
 
 def test_an_item_gets_a_row_when_it_was_seen_often_enough() -> None:
-    table = ReplicatedItemTable(DIM, admission_count=3)
+    table = ItemTable(DIM, admission_count=3)
     table.observe(keys(7, 7, 8), seen_ms=5)
     assert not table.has(keys(7, 8)).any()
     table.observe(keys(7), seen_ms=6)
@@ -87,14 +91,14 @@ def test_sampled_items_are_even_and_none_without_items() -> None:
     table = table_with_items(*range(10))
     sampled = table.sample_items(10_000, np.random.default_rng(0))
     assert np.bincount(sampled).min() > 900
-    assert not len(ReplicatedItemTable(DIM).sample_items(5, np.random.default_rng(0)))
+    assert not len(ItemTable(DIM).sample_items(5, np.random.default_rng(0)))
 
 
 COUNTS = np.array([1, 2, 3, 5, 8, 13, 21, 34])
 
 
-def counted_table() -> ReplicatedItemTable:
-    table = ReplicatedItemTable(DIM, seed=1)
+def counted_table() -> ItemTable:
+    table = ItemTable(DIM, seed=1)
     table.set_counts(np.arange(10, 18), COUNTS, seen_ms=9)
     table.add_features(keys(50))
     return table
@@ -122,8 +126,8 @@ def test_shares_sum_to_one_over_all_items_and_are_none_for_what_is_no_item(power
     table = counted_table()
     assert table.draw_shares(table.all_items(), DrawLaw(power=power)).sum() == pytest.approx(1)
     assert table.draw_shares(keys(10, 99), DrawLaw(power=power))[1] == 0
-    assert not ReplicatedItemTable(DIM).draw_shares(keys(10), DrawLaw(power=power)).any()
-    assert not len(ReplicatedItemTable(DIM).sample_items(5, np.random.default_rng(0), DrawLaw(power=power)))
+    assert not ItemTable(DIM).draw_shares(keys(10), DrawLaw(power=power)).any()
+    assert not len(ItemTable(DIM).sample_items(5, np.random.default_rng(0), DrawLaw(power=power)))
 
 
 @pytest.mark.parametrize("power", [0.0, 1.0])
@@ -133,7 +137,7 @@ def test_features_are_never_drawn(power: float) -> None:
 
 
 def test_shares_follow_what_is_seen() -> None:
-    table = ReplicatedItemTable(DIM, admission_count=2)
+    table = ItemTable(DIM, admission_count=2)
     table.observe(keys(1, 1, 1, 2, 2, 3), seen_ms=1)
     assert table.draw_shares(keys(1, 2, 3), DrawLaw(power=1.0)).tolist() == [3 / 5, 2 / 5, 0], "3 waits for a row"
     table.observe(keys(2, 3, 3), seen_ms=2)
@@ -147,10 +151,10 @@ def test_shares_follow_what_is_seen() -> None:
 
 
 def test_shares_of_a_loaded_table_are_those_of_the_saved_one() -> None:
-    table, loaded = counted_table(), ReplicatedItemTable(DIM, seed=1)
+    table, loaded = counted_table(), ItemTable(DIM, seed=1)
     loaded.set_counts(np.arange(10, 18), COUNTS[::-1].copy(), seen_ms=1)
     assert loaded.draw_shares(keys(10), DrawLaw(power=1.0)) > 0.3
-    loaded.load(table.shard(0, 1))
+    loaded.load(table.all_rows())
     np.testing.assert_array_equal(
         loaded.draw_shares(loaded.all_items(), DrawLaw(power=1.0)),
         table.draw_shares(table.all_items(), DrawLaw(power=1.0)),
@@ -158,7 +162,7 @@ def test_shares_of_a_loaded_table_are_those_of_the_saved_one() -> None:
 
 
 def test_all_items_are_those_with_a_row_ascending() -> None:
-    table = ReplicatedItemTable(DIM, admission_count=2)
+    table = ItemTable(DIM, admission_count=2)
     assert not len(table.all_items())
     table.add_features(keys(50))
     table.observe(keys(9, 9, 4, -3, -3), seen_ms=1)
@@ -168,21 +172,29 @@ def test_all_items_are_those_with_a_row_ascending() -> None:
     assert table.num_items == 3
 
 
-def test_shards_hold_every_used_row_once_and_load_into_an_equal_table() -> None:
+def test_own_rows_are_those_that_were_used_and_load_into_an_equal_table() -> None:
     table = table_with_items(*range(20), admission_count=1)
     table.add_features(keys(100, 101))
     train_rows(table, 0, keys(3, 100))
-    loaded = ReplicatedItemTable(DIM, seed=1)
-    shards = [table.shard(rank, 3) for rank in range(3)]
-    assert sorted(np.concatenate([shard.keys for shard in shards]).tolist()) == [*range(20), 100]
-    for shard in shards:
-        loaded.load(shard)
+    loaded = ItemTable(DIM, seed=1)
+    assert table.all_rows().keys.tolist() == [*range(20), 100]
+    for part in table.own_rows():
+        loaded.load(part)
     loaded.add_features(keys(100, 101))
     for each in (table, loaded):
         train_rows(each, 1, keys(2, 3, 100, 101))
-    assert_same(table.shard(0, 1), loaded.shard(0, 1))
+    assert_same(table.all_rows(), loaded.all_rows())
     sampled = [each.sample_items(50, np.random.default_rng(2)).tolist() for each in (table, loaded)]
     assert sampled[0] == sampled[1]
+
+
+def test_rows_that_nobody_has_looked_up_take_no_room() -> None:
+    table = table_with_items(*range(1000))
+    assert not len(table._rows)
+    train_rows(table, 0, keys(3, 7, 900))
+    assert len(table._rows) == 3
+    assert len(table.all_rows()) == 1000, "and are saved, since serving has vectors of all items"
+    assert len(table._rows) == 3
 
 
 def assert_same(left: Any, right: Any) -> None:
@@ -191,17 +203,16 @@ def assert_same(left: Any, right: Any) -> None:
 
 
 def test_items_waiting_for_a_row_are_carried_over() -> None:
-    table = ReplicatedItemTable(DIM, seed=1, admission_count=2)
+    table = ItemTable(DIM, seed=1, admission_count=2)
     table.observe(keys(4, 5, 5, 6), seen_ms=3)
-    loaded = ReplicatedItemTable(DIM, seed=1, admission_count=2)
-    loaded.load(table.shard(0, 1))
-    for shard in range(2):
-        loaded.load_waiting(table.waiting(shard, 2))
+    loaded = ItemTable(DIM, seed=1, admission_count=2)
+    loaded.load(table.all_rows())
+    loaded.load_waiting(table.waiting())
     for each in (table, loaded):
         each.observe(keys(4), seen_ms=8)
     assert loaded.has(keys(4, 5, 6)).tolist() == [True, True, False]
-    assert_same(table.shard(0, 1), loaded.shard(0, 1))
-    assert loaded.waiting(0, 1).counts.tolist() == [1]
+    assert_same(table.all_rows(), loaded.all_rows())
+    assert loaded.waiting().counts.tolist() == [1]
 
 
 @settings(max_examples=50, deadline=None)

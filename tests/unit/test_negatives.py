@@ -18,7 +18,7 @@ from mind_dist.examples.parquet import ParquetExamples
 from mind_dist.records import BehaviorSequence, Keys
 from mind_dist.storage import Directory
 from mind_dist.training.collectives import SingleRank
-from mind_dist.training.item_table import ReplicatedItemTable
+from mind_dist.training.item_table import ItemTable
 from mind_dist.training.negatives import log_inclusion, step_inputs
 from mind_dist.training.positions import TrainedPositions
 
@@ -59,10 +59,10 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
     return PreparedDataset.open(directory.uri)
 
 
-def table_of(dataset: PreparedDataset) -> ReplicatedItemTable:
+def table_of(dataset: PreparedDataset) -> ItemTable:
     seen = np.concatenate([user.item_keys for user in dataset.sequences("train")])
     keys, counts = np.unique(seen, return_counts=True)
-    table = ReplicatedItemTable(4)
+    table = ItemTable(4)
     table.set_counts(keys, counts, seen_ms=0)
     return table
 

@@ -99,8 +99,8 @@ def test_a_torn_version_is_refused_and_leaves_nothing(uri: str, cache: Path, nam
 def test_a_key_in_two_shards_is_refused(uri: str, tmp_path: Path) -> None:
     version = ModelVersion.open(uri)
     writer = VersionWriter(Directory.at(uri))
-    writer.write_item_shard(0, 2, version.items())
-    writer.write_item_shard(1, 2, version.items().take(np.array([3])))
+    writer.write_item_shard(0, 2, [version.items()])
+    writer.write_item_shard(1, 2, [version.items().take(np.array([3]))])
     shards = {name: entry for name, entry in version.manifest.files.items() if not name.startswith("items/")}
     version.manifest.files.clear()
     version.manifest.files.update(shards | writer.files)

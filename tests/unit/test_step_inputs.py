@@ -16,7 +16,7 @@ from mind_dist.model.interests import Interests
 from mind_dist.model.item_tower import ItemTower
 from mind_dist.model.multi_interest import MultiInterestModel
 from mind_dist.records import Keys
-from mind_dist.training.item_table import ReplicatedItemTable
+from mind_dist.training.item_table import ItemTable
 from mind_dist.training.positions import TrainedPositions
 from mind_dist.training.step_inputs import StepInputs
 
@@ -42,9 +42,9 @@ FEATURES = NoFeatures(np.zeros(1, np.int64), np.zeros(0, np.int64))
 
 
 @pytest.fixture
-def table() -> ReplicatedItemTable:
+def table() -> ItemTable:
     """Return a table of the items 1 to NUM_ITEMS and of two profile values."""
-    table = ReplicatedItemTable(DIM, seed=1)
+    table = ItemTable(DIM, seed=1)
     table.set_counts(np.arange(1, NUM_ITEMS + 1), np.ones(NUM_ITEMS, dtype=np.int64), seen_ms=0)
     table.add_features(np.array([PROFILE, PROFILE + 1]))
     return table
@@ -59,7 +59,7 @@ def window(history: list[int], targets: list[int], *, longest: int = 12, profile
     return Examples(keys, masks[0][None], wanted, masks[1][None], np.array([[profile]]), np.zeros(1, np.int64))
 
 
-def inputs_of(table: ReplicatedItemTable, examples: Examples, **options: Any) -> StepInputs:
+def inputs_of(table: ItemTable, examples: Examples, **options: Any) -> StepInputs:
     every, negatives = options.pop("every", False), options.pop("negatives", np.array([3, 5, 5, STRANGE]))
     trained = TrainedPositions.every(examples) if every else TrainedPositions.after_window(examples)
     keys, real = trained.events
@@ -67,12 +67,12 @@ def inputs_of(table: ReplicatedItemTable, examples: Examples, **options: Any) ->
     return StepInputs.of(examples, trained, negatives, table, FEATURES, shared=shared, **options)
 
 
-def interests_of(config: ModelConfig, table: ReplicatedItemTable, inputs: StepInputs) -> Interests:
+def interests_of(config: ModelConfig, table: ItemTable, inputs: StepInputs) -> Interests:
     torch.manual_seed(0)
     model = MultiInterestModel(config).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    rows = table.lookup(inputs.row_keys)
+    rows, _ = table.lookup(inputs.row_keys)
     behaviors = inputs.behaviors(model.item_tower(rows, inputs.parts), rows)
     found: Interests = model(behaviors, inputs.profiles(rows), ends=inputs.ends)
     return found
@@ -93,7 +93,7 @@ def inputs_keys(inputs: StepInputs, targeted: list[int]) -> list[int]:
 
 @pytest.mark.parametrize("config", MODELS.values(), ids=MODELS.keys())
 @pytest.mark.parametrize("every", [True, False])
-def test_unknown_items_leave_no_gap(config: ModelConfig, every: bool, table: ReplicatedItemTable) -> None:
+def test_unknown_items_leave_no_gap(config: ModelConfig, every: bool, table: ItemTable) -> None:
     known = [4, 7, 1, 9, 9, 2, 11]
     with_gaps = [STRANGE, 4, 7, STRANGE, STRANGE + 1, 1, 9, 9, 2, STRANGE, 11, STRANGE]
     plain = inputs_of(table, window(known, [3, 5]), every=every)
@@ -107,7 +107,7 @@ def test_unknown_items_leave_no_gap(config: ModelConfig, every: bool, table: Rep
         torch.testing.assert_close(vectors, by_end[end])
 
 
-def test_each_end_keeps_its_target_when_gaps_are_closed(table: ReplicatedItemTable) -> None:
+def test_each_end_keeps_its_target_when_gaps_are_closed(table: ItemTable) -> None:
     examples = window([STRANGE, 1, 2, STRANGE, 3], [4])
     trained = TrainedPositions(
         ends=np.array([[0, 1, 2, 3, 4, -1]]),
@@ -122,7 +122,7 @@ def test_each_end_keeps_its_target_when_gaps_are_closed(table: ReplicatedItemTab
 
 @pytest.mark.parametrize("config", MODELS.values(), ids=MODELS.keys())
 @pytest.mark.parametrize("every", [True, False])
-def test_cutting_the_padding_changes_nothing(config: ModelConfig, every: bool, table: ReplicatedItemTable) -> None:
+def test_cutting_the_padding_changes_nothing(config: ModelConfig, every: bool, table: ItemTable) -> None:
     short, long = (window([4, 7, 1, 9], [3], longest=longest) for longest in (4, 12))
     inputs = [inputs_of(table, examples, every=every and examples is short) for examples in (short, long)]
     assert [part.history.shape for part in inputs] == [(1, 4), (1, 4)]
@@ -135,14 +135,14 @@ def test_cutting_the_padding_changes_nothing(config: ModelConfig, every: bool, t
     torch.testing.assert_close(first, whole[0])
 
 
-def test_the_longest_history_and_the_last_end_set_the_widths(table: ReplicatedItemTable) -> None:
+def test_the_longest_history_and_the_last_end_set_the_widths(table: ItemTable) -> None:
     inputs = inputs_of(table, Examples.concatenate([window([1, 2], [3]), window([1, 2, 4], [3])]), every=True)
     assert inputs.history.shape == (2, 3)
     assert inputs.ends.shape == (2, 3)
     assert inputs.targets.shape == inputs.target_mask.shape == (6, 3)
 
 
-def test_a_target_is_found_in_the_pool_and_others_are_not(table: ReplicatedItemTable) -> None:
+def test_a_target_is_found_in_the_pool_and_others_are_not(table: ItemTable) -> None:
     examples = Examples.concatenate([window([1, 2], [3, 8]), window([4], [5, STRANGE, 9])])
     beside, alone = (inputs_of(table, examples, in_batch=in_batch) for in_batch in (True, False))
     assert beside.pool_keys.tolist() == [3, 5, 8, 9]
@@ -158,14 +158,14 @@ def test_a_target_is_found_in_the_pool_and_others_are_not(table: ReplicatedItemT
                     assert place == -1
 
 
-def test_the_pool_is_empty_without_negatives_of_any_kind(table: ReplicatedItemTable) -> None:
+def test_the_pool_is_empty_without_negatives_of_any_kind(table: ItemTable) -> None:
     inputs = inputs_of(table, window([1, 2], [3, 8]), negatives=np.zeros(0, np.int64), in_batch=False)
     assert len(inputs.pool) == 0
     assert inputs.targets_in_pool.tolist() == [[-1, -1, -1]]
     assert told(inputs) == [[3, 8]]
 
 
-def test_windows_without_a_known_behavior_or_target_teach_nothing(table: ReplicatedItemTable) -> None:
+def test_windows_without_a_known_behavior_or_target_teach_nothing(table: ItemTable) -> None:
     dull = [window([STRANGE], [3]), window([1], [STRANGE]), window([1], []), window([], [3])]
     for every in (True, False):
         inputs = inputs_of(table, Examples.concatenate([*dull, window([5], [6])]), every=every)
@@ -174,7 +174,7 @@ def test_windows_without_a_known_behavior_or_target_teach_nothing(table: Replica
         assert inputs_of(table, Examples.concatenate(dull), every=every).num_targets == 0
 
 
-def test_no_windows_at_all_are_inputs_too(table: ReplicatedItemTable) -> None:
+def test_no_windows_at_all_are_inputs_too(table: ItemTable) -> None:
     for every in (True, False):
         inputs = inputs_of(table, Examples.none(12, 3, 1), every=every)
         assert inputs.history.shape == (0, 1)
@@ -182,15 +182,15 @@ def test_no_windows_at_all_are_inputs_too(table: ReplicatedItemTable) -> None:
         assert interests_of(MODELS["transformer"], table, inputs).vectors.shape[0] == 0
 
 
-def test_every_item_and_profile_has_the_vector_of_its_row(table: ReplicatedItemTable) -> None:
+def test_every_item_and_profile_has_the_vector_of_its_row(table: ItemTable) -> None:
     examples = Examples.concatenate([window([4, 7], [3], profile=key) for key in (PROFILE, PROFILE + 1, 0, STRANGE)])
     inputs = inputs_of(table, examples)
-    rows = table.lookup(inputs.row_keys)
+    rows, _ = table.lookup(inputs.row_keys)
     vectors = ItemTower(ModelConfig(dim=DIM))(rows, inputs.parts)
     behaviors, profiles = inputs.behaviors(vectors, rows), inputs.profiles(rows)
-    torch.testing.assert_close(behaviors.vectors[0], table.lookup(np.array([4, 7])))
+    torch.testing.assert_close(behaviors.vectors[0], table.lookup(np.array([4, 7]))[0])
     assert profiles is not None
-    torch.testing.assert_close(profiles[:2, 0], table.lookup(np.array([PROFILE, PROFILE + 1])))
+    torch.testing.assert_close(profiles[:2, 0], table.lookup(np.array([PROFILE, PROFILE + 1]))[0])
     assert not profiles[2:].any(), "a missing profile and one without a row are zeros"
     assert inputs_of(table, replace(examples, profile=np.zeros((4, 0), np.int64))).profiles(rows) is None
 
@@ -207,7 +207,7 @@ class OneFeature:
         return np.where(keys <= NUM_ITEMS, keys - 1, -1)
 
 
-def test_items_whose_id_is_dropped_are_made_of_their_features_alone(table: ReplicatedItemTable) -> None:
+def test_items_whose_id_is_dropped_are_made_of_their_features_alone(table: ItemTable) -> None:
     features = OneFeature(np.arange(NUM_ITEMS + 1), np.full(NUM_ITEMS, PROFILE))
     examples = window([1, 2, 3, 4], [5])
     trained, negatives = TrainedPositions.after_window(examples), np.arange(1, NUM_ITEMS + 1)

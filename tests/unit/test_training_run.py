@@ -345,7 +345,7 @@ def by_training(run: TrainingRun, dataset: PreparedDataset, users: list[Behavior
     examples = Examples(history, mask, one * history[0, 0], one > 0, profile, one[:, 0])
     nothing: Keys = np.zeros(0, dtype=np.int64)
     inputs = StepInputs.of(examples, TrainedPositions.after_window(examples), nothing, run.table, dataset.catalog())
-    rows, model = run.table.lookup(inputs.row_keys), run.model.eval()
+    (rows, _), model = run.table.lookup(inputs.row_keys), run.model.eval()
     with torch.no_grad():
         behaviors = inputs.behaviors(model.item_tower(rows, inputs.parts)[:, : MODEL.dim], rows[:, : MODEL.dim])
         found = model(behaviors, inputs.profiles(rows[:, : MODEL.dim]), ends=inputs.ends)
