@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import numpy as np
 import torch
@@ -19,9 +20,14 @@ BETAS = (0.9, 0.98)
 EPSILON = 1e-8
 """Keeps Adam's denominator from zero."""
 
+_PER_WORD = 4
+"""Values that are made of a 64-bit number, 16 bits each."""
+
 
 def initial_rows(keys: Keys, dim: int, seed: int) -> Float[Tensor, "U D"]:
     """Return the first values of rows, normal with deviation 1/√D: a function of seed and key alone.
+
+    Each is one of 65,536 quantiles: of most rows this is all that is ever computed, and a normal value takes long to make.
 
     >>> bool((initial_rows(np.array([5, 7]), 4, seed=1)[1] == initial_rows(np.array([7]), 4, seed=1)[0]).all())
     True
@@ -29,10 +35,17 @@ def initial_rows(keys: Keys, dim: int, seed: int) -> Float[Tensor, "U D"]:
     salt = mix(np.array([seed])).view(np.int64)
     streams = mix(keys ^ salt).view(np.int64)[:, None]
     with np.errstate(over="ignore"):
-        bits = mix(streams + np.arange(dim)) >> np.uint64(11)
-    uniform = torch.from_numpy((bits.astype(np.float64) + 0.5) / (1 << 53))
-    normal: Tensor = torch.special.ndtri(uniform)
-    return normal.float() / math.sqrt(dim)
+        bits = mix(streams + np.arange(-(-dim // _PER_WORD)))
+    which = torch.from_numpy(bits.astype("<u8").view("<u2")[:, :dim].astype(np.int32))
+    return _quantiles().index_select(0, which.flatten()).view(-1, dim) / math.sqrt(dim)
+
+
+@cache
+def _quantiles() -> Float[Tensor, " Q"]:
+    """Return the quantiles of the normal distribution in the middle of each of 65,536 equally likely ranges."""
+    middles = (torch.arange(1 << 16, dtype=torch.float64) + 0.5) / (1 << 16)
+    quantiles: Tensor = torch.special.ndtri(middles)
+    return quantiles.float()
 
 
 class AdamRows:
