@@ -51,12 +51,11 @@ def sampled_softmax_loss(
     Raises:
         ValueError: The temperature is not above 0.
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature must be above 0, not {temperature}")
-    corrections = _corrections(target_index.masked_fill(~target_mask, -1), log_inclusion)
-    logits = torch.add(corrections, scores.float(), alpha=1 / temperature)
+    check_temperature(temperature)
+    corrected = corrections(target_index.masked_fill(~target_mask, -1), log_inclusion)[:, None, :]
+    logits = torch.add(corrected, scores.float(), alpha=1 / temperature)
     if hard_beta:
-        logits = logits + hard_log_weights(scores.float() / temperature, corrections, hard_beta)
+        logits = logits + hard_log_weights(scores.float() / temperature, corrected, hard_beta)
     positive = own.float() / temperature
     if own_log_inclusion is not None:
         positive = positive - own_log_inclusion.masked_fill(~target_mask, 0.0)
@@ -64,8 +63,18 @@ def sampled_softmax_loss(
     return losses.masked_fill(~target_mask, 0.0).sum()
 
 
+def check_temperature(temperature: float) -> None:
+    """Check that scores can be divided by it.
+
+    Raises:
+        ValueError: It is not above 0.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, not {temperature}")
+
+
 @torch.no_grad()
-def _corrections(left_out: Int64[Tensor, "B T"], log_inclusion: Float[Tensor, "#B P"]) -> Float[Tensor, "B 1 P"]:
+def corrections(left_out: Int64[Tensor, "B T"], log_inclusion: Float[Tensor, "#B P"]) -> Float[Tensor, "B P"]:
     """Return what is added to every score: -log q_i, and the lowest number for the places that are left out.
 
     One tensor, filled in place and without a graph: each further pass over it would cost as much as a step of the model.
@@ -74,4 +83,4 @@ def _corrections(left_out: Int64[Tensor, "B T"], log_inclusion: Float[Tensor, "#
     with_spare = (-functional.pad(log_inclusion, (0, 1))).expand(len(left_out), -1).clone()
     places = left_out.where(left_out >= 0, num_items)  # those of none fall into a spare column
     with_spare.scatter_(-1, places, torch.finfo(with_spare.dtype).min)
-    return with_spare[:, None, :num_items]
+    return with_spare[:, :num_items]
