@@ -5,6 +5,7 @@
 # make lint          ruff, mypy, import-linter
 # make quality       recipes beside floors on MovieLens-100K (DATA=folder: on all datasets of a folder)
 # make bench-serving retrieval beside raw pymilvus, and an updater beside bare clients (reports/retrieval.json, freshness.json)
+# make bench-training training steps beside dense Adam, SparseAdam, TorchRec and torch-rechub (reports/training.json)
 # make quality-full  all recipes, K and seeds; hours, goes on where it stopped
 
 PYTHON ?= python3.11
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 DATA ?=
 
-.PHONY: demo test drills soak lint quality quality-full bench-serving format clean
+.PHONY: demo test drills soak lint quality quality-full bench-serving bench-training format clean
 
 demo: $(VENV)/.installed-local
 	@$(BIN)/python -m jobs.demo $(ARGS)
@@ -43,6 +44,9 @@ bench-serving: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.retrieval $(ARGS)
 	$(BIN)/python -m benchmarks.freshness
 
+bench-training: $(VENV)/.installed-peers
+	PYTHONPATH=$(VENV)/peers $(BIN)/python -m benchmarks.training $(ARGS)
+
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -66,4 +70,9 @@ $(VENV)/.installed-local: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/.installed-dev: $(VENV)/.installed-local
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[local,dev]'
 	$(BIN)/pip install -q --disable-pip-version-check --no-deps -c constraints.txt milvus
+	@touch $@
+
+# What training is compared with stays out of the environment that we run and test in.
+$(VENV)/.installed-peers: benchmarks/peers.txt $(VENV)/.installed-dev
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps --upgrade --target $(VENV)/peers -r benchmarks/peers.txt
 	@touch $@

@@ -24,6 +24,7 @@ from jobs.cli import run
 from mind_dist.strict_json import from_json, to_json
 
 _LONGEST_S = 600
+_LEAST_SHOWN_MS = 0.05
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def _table(rows: list[dict[str, object]]) -> Table:
             continue
         phases = row["phases"]
         assert isinstance(phases, dict)
-        told = ", ".join(f"{name} {ms:.1f}" for name, ms in phases.items() if ms >= 0.05)
+        told = ", ".join(f"{name} {ms:.1f}" for name, ms in phases.items() if ms >= _LEAST_SHOWN_MS)
         table.add_row(
             *where, f"{row['cpu_ms_per_step']:.1f}", f"{row['samples_per_s']:,.0f}", f"{row['peak_gb']:.2f}", told
         )

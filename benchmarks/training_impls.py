@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from mind_dist.examples.batches import Batch
 from mind_dist.examples.source import Examples
 from mind_dist.model.multi_interest import MultiInterestModel
 from mind_dist.records import Keys
-from mind_dist.training import loop
+from mind_dist.training import loop, negatives
 from mind_dist.training.collectives import Collectives, ProcessGroup, SingleRank
 from mind_dist.training.dense_optimizer import dense_optimizer
 from mind_dist.training.item_table import ItemTable
@@ -74,8 +74,8 @@ def mind_dist(load: TrainingLoad, rank: int, clock: _Clock) -> Iterator[None]:
     catalog = ItemCatalog(pa.Table.from_arrays(columns, schema=ITEM_SCHEMA))
     table.lookup = clock.timed("lookup", table.lookup)  # type: ignore[method-assign]
     table.apply_gradients = clock.timed("update", table.apply_gradients)  # type: ignore[method-assign]
-    loop.step_inputs = clock.timed("data", loop.step_inputs)
-    loop._loss = clock.timed("forward", loop._loss)
+    loop.step_inputs = clock.timed("data", negatives.step_inputs)  # type: ignore[attr-defined]
+    loop._loss = clock.timed("forward", loop._loss)  # noqa: SLF001 - it is the forward pass
     Tensor.backward = clock.timed("backward", Tensor.backward)  # type: ignore[method-assign]
     optimizer = dense_optimizer(model)
     optimizer.step = clock.timed("update", optimizer.step)  # type: ignore[method-assign]
@@ -155,7 +155,10 @@ def torchrec(load: TrainingLoad, rank: int, clock: _Clock) -> Iterator[None]:
 
     names = ["history", "targets", "pool"]
     config = EmbeddingConfig(
-        name="rows_of_items", embedding_dim=load.model_config().row_dim, num_embeddings=load.items + 1, feature_names=names
+        name="rows_of_items",
+        embedding_dim=load.model_config().row_dim,
+        num_embeddings=load.items + 1,
+        feature_names=names,
     )
     rows = EmbeddingCollection(tables=[config], device=torch.device("meta"))
     fused = {"optimizer": EmbOptimType.EXACT_ROWWISE_ADAGRAD, "learning_rate": 0.01}
@@ -250,6 +253,5 @@ def run_steps(implementation: str, load: TrainingLoad, rank: int, num_warm: int,
 
 def peak_bytes() -> float:
     """Return the highest resident memory that this process had."""
-    with open(f"/proc/{os.getpid()}/status", encoding="ascii") as status:
-        [peak] = [line for line in status if line.startswith("VmHWM")]
+    [peak] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
     return 1024 * float(peak.split()[1])

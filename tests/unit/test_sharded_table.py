@@ -51,8 +51,8 @@ def train(table: ItemTable, ranks: Collectives, steps: range) -> None:
 
 def assert_close(left: TableRows, right: TableRows, tolerance: float) -> None:
     for column in dataclasses.fields(TableRows):
-        pair = (getattr(each, column.name) for each in (left, right))
-        np.testing.assert_allclose(*pair, rtol=tolerance, atol=tolerance, err_msg=column.name)
+        one, other = (getattr(each, column.name) for each in (left, right))
+        np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance, err_msg=column.name)
 
 
 def trained(num_ranks: int) -> TableRows:

@@ -71,8 +71,8 @@ class _Fixed(NamedTuple):
     def block(self, start: int, end: int) -> _Fixed:
         """Return that of some users."""
         of_pool = self.log_inclusion if len(self.log_inclusion) == 1 else self.log_inclusion[start:end]
-        users = (part[start:end] for part in (self.mask, self.target_mask, self.left_out))
-        return _Fixed(*users, of_pool, self.temperature, self.hard_beta)
+        mask, target_mask, left_out = (part[start:end] for part in (self.mask, self.target_mask, self.left_out))
+        return self._replace(mask=mask, target_mask=target_mask, left_out=left_out, log_inclusion=of_pool)
 
 
 class _Gradients(NamedTuple):
