@@ -212,7 +212,7 @@ def test_an_index_that_is_away_is_unhealthy_after_the_bound_and_holds_up_no_stat
     setting.wait_until_applied(1)
     eventually(lambda: setting.view.status().problem)
     assert setting.stopped() == ""
-    assert "Milvus at toy" in setting.found()[VIEW_FAILING]
+    eventually(lambda: "Milvus at toy" in setting.found().get(VIEW_FAILING, ""))
     setting.run.events.append(*click(7, 4, 200))
     setting.wait_until_applied(2)
     setting.run.clock.now += setting.run.config.unhealthy_after_s + 1
@@ -333,15 +333,18 @@ def test_skipping_everything_for_long_is_told_and_a_short_redelivery_is_not(sett
 def test_ignoring_everything_for_long_is_told(tmp_path: Path) -> None:
     setting = Setting(tmp_path, states=StatesConfig(event_types=("buy",)))
     setting.start()
-    for _ in range(12):
+
+    def is_told_as_time_passes() -> bool:
         for number in range(10):
             setting.run.events.append(*click(7, number, 100, "impression"))
         setting.pass_time(6)
-    assert "serving.states.event_types" in setting.found()[IGNORING_EVERYTHING]
+        return "serving.states.event_types" in setting.found().get(IGNORING_EVERYTHING, "")
+
+    eventually(is_told_as_time_passes)
     setting.run.events.append(*click(7, 4, 200, "buy"))
     setting.wait_until_applied(1)
     setting.pass_time(6)
-    assert setting.found() == {}
+    eventually(lambda: setting.found() == {})
     setting.end()
 
 
