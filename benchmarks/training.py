@@ -1,6 +1,6 @@
 """What a training step costs, beside peers: processor time, examples a second, and memory, by the number of items and workers.
 
-python -m benchmarks.training                                        # 10^5 and 10^6 items, 1 and 2 workers: ten minutes
+python -m benchmarks.training                                        # 10^5 and 10^6 items, 1 and 2 workers
 python -m benchmarks.training --items 10000000 --impls mind_dist torchrec --models mind best
 
 The peers besides torch-rechub train the network of our recipe; what differs is what holds the items' rows. torch-rechub trains
@@ -16,11 +16,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.training_impls import IMPLEMENTATIONS
 from jobs.cli import run
+from jobs.tables import print_readable
 from mind_dist.strict_json import from_json, to_json
 
 _LONGEST_S = 600
@@ -64,7 +64,7 @@ def main(job: Training) -> None:
         job.output.parent.mkdir(parents=True, exist_ok=True)
         job.output.write_text(to_json(rows, indent=2) + "\n")
         print(to_json(row), flush=True)
-    Console().print(_table(rows))
+    print_readable(_table(rows))
 
 
 def _measured(job: Training, impl: str, model: str, items: int, workers: int) -> dict[str, object]:
