@@ -6,7 +6,8 @@ python -m benchmarks.training --items 10000000 --impls mind_dist torchrec --mode
 The peers besides torch-rechub train the network of our recipe; what differs is what holds the items' rows. torch-rechub trains
 its own MIND by its own trainer, with 20 negatives a window where all others share 2,048. Every cell runs in processes of its
 own, with one thread each. Processor time is summed over the workers of a step; memory is the most that any of them used. The
-peers are no dependencies: `make bench-training` installs them (benchmarks/peers.txt).
+peers are no dependencies: `make bench-training` installs them (benchmarks/peers.txt). What of a step each phase took
+is in the file that it writes.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from jobs.tables import print_readable
 from mind_dist.strict_json import from_json, to_json
 
 _LONGEST_S = 600
-_LEAST_SHOWN_MS = 0.05
 
 
 @dataclass(frozen=True)
@@ -79,20 +79,13 @@ def _measured(job: Training, impl: str, model: str, items: int, workers: int) ->
 
 
 def _table(rows: list[dict[str, object]]) -> Table:
-    table = Table(
-        "model", "items", "workers", "implementation", "CPU ms a step", "examples/s", "peak GB", "by phase, CPU ms"
-    )
+    table = Table("model", "items", "workers", "implementation", "CPU ms a step", "examples/s", "peak GB")
     for row in sorted(rows, key=lambda each: [str(each["model"]), each["items"], each["workers"]]):
         where = [str(row["model"]), f"{row['items']:,}", str(row["workers"]), str(row["impl"])]
         if "failed" in row:
-            table.add_row(*where, "–", "–", "–", str(row["failed"]))
+            table.add_row(*where, str(row["failed"]))
             continue
-        phases = row["phases"]
-        assert isinstance(phases, dict)
-        told = ", ".join(f"{name} {ms:.1f}" for name, ms in phases.items() if ms >= _LEAST_SHOWN_MS)
-        table.add_row(
-            *where, f"{row['cpu_ms_per_step']:.1f}", f"{row['samples_per_s']:,.0f}", f"{row['peak_gb']:.2f}", told
-        )
+        table.add_row(*where, f"{row['cpu_ms_per_step']:.1f}", f"{row['samples_per_s']:,.0f}", f"{row['peak_gb']:.2f}")
     return table
 
 
