@@ -285,6 +285,7 @@ class KafkaSource:
         """Poll; after a batch that cannot be read never again: the client would not return from that poll."""
         if self._broken_by is not None:
             self._raise_unreadable(self._broken_by)
+        self._carry_rejoin_on()
         try:
             return self._consumer.poll(timeout_ms=int(timeout_s * 1000))
         except Exception as error:
@@ -292,6 +293,17 @@ class KafkaSource:
                 raise
             self._broken_by = error
             self._raise_unreadable(error)
+
+    def _carry_rejoin_on(self) -> None:
+        """Let the client finish what it began, over more than one poll: to join anew since partitions were added.
+
+        It (3.0.12) tells that it has to by partitions that it has not shared out yet. So once it has shared them out it has
+        no reason left, and where a poll ends before the group has answered, no later one takes the answer in: the member keeps
+        what it had, sends no heartbeats, and stands still for good. A request lasts until it has joined.
+        """
+        coordinator = self._consumer._coordinator  # noqa: SLF001 - the client offers it nowhere else
+        if self._name is not None and (coordinator.rebalance_in_progress() or coordinator.need_rejoin()):
+            coordinator.request_rejoin()
 
     def _raise_unreadable(self, error: Exception) -> NoReturn:
         if isinstance(error, UnreadableBatch):

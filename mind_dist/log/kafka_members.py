@@ -44,7 +44,6 @@ class GroupName:
 
     def __init__(self, group: str, *, can_cooperate: bool) -> None:
         values = client_settings().values
-        # once, under load, a cooperative member did not take up added partitions for a minute and a half
         wanted = str(values.get("partition_assignment_strategy", "range"))
         self.strategy = wanted if can_cooperate else "range"
         instance = str(values.get("group_instance_id", ""))

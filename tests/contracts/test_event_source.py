@@ -494,6 +494,29 @@ def test_a_group_takes_over_partitions_that_are_added_and_a_source_by_hand_keeps
     assert by_hand.assignment() == set(range(NUM_PARTITIONS))
 
 
+@pytest.mark.parametrize("log", LIKE_APACHE, indirect=True)
+def test_added_partitions_are_taken_over_though_a_poll_ends_while_they_are_shared_out(
+    log: BrokerLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member = log.open()
+    log.append(0, b"a")
+    assert [record.value for record in read(member, 1)] == [b"a"]
+    coordinator = log.opened[0]._consumer._coordinator
+    share_out, times = coordinator._perform_assignment, list[float]()
+
+    def share_out_slowly(*arguments: Any) -> Any:
+        time.sleep(0.3)  # as where a processor is not to be had: a poll of 0.1 s is over before the group has answered
+        times.append(time.monotonic())
+        return share_out(*arguments)
+
+    monkeypatch.setattr(coordinator, "_perform_assignment", share_out_slowly)
+    log.grow(NUM_PARTITIONS + 2)
+    wait(lambda: not member.poll(0.1) and member.assignment() == set(range(NUM_PARTITIONS + 2)))
+    assert times
+    log.append(5, b"new")
+    assert [record.value for record in read(member, 1)] == [b"new"]
+
+
 @everywhere
 def test_a_member_too_slow_for_its_group_may_not_commit_and_then_reads_again_what_it_had_not(log: Log) -> None:
     for partition in range(NUM_PARTITIONS):
