@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
-from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from mind_dist.config import LogConfig, PrepareConfig, SplitConfig
@@ -25,7 +24,6 @@ from tests.reference import prepare_loops
 NUM_BUCKETS = 3
 Row = tuple[int, int, int]
 
-fewer_examples = examples(max_examples=50)  # each of them writes and reads a dozen files
 rows_of_a_log = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6), st.integers(0, 20)), min_size=1, max_size=80)
 
 
@@ -78,7 +76,6 @@ def read(path: Path) -> prepare_loops.Users:
     return {row["user_id"]: list(zip(row["timestamps_ms"], row["item_ids"], strict=True)) for row in rows}
 
 
-@fewer_examples
 @given(rows_of_a_log)
 def test_staged_sequences_equal_the_plain_implementation(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Row]
@@ -96,7 +93,6 @@ def test_staged_sequences_equal_the_plain_implementation(
     assert sorted(first_seen, key=lambda user: first_seen[user]) == list(expected)
 
 
-@fewer_examples
 @given(rows_of_a_log, st.integers(1, 6))
 def test_only_the_newest_events_of_a_user_are_kept_and_counted(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Row], max_user_events: int
@@ -121,7 +117,6 @@ def test_only_the_newest_events_of_a_user_are_kept_and_counted(
     assert read(path / "out/staging/sequences") == prepare_loops.filtered(rows, 2, 3, max_user_events)
 
 
-@fewer_examples
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=80))
 def test_of_duplicates_the_first_of_the_log_stays_and_the_others_are_taken_off_the_counts(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Row]
@@ -194,7 +189,6 @@ def test_splits_are_written_by_place_and_train_items_counted(tmp_path: Path) -> 
     assert [sum(each.get(item, 0) for each in counts) for item in (0, 1)] == [6, 6]
 
 
-@fewer_examples
 @given(rows_of_a_log, st.integers(1, 20), st.integers(0, 10))
 def test_split_by_time_equals_the_plain_implementation(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Row], train_before: int, gap: int
@@ -208,7 +202,6 @@ def test_split_by_time_equals_the_plain_implementation(
     assert {name: read(path / "out/sequences" / name) for name in SPLITS} == expected
 
 
-@fewer_examples
 @given(rows_of_a_log, st.integers(1, 4))
 def test_leaving_one_out_equals_the_plain_implementation(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Row], min_events: int
