@@ -501,7 +501,8 @@ def test_added_partitions_are_taken_over_though_a_poll_ends_while_they_are_share
     member = log.open()
     log.append(0, b"a")
     assert [record.value for record in read(member, 1)] == [b"a"]
-    coordinator = log.opened[0]._consumer._coordinator
+    assert isinstance(member, KafkaSource)
+    coordinator = member._consumer._coordinator
     share_out, times = coordinator._perform_assignment, list[float]()
 
     def share_out_slowly(*arguments: Any) -> Any:

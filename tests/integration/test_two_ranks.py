@@ -187,15 +187,28 @@ def agree_and_average(ranks: Collectives, _dataset: PreparedDataset, _directory:
     mine = [torch.full((2, 3), float(ranks.rank)), torch.tensor([4.0 * ranks.rank])]
     ranks.average(mine)
     rows = torch.arange(3 * ranks.rank).reshape(-1, 3)
-    return {"sum": ranks.sum([1, ranks.rank, 0.5]), "averaged": mine, "gathered": ranks.gather(rows)}
+    sent = [2, 3] if ranks.rank == 0 else [4, 0]
+    told = ranks.meet([*sent, *range(7)])  # one for each rank, and as many as there may be beside
+    numbers = 10 * ranks.rank + torch.arange(sum(sent))
+    return {
+        "sum": ranks.sum([1, ranks.rank, 0.5]),
+        "averaged": mine,
+        "gathered": ranks.gather(rows),
+        "told": told.tolist(),
+        "exchanged": ranks.exchange(numbers, sent, told[:, ranks.rank].long().tolist()).tolist(),
+        "also": ranks.average([], also=[ranks.rank, 2]),
+    }
 
 
-def test_ranks_sum_average_and_gather(results: Path) -> None:
+def test_ranks_sum_average_gather_and_exchange(results: Path) -> None:
     for found in of_both(results, agree_and_average):
         assert found["sum"] == [2, 1, 1.0]
         assert torch.equal(found["averaged"][0], torch.full((2, 3), 0.5))
         assert found["averaged"][1].tolist() == [2.0]
         assert [part.tolist() for part in found["gathered"]] == [[], [[0, 1, 2]]]
+        assert found["told"] == [[2, 3, *range(7)], [4, 0, *range(7)]]
+        assert found["also"] == [1, 4]
+    assert [found["exchanged"] for found in of_both(results, agree_and_average)] == [[0, 1, 10, 11, 12, 13], [2, 3, 4]]
 
 
 def train_with_a_broken_rank(ranks: Collectives, dataset: PreparedDataset, _directory: str) -> str:

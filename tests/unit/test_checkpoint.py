@@ -119,6 +119,18 @@ def test_item_shards_are_joined_in_key_order(saved: Path) -> None:
         assert getattr(joined, name).dtype == column.dtype, name
 
 
+def test_a_shard_is_written_and_read_in_parts(tmp_path: Path) -> None:
+    writer = VersionWriter(Directory.at(tmp_path))
+    writer.write_item_shard(0, 2, iter([table_rows(-5, 3), table_rows(), table_rows(7)]))
+    writer.write_item_shard(1, 2, [table_rows(9)])
+    version = ModelVersion(Directory.at(tmp_path), _manifest_of(writer.files))
+    version.verify()
+    read, expected = TableRows.concatenate(list(version.item_parts())), table_rows(-5, 3, 7, 9)
+    for name, column in vars(expected).items():
+        assert np.array_equal(getattr(read, name), column), name
+        assert getattr(read, name).dtype == column.dtype, name
+
+
 def test_empty_shards_and_histories_are_kept(tmp_path: Path) -> None:
     writer = VersionWriter(Directory.at(tmp_path))
     writer.write_item_shard(0, 1, [table_rows()])

@@ -1,11 +1,14 @@
+import io
 import os
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import xxhash
+from pyarrow import fs
 
 from mind_dist.errors import ConfigError
-from mind_dist.storage import Directory
+from mind_dist.storage import DigestingStream, Directory
 
 
 @pytest.mark.parametrize("scheme", ["", "file://"])
@@ -18,6 +21,37 @@ def test_what_is_written_is_read_back(tmp_path: Path, scheme: str) -> None:
     assert directory.files() == ["a/b.bin", "t.parquet"]
     assert (directory / "a").exists("b.bin")
     assert directory.uri.startswith(scheme)
+
+
+def directories(path: Path) -> list[Directory]:
+    """Return a directory of this machine, and one that is written to as an object store is."""
+    store = fs.SubTreeFileSystem(str(path), fs.LocalFileSystem())
+    return [Directory.at(path / "local"), Directory("store", store, "store")]
+
+
+def write_half(directory: Directory, name: str) -> None:
+    with directory.create(name) as stream:
+        stream.write(b"half of it")
+        raise OSError(28, "disk is full")
+
+
+def test_a_file_written_piece_by_piece_is_whole_or_not_there(tmp_path: Path) -> None:
+    for directory in directories(tmp_path):
+        with directory.create("a/x") as stream:
+            stream.write(b"one ")
+            stream.write(b"two")
+        assert directory.read_bytes("a/x") == b"one two"
+        with pytest.raises(OSError, match="disk is full"):
+            write_half(directory, "a/y")
+        assert not directory.exists("a/y")
+
+
+def test_a_digest_is_of_all_that_was_written() -> None:
+    sink = io.BytesIO()
+    stream = DigestingStream(sink)
+    assert [stream.write(part) for part in (b"ab", b"", b"c")] == [2, 0, 1]
+    assert sink.getvalue() == b"abc"
+    assert (stream.size_bytes, stream.hexdigest()) == (3, xxhash.xxh3_128_hexdigest(b"abc"))
 
 
 def test_a_file_reaches_the_disk_before_it_gets_its_name_and_then_its_new_directories(

@@ -16,11 +16,11 @@ class Scores(NamedTuple):
 
     Attributes:
         own: The target, [B, T].
-        pool: The items of the pool, [B, T, P]; [B, 1, P] where they score the same whatever the target.
+        pool: The items of the pool, as each target's user sees them, [B, T, P].
     """
 
     own: Float[Tensor, "B T"]
-    pool: Float[Tensor, "B S P"]
+    pool: Float[Tensor, "B T P"]
 
 
 Scoring = Callable[[Interests, Float[Tensor, "B T D"], Float[Tensor, "P D"]], Scores]
