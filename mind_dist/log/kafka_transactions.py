@@ -6,7 +6,7 @@ second producer of one id alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -24,6 +24,7 @@ from kafka.errors import (
 from mind_dist.config import KafkaConfig
 from mind_dist.errors import ServiceUnavailable, StaleAssignment
 from mind_dist.log.kafka_broker import connect, translated
+from mind_dist.log.kafka_unfinished import end_unfinished
 from mind_dist.log.transactions import Membership, NewRecord
 from mind_dist.records import Positions
 
@@ -44,7 +45,8 @@ class KafkaTransactions:
     Args:
         bootstrap: Addresses of brokers.
         config: The events' topic, and bounds.
-        transactional_id: The producer's id; a second producer of the same id ends what the first has under way.
+        transactional_id: The producer's id, of `kafka_unfinished.new_id` where others are to end what it leaves under way; a
+            second producer of the same id does.
 
     Raises:
         ServiceUnavailable: The broker did not answer within `config.connect_timeout_s`.
@@ -150,6 +152,10 @@ class KafkaTransactions:
                 self._drop()
                 raise
         return self._producer
+
+    def end_unfinished(self, partitions: Collection[int]) -> None:
+        """End what others have left under way: see `mind_dist.log.kafka_unfinished`."""
+        end_unfinished(self._address, self._config, self._transactional_id, partitions)
 
     def close(self) -> None:
         """Leave; the broker aborts what is under way."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -79,6 +79,14 @@ class Transactions(Protocol):
         """
         ...
 
+    def end_unfinished(self, partitions: Collection[int]) -> None:
+        """End what others who wrote these partitions of the log of states have left under way there; they write no more.
+
+        Whoever takes partitions over would wait for it otherwise, until the log ends it by itself. Where that cannot be
+        done, so be it.
+        """
+        ...
+
     def close(self) -> None:
         """Leave the log; what is not committed is aborted."""
         ...
@@ -115,6 +123,9 @@ class InMemoryTransactions:
                     self._topics[each.topic].hide_from(each.partition or 0, offset)
             self._source.store(membership.group, positions, notes)
             return offsets
+
+    def end_unfinished(self, partitions: Collection[int]) -> None:
+        """Do nothing: nothing is ever left under way."""
 
     def close(self) -> None:
         """Do nothing: nothing is pending."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from mind_dist.keys import IdType
 from mind_dist.log.kafka import KafkaSource
 from mind_dist.log.kafka_topics import ensure_dead_letter_topic, ensure_state_topic, log_identity, num_partitions
 from mind_dist.log.kafka_transactions import KafkaTransactions
+from mind_dist.log.kafka_unfinished import new_id
 from mind_dist.states.homes import Homes
 from mind_dist.states.local_store import LocalStore
 from mind_dist.states.ownership import Ownership
@@ -47,7 +47,7 @@ def states_on_kafka(
     identity = log_identity(bootstrap, kafka.states_topic, timeout_s=kafka.connect_timeout_s)
     folder = states_folder(config, kafka)
     of_states = dataclasses.replace(kafka, topic=kafka.states_topic)
-    transactions = KafkaTransactions(bootstrap, kafka, f"{kafka.updaters_group}-{uuid.uuid4().hex}")
+    transactions = KafkaTransactions(bootstrap, kafka, new_id(kafka.updaters_group))
     count = num_partitions(bootstrap, kafka.states_topic, timeout_s=kafka.connect_timeout_s)
     homes = Homes(count, lambda: num_partitions(bootstrap, kafka.topic, timeout_s=kafka.connect_timeout_s))
     owned = Ownership(

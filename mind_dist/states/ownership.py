@@ -163,6 +163,7 @@ class Ownership:
                 partition.close()
         if generation == self._generation and self._owned.keys() == owned:
             return False
+        self._transactions.end_unfinished(owned)
         notes = {number: Note.of_text(text) for number, text in self._source.notes().items()}
         starts = self._starts()
         for number in sorted(owned):

@@ -8,15 +8,21 @@ import time
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from kafka import KafkaAdminClient
+from kafka import KafkaAdminClient, OffsetAndMetadata, TopicPartition
+from kafka.errors import KafkaError
 
 from mind_dist.errors import MindDistError
 from mind_dist.log.kafka import ensure_topics, num_partitions
 from mind_dist.log.kafka_groups import end_positions, lag
+from mind_dist.log.kafka_topics import ensure_state_topic
+from mind_dist.log.kafka_transactions import KafkaTransactions
+from mind_dist.log.kafka_unfinished import new_id
+from mind_dist.log.transactions import Membership, NewRecord
 from mind_dist.records import Record
 from mind_dist.states.updater import StatesUpdater, UpdateStep
 from tests import kafka_logs, states_process
@@ -112,6 +118,40 @@ def test_who_wakes_from_a_freeze_past_the_session_holds_nothing_until_it_has_ask
         frozen.send_signal(signal.SIGCONT)
         told, _ = frozen.communicate(timeout=WITHIN_S)
     assert told.split() == ["True", "False"]
+
+
+@REAL
+@pytest.mark.parametrize("writes", [True, False], ids=["states and positions", "positions alone"])
+def test_who_takes_over_ends_what_the_one_before_has_left_under_way(
+    broker: str, topic: str, tmp_path: Path, *, writes: bool
+) -> None:
+    config = replace(kafka_config(topic), transaction_timeout_s=600)
+    group = Membership(config.updaters_group, 0, config.updaters_group)
+    ensure_state_topic(broker, config)
+    with closing(KafkaTransactions(broker, config, new_id(config.updaters_group))) as killed:
+        left_under_way(killed, [NewRecord(config.states_topic, 0, b"1", b"never")] if writes else [], {0: 7}, group)
+        with closing(owner(broker, topic, tmp_path, StopsAt(UpdateStep.POLL, 0))) as updater:
+            run_to_end(updater, broker, topic)
+            updater.step(0.1)
+            with suppress(KafkaError):  # one that was frozen goes on
+                killed._wait(killed._producer, killed._producer._transaction_manager.begin_commit(), "a commit")
+            check(broker, topic)
+
+
+def left_under_way(
+    transactions: KafkaTransactions, records: Sequence[NewRecord], positions: dict[int, int], membership: Membership
+) -> None:
+    """Leave a transaction as one that is killed before it commits."""
+    producer = transactions._connected()
+    producer.begin_transaction()
+    for each in records:
+        producer.send(each.topic, each.value, each.key, [], each.partition)
+    producer.flush(timeout=20)
+    stored = {
+        TopicPartition(transactions._config.topic, p): OffsetAndMetadata(at, "", -1) for p, at in positions.items()
+    }
+    sent = producer._transaction_manager.send_offsets_to_transaction(stored, membership.token)
+    transactions._wait(producer, sent, "storing positions")
 
 
 @REAL
