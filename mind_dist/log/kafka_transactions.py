@@ -22,7 +22,7 @@ from kafka.errors import (
 )
 
 from mind_dist.config import KafkaConfig
-from mind_dist.errors import ServiceUnavailable, StaleAssignment
+from mind_dist.errors import AnotherLog, ServiceUnavailable, StaleAssignment
 from mind_dist.log.kafka_broker import connect, translated
 from mind_dist.log.kafka_unfinished import end_unfinished
 from mind_dist.log.transactions import Membership, NewRecord
@@ -57,6 +57,7 @@ class KafkaTransactions:
         self._config = config
         self._transactional_id = transactional_id
         self._producer: Any = None
+        self._states_id: Any = None
         self._connected()
 
     def commit(
@@ -111,6 +112,7 @@ class KafkaTransactions:
         # all of it stands in the log before the positions do: a member that is frozen in between writes nothing late
         producer.flush(timeout=timeout_s)
         offsets = [int(each.get(timeout=0).offset) for each in sent]
+        self._check_states(producer)
         stored = {
             TopicPartition(self._config.topic, partition): OffsetAndMetadata(position, notes.get(partition, ""), -1)
             for partition, position in positions.items()
@@ -121,6 +123,16 @@ class KafkaTransactions:
         if min(offsets, default=0) < 0:  # what was sent twice and stored once comes back without its place
             raise KafkaTimeoutError("the broker does not tell where the records stand: they are read again")
         return offsets
+
+    def _check_states(self, producer: Any) -> None:
+        """Notice a topic of states that was made anew: the client writes by name, and states before would be missed there."""
+        topic = self._config.states_topic
+        found = producer._metadata.topic_id(topic)  # noqa: SLF001 - the client tells it nowhere else
+        if self._states_id is None:
+            self._states_id = found
+        elif found is not None and found != self._states_id:
+            saved, there = (f"topic {topic} (id {each})" for each in (self._states_id, found))
+            raise AnotherLog("an updater", saved, there, "it must begin anew")
 
     def _wait(self, producer: Any, result: Any, what: str) -> None:
         producer._sender.wakeup()  # noqa: SLF001 - as above
@@ -142,6 +154,7 @@ class KafkaTransactions:
                 request_timeout_ms=timeout_ms,
                 delivery_timeout_ms=timeout_ms + 5,
                 retry_backoff_ms=_RETRY_BACKOFF_MS,
+                metadata_max_age_ms=int(self._config.metadata_max_age_s * 1000),
                 compression_type=None,
             )
             self._producer = producer

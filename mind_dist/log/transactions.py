@@ -74,6 +74,7 @@ class Transactions(Protocol):
             notes: Partition → what is stored beside its position; none where it is absent.
 
         Raises:
+            AnotherLog: The topic of states was made anew.
             StaleAssignment: The partitions have moved to another member since.
             ServiceUnavailable: The log did not answer within the implementation's bound.
         """

@@ -16,7 +16,7 @@ from mind_dist.errors import PositionLost, UnreadableBatch
 from mind_dist.log.codec import PoisonGate
 from mind_dist.log.source import EventSource
 from mind_dist.log.transactions import Membership, NewRecord, Transactions
-from mind_dist.records import Record
+from mind_dist.records import Positions, Record
 from mind_dist.states.local_store import LocalStore
 from mind_dist.states.note import Note
 from mind_dist.states.partition import EVENTS_LOG_KEY, OpenReader, OwnedPartition
@@ -120,7 +120,7 @@ class Ownership:
         """Go on with the stopped partitions that an operator has given another position, or let go on."""
         if not self.stopped:
             return
-        notes, starts = self._source.notes(), self._starts()
+        notes, starts = self._source.notes(), self._starts(self._source.committed())
         for number in self.stopped:
             is_let_go = self._owned[number].is_noted and not Note.of_text(notes[number]).stopped
             if starts[number] != self._owned[number].stored or is_let_go:
@@ -165,19 +165,20 @@ class Ownership:
             return False
         self._transactions.end_unfinished(owned)
         notes = {number: Note.of_text(text) for number, text in self._source.notes().items()}
-        starts = self._starts()
+        stored = self._source.committed()
+        starts = self._starts(stored)
         for number in sorted(owned):
             self._source.pause([number])
             partition = self._owned.get(number) or self._opened(number)
             self._owned[number] = partition
+            partition.is_begun = number in stored
             self._go_on(partition, starts[number], notes[number])
             self._begin(partition)
         self._generation = generation
         return True
 
-    def _starts(self) -> Mapping[int, int]:
+    def _starts(self, stored: Positions) -> Mapping[int, int]:
         """Return where to go on with each partition: at its oldest record where nothing is stored."""
-        stored = self._source.committed()
         return stored if stored.keys() == self._source.assignment() else {**self._source.oldest_positions(), **stored}
 
     def _go_on(self, partition: OwnedPartition, start: int, note: Note) -> None:
@@ -231,17 +232,28 @@ class Ownership:
         (self._source.pause if is_held else self._source.resume)(running)
 
     def _check_events_log(self, partition: OwnedPartition) -> None:
-        """Say in the log of states which events they are of; stop where these are others: their positions mean nothing here."""
-        if partition.store is None:
+        """Say in the log of states which events they are of; stop where these are others: their positions mean nothing here.
+
+        Whoever stores a position first says so in the same transaction: where one is stored and nothing is said, the states
+        are gone.
+        """
+        if partition.store is None or partition.stopped:
             return
         known = partition.store.events_log
-        if not known:
+        if not known and partition.is_begun:
+            self.stop(
+                partition.number,
+                f"its states are gone: events up to {partition.stored} were taken, and {self._kafka.states_topic}, made anew, "
+                "has none of them; read what the events keep again by python -m jobs.partitions --reset "
+                f"{partition.number}=oldest, and load the users again (jobs.load_users) where that is not all",
+            )
+        elif not known:
             name = self.events_log.encode()
             record = NewRecord(self._kafka.states_topic, partition.number, EVENTS_LOG_KEY, name)
             [offset] = self._note(partition, record)
             partition.store.put_events_log(self.events_log)
             partition.store.put([], offset + 1)
-        elif known != self.events_log and not partition.stopped:
+        elif known != self.events_log:
             self.stop(
                 partition.number,
                 f"its states are of {known}, and this is {self.events_log}: if that is meant, let it go on with "

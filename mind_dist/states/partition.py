@@ -46,7 +46,8 @@ class OwnedPartition:
         restore: What is still to be read of its states; None at work.
         stopped: Why nothing of it is taken until an operator acts; empty otherwise.
         is_noted: The log has kept why it stopped: where that is gone, an operator has let it go on.
-        stored: The position of its events that the group has stored.
+        stored: The position of its events that the group has stored, or, where it has none, at which it begins.
+        is_begun: Whether the group has stored one.
         forgiven_to: Poison below this position of its events does not count.
     """
 
@@ -57,6 +58,7 @@ class OwnedPartition:
     stopped: str = ""
     is_noted: bool = False
     stored: int = 0
+    is_begun: bool = False
     forgiven_to: int = 0
 
     def note(self, counted: tuple[int, int], position: int) -> Note:

@@ -342,6 +342,32 @@ def test_states_of_another_log_are_not_touched_until_an_operator_says_so(tmp_pat
     successor.close()
 
 
+def test_states_that_are_gone_stop_their_partition_until_an_operator_lets_the_events_be_read_again(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path, num_partitions=1)
+    for each in mixed_log(100, 5, seed=8, poison_share=0):
+        world.append(each)
+    updater = world.updater()
+    world.run(updater)
+    updater.close()
+    num_states, world.states = world.states.end(0), InMemoryLog(1)
+    successor = world.updater(folder="a new disk")
+    for _ in range(5):
+        successor.step(0)
+    assert num_states > 0
+    assert successor.stopped[0].startswith("its states are gone: events up to ")
+    assert "--reset 0=oldest" in successor.stopped[0]
+    assert world.states.end(0) == 0
+    world.states.append(EVENTS_LOG_KEY, str(world.events.identity).encode(), 0)
+    world.events.store(KAFKA.updaters_group, {0: 0})
+    successor.look_at_stopped()
+    world.run(successor)
+    assert not successor.stopped
+    world.check()
+    successor.close()
+
+
 @pytest.mark.parametrize("counts", [(1, 2), (2, 4), (2, 3), (3, 4, 8)])
 def test_added_partitions_are_followed_in_each_users_order(tmp_path: Path, counts: tuple[int, ...]) -> None:
     world = World(tmp_path, num_partitions=counts[0])
