@@ -138,9 +138,7 @@ class KafkaSource:
         with translated(self._address):
             batches = self._with_positions(lambda: self._fetched(timeout_s))
         self._check_topic()
-        joined = self._consumer.group_metadata()
-        counted_s = self._counted_s(joined.generation_id, began_s)
-        self._membership = Membership(self._group, joined.generation_id, joined, counted_s)
+        self._notice_membership(began_s)
         if batches:
             self._heard()
         else:
@@ -258,6 +256,18 @@ class KafkaSource:
     def _give_name_back(self) -> None:
         if self._name is not None:
             self._name.close()
+
+    def _notice_membership(self, began_s: float) -> None:
+        """Take note of our place in the group, once the partitions are there that belong to it.
+
+        The client (3.0.12) names a new generation as soon as the group has one, while it still has the partitions of the one
+        before: what is done with these must be refused, and what comes then is another share-out, though it be the same ones.
+        """
+        if self._consumer._coordinator.rejoining:  # noqa: SLF001 - the client tells it nowhere else
+            return
+        joined = self._consumer.group_metadata()
+        counted_s = self._counted_s(joined.generation_id, began_s)
+        self._membership = Membership(self._group, joined.generation_id, joined, counted_s)
 
     def _counted_s(self, generation: int, began_s: float) -> float:
         """Return when the group counted us last: a poll may return what was fetched before a freeze, and asks nobody.

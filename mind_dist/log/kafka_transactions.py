@@ -167,7 +167,8 @@ class KafkaTransactions:
         return self._producer
 
     def end_unfinished(self, partitions: Collection[int]) -> None:
-        """End what others have left under way: see `mind_dist.log.kafka_unfinished`."""
+        """End what others have left under way, and what a failure of our own has: see `mind_dist.log.kafka_unfinished`."""
+        self._connected()
         end_unfinished(self._address, self._config, self._transactional_id, partitions)
 
     def close(self) -> None:

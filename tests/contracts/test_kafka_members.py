@@ -156,3 +156,18 @@ def test_who_shares_out_partitions_can_be_chosen(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("MIND_DIST_KAFKA_PARTITION_ASSIGNMENT_STRATEGY", "cooperative-sticky")
     assert GroupName("g", can_cooperate=True).strategy == "cooperative-sticky"
     assert GroupName("g", can_cooperate=False).strategy == "range"
+
+
+@where_members_are_static  # Tansu lets a member wait that joins anew though nothing has changed
+def test_a_generation_shows_when_its_partitions_are_there(broker: str, config: KafkaConfig) -> None:
+    with closing(KafkaSource(broker, config, config.topic, hold_new=True)) as member:
+        poll_until([member], lambda: len(member.assignment()) == PARTITIONS)
+        for _ in range(5):
+            before = member.membership().generation
+            member.resume(range(PARTITIONS))
+            member._consumer._coordinator.request_rejoin()
+            deadline_s = time.monotonic() + WITHIN_S
+            while member.membership().generation == before:
+                assert time.monotonic() < deadline_s
+                member.poll(0.01)  # so short that a join takes several
+            assert len(member._consumer.paused()) == PARTITIONS, "given anew, and so held"

@@ -18,6 +18,7 @@ from kafka.errors import KafkaError
 
 from mind_dist.errors import MindDistError
 from mind_dist.log.kafka import ensure_topics, num_partitions
+from mind_dist.log.kafka_broker import admin_client
 from mind_dist.log.kafka_groups import end_positions, lag
 from mind_dist.log.kafka_topics import ensure_state_topic
 from mind_dist.log.kafka_transactions import KafkaTransactions
@@ -136,6 +137,20 @@ def test_who_takes_over_ends_what_the_one_before_has_left_under_way(
             with suppress(KafkaError):  # one that was frozen goes on
                 killed._wait(killed._producer, killed._producer._transaction_manager.begin_commit(), "a commit")
             check(broker, topic)
+
+
+@REAL
+def test_what_a_failed_commit_has_left_under_way_ends_with_the_next_take_over(broker: str, topic: str) -> None:
+    config = replace(kafka_config(topic), transaction_timeout_s=600)
+    ensure_state_topic(broker, config)
+    with closing(KafkaTransactions(broker, config, new_id(config.updaters_group))) as own:
+        record = NewRecord(config.states_topic, 0, b"1", b"never")
+        left_under_way(own, [record], {0: 7}, Membership(config.updaters_group, 0, config.updaters_group))
+        own._drop()
+        own.end_unfinished([0])
+        with admin_client(broker, 10) as admin:
+            [told] = admin.describe_transactions([own._transactional_id]).values()
+        assert told.state != "Ongoing"
 
 
 def left_under_way(

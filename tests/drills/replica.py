@@ -5,8 +5,10 @@ from __future__ import annotations
 import enum
 import os
 import signal
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -86,6 +88,29 @@ class SteppedReplica(UpdaterReplica):
         self._updater: StatesUpdater | None = None
         super().__init__(config, addresses)
 
+    def stands(self) -> str:
+        """Tell how its partitions stand, for people who ask why nothing is taken of them."""
+        if self._updater is None:
+            return "no updater yet"
+        owned = self._updater._owned
+        consumer: Any = owned._source._consumer  # type: ignore[attr-defined]
+        fetcher = consumer._fetcher
+        told = [
+            f"held {owned._is_held}",
+            f"generations {owned._generation}, {consumer.group_metadata().generation_id}",
+            f"pending fetches {fetcher._nodes_with_pending_fetch_requests}",
+            f"fetched {[each.topic_partition.partition for each in fetcher._completed_fetches]}",
+            f"in line {fetcher._next_partition_records}",
+            f"parked {[*fetcher._paused_completed_fetches, *fetcher._paused_partition_records]}",
+        ]
+        for number, each in owned.partitions.items():
+            restore = each.restore and (each.restore.reader.position(), each.restore.end)
+            told.append(f"{number}: restoring {restore}, stopped {each.stopped!r}, stored {each.stored}")
+        told += [f"{each}: {vars(state)}" for each, state in consumer._subscription.assignment.items()]
+        stacks = sys._current_frames().values()
+        told += ["".join(traceback.format_stack(frame)[-4:]) for frame in stacks]
+        return "; ".join(told)
+
     def store(self, retry_s: float) -> SteppedStore:  # noqa: ARG002 - as the replica's own
         store = SteppedStore.at(self.addresses, self.config.milvus)
         assert isinstance(store, SteppedStore)
@@ -150,6 +175,8 @@ def serve(pipe: Connection, config: dict[str, Any], addresses: dict[str, Any], s
         match pipe.recv():
             case "status":
                 pipe.send(replica.status())
+            case "stands":
+                pipe.send(replica.stands())
             case "problems":
                 pipe.send([str(problem) for problem in replica.health()[1]])
             case "end":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ from tests.states_process import MAX_HISTORY
 from tests.view_oracle import Rows
 from tests.view_worlds import World, dead_letters
 from tests.views_process import PARTITIONS
+
+logger = logging.getLogger(__name__)
 
 USERS = 20
 WITHIN_S = 120.0
@@ -71,6 +74,7 @@ class DrillWorld:
         self._config = self.world.serving(views, max_history)
         self._now_ms = 1_000_000_000_000
         self._replicas = ExitStack()
+        self._started: list[Replica] = []
 
     @property
     def group(self) -> KafkaConfig:
@@ -84,7 +88,10 @@ class DrillWorld:
 
     def start(self, stops: StopsAt = NOWHERE) -> Replica:
         """Start a replica."""
-        return self._replicas.enter_context(Replica(self._config, self.world.addresses, self.folder, stops))
+        self._started.append(
+            self._replicas.enter_context(Replica(self._config, self.world.addresses, self.folder, stops))
+        )
+        return self._started[-1]
 
     def send(self, num_records: int, seed: int) -> None:
         """Write what real logs have, later than what was written before."""
@@ -117,7 +124,13 @@ class DrillWorld:
 
     def wait_applied(self, timeout_s: float = WITHIN_S) -> float:
         """Return how long it took until all events were applied, in seconds."""
-        return eventually(self._is_applied, timeout_s, "all events applied")
+        try:
+            return eventually(self._is_applied, timeout_s, "all events applied")
+        except TimeoutError:
+            for each in self._started:
+                if not each.is_stopped():
+                    logger.exception("replica %d stands: %s", each.pid, each.ask("stands"))
+            raise
 
     def _is_applied(self) -> bool:
         try:
