@@ -21,8 +21,10 @@ def main(address: str, topic: str, folder: str) -> None:
     kafka = kafka_config(topic)
     shared = SharedStores(kafka.session_timeout_s)
     updater = states_on_kafka(address, kafka, StatesConfig(directory=str(Path(folder))), "int64", shared=shared)
-    for _ in range(40):
+    for _ in range(400):
         updater.step(0.1)
+        if shared.is_ours():
+            break
     sys.stdout.write(f"{shared.is_ours()}\n")
     sys.stdout.flush()
     os.kill(os.getpid(), signal.SIGSTOP)
