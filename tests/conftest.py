@@ -41,6 +41,7 @@ _FIRST = (_TRAINING, _SERVING, _SERVICES, "tests/integration/")
 _TOGETHER = {
     "tests/contracts/": _SERVICES,
     "tests/drills/test_drills.py": _SERVICES,
+    "tests/integration/test_lineages.py": _SERVICES,
     "tests/integration/test_train_on_kafka.py": _SERVICES,
     "tests/drills/test_soak.py": _SERVING,
     "tests/e2e/test_demo.py": _SERVING,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["tests.drills.replica", "tests.views_process"])
+context.set_forkserver_preload(["tests.drills.replica", "tests.views_process", "tests.lineages"])
 
 _one_at_a_time = threading.Lock()
 """Whoever starts a process asks all others how they ended, and of two that ask at once one is told wrongly."""

@@ -59,7 +59,7 @@ class TrainingConfig:
     max_steps: int = 0
     """Stop after this many steps; 0 for no bound."""
     checkpoint_every_steps: int = 0
-    """Save every so many steps; 0 saves at the end alone."""
+    """Save every so many steps, beside what `checkpoint_every_s` saves; 0 does not count steps."""
     admission_count: int = 1
     """An item gets its own row when it was seen this often."""
     seed: int = 17

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, distributed
 
 from mind_dist.errors import MindDistError, TrainingError
+from mind_dist.training.pulse import Activity
 
 _WELL, _FAILED = 0.0, 1.0
 
@@ -137,10 +138,12 @@ class ProcessGroup:
 
     Args:
         device: Where its backend reaches tensors: the CPU for gloo, this rank's GPU for nccl.
+        activity: Where to note that this rank is in a collective.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, activity: Activity | None = None) -> None:
         self._device = device
+        self._activity = activity or Activity()
         self._failure: Exception | None = None
         self.rank = distributed.get_rank()
         self.world_size = distributed.get_world_size()
@@ -203,8 +206,9 @@ class ProcessGroup:
         sent[: 1 + len(values)] = torch.tensor([state, *map(float, values)], dtype=torch.float64)
         sent = sent.to(self._device)
         received = [torch.empty_like(sent) for _ in range(self.world_size)]
-        self._call(distributed.all_gather, received, sent)
-        return torch.stack(received).cpu()
+        with self._activity.collective():  # NCCL's own call returns at once: it is waited for where numbers are read
+            self._call(distributed.all_gather, received, sent)
+            return torch.stack(received).cpu()
 
     def _raise_together(self, own: Exception | None) -> NoReturn:
         """Raise the first rank's error, on all ranks. They are all here, each with its error or none."""
@@ -220,7 +224,8 @@ class ProcessGroup:
     def _call(self, collective: Callable[..., object], *tensors: Any) -> None:
         """Call torch; where the others cannot be reached any more, this rank fails alone."""
         try:
-            collective(*tensors)
+            with self._activity.collective():
+                collective(*tensors)
         except RuntimeError as error:
             self._failure = error
             raise

@@ -48,6 +48,7 @@ class StepReport:
         learning_rate: As used.
         positions: Where this rank goes on after the step.
         watermark_ms: Time of this rank's newest example in the step, 0 without one.
+        is_save_due: Whether a rank asked, before the step, for a save after it.
     """
 
     step: int
@@ -56,6 +57,7 @@ class StepReport:
     learning_rate: float
     positions: Positions
     watermark_ms: int
+    is_save_due: bool = False
 
 
 def train(
@@ -73,6 +75,7 @@ def train(
     first_step: int = 0,
     collectives: Collectives | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    should_save: Callable[[], bool] = lambda: False,
 ) -> Iterator[StepReport]:
     """Train until all ranks have run dry, `max_steps` are done, or a rank is asked to stop.
 
@@ -90,6 +93,7 @@ def train(
         first_step: Steps done before.
         collectives: The other ranks.
         should_stop: Asked before every step; when any rank says so, all end after that step.
+        should_save: The same for a save: all ranks are told of it in that step's report.
 
     Raises:
         TrainingError: A loss or gradient of this rank is not finite; the message names step and tensor. Call it under
@@ -103,7 +107,7 @@ def train(
         # 1. Agree: does anybody have a batch?
         own = next(upcoming, None)
         batch = Batch(empty_batch.examples, positions) if own is None else own
-        alive, num_examples, stop = ranks.sum([own is not None, len(batch), should_stop()])
+        alive, num_examples, stop, save = ranks.sum([own is not None, len(batch), should_stop(), should_save()])
         if not alive:
             return
         positions = batch.positions
@@ -141,9 +145,9 @@ def train(
             optimizer.step()
             step += 1
             mean = total / num_targets if num_targets else math.nan
-            yield StepReport(step, int(num_examples), mean, rate, positions, batch.watermark_ms)
+            yield StepReport(step, int(num_examples), mean, rate, positions, batch.watermark_ms, bool(save))
         else:
-            yield StepReport(step, 0, math.nan, 0.0, positions, 0)
+            yield StepReport(step, 0, math.nan, 0.0, positions, 0, bool(save))
         if stop:
             return
 

@@ -53,12 +53,21 @@ def checked(settings: TrainSettings, bootstrap: str) -> TrainSettings:
             check_partitions(saved, kafka.topic, count)
         ensure_topics(bootstrap, {kafka.dead_letter_topic: 1}, timeout_s=kafka.connect_timeout_s)
     _warn_of_missing_cpus(whole)
+    _warn_of_work_to_lose(whole)
     return whole
 
 
 def _warn_of_missing_cpus(settings: TrainSettings) -> None:
     wanted = "GPU" if settings.use_gpu else "CPU"
     available = ray.cluster_resources().get(wanted, 0)  # type: ignore[no-untyped-call] # Ray's own
-    if available < settings.workers:
-        fields = {"workers": settings.workers, "resource": wanted, "available": available}
+    fewest = settings.min_workers or settings.workers
+    if available < fewest:
+        fields = {"workers": fewest, "resource": wanted, "available": available}
         logger.warning("the cluster is too small now, training waits until it has grown", extra={"fields": fields})
+
+
+def _warn_of_work_to_lose(settings: TrainSettings) -> None:
+    is_saved_at_end_alone = not settings.checkpoint_every_s and not settings.training.checkpoint_every_steps
+    if is_saved_at_end_alone and settings.workers and (settings.min_workers or settings.max_failures):
+        advice = "set checkpoint_every_s or training.checkpoint_every_steps"
+        logger.warning("a lost worker takes all work with it: nothing is saved by time or steps: %s", advice)

@@ -19,16 +19,19 @@ from typing import Any
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mind_dist.config import Addresses
 from mind_dist.errors import MindDistError, StoppedBeforeSaving, TrainingError
 from mind_dist.log.kafka_settings import runtime_environment
+from mind_dist.training.ray_callbacks import SaveBeforeRestart, TellFailures
 from mind_dist.training.ray_checks import checked
 from mind_dist.training.ray_worker import train_worker
-from mind_dist.training.run_monitor import Deal, Fallback, Look, RunMonitor, RunState, TrainProgress
+from mind_dist.training.run_log import RunLog
+from mind_dist.training.run_monitor import Look, RunMonitor, TrainProgress
 from mind_dist.training.settings import TrainResult, TrainSettings, source_name
 from mind_dist.training.topic_growth import Stage, TopicGrowth, stages
-from mind_dist.training.watching import FEWEST_USERS, OpenValidUsers
+from mind_dist.training.watching import OpenValidUsers
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +41,15 @@ _LOOK_EVERY_S = 0.5
 _COLLECTIVE_TIMEOUT_S = 300
 """A rank that waits this long for another gives up; a save or a slow broker may take minutes."""
 
-_DEAL_EVENLY = "take as many workers as divide the partitions, or prepare with num_buckets a multiple of the workers"
+_LOOK_FOR_NODES_EVERY_S = 60.0
+"""Time between two looks at whether there is room for more workers, or still for all; each change restarts the group."""
 
 _RAY_TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # also how long the end of a run goes unnoticed
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",  # ten minutes by default
+    # Ray learns up to 20 s late that a node is gone, and until then starts groups for which there is no room.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "2",  # 5 s by default, of the 30 s that some clouds give
 }
 
 
@@ -118,7 +125,7 @@ class _Fits:
     """Runs Ray Train once or more for one run, each time going on from its newest version.
 
     Attributes:
-        fallback: The version that workers went on from where newer ones were damaged.
+        log: What was told of the run.
         stopped: Whether a stop was asked for.
     """
 
@@ -130,12 +137,9 @@ class _Fits:
         should_stop: Callable[[], bool],
         open_valid_users: OpenValidUsers | None,
     ) -> None:
-        self.fallback: Fallback | None = None
+        self.log = RunLog(on_progress, on_look, may_watch=open_valid_users is not None)
         self.stopped = False
-        self._deal: Deal | None = None
         self._bootstrap = bootstrap
-        self._on_progress = on_progress
-        self._on_look = on_look
         self._should_stop = should_stop
         self._open_valid_users = open_valid_users
 
@@ -158,7 +162,9 @@ class _Fits:
         Returns:
             Whether a stop was asked for.
         """
-        monitor: Any = ray.remote(num_cpus=0)(RunMonitor).remote()
+        # Here, and not where Ray sees fit: workers' nodes may go, and this one goes with the job alone.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        monitor: Any = ray.remote(num_cpus=0)(RunMonitor).options(scheduling_strategy=here).remote()
         loop = {
             "settings": settings,
             "bootstrap": self._bootstrap,
@@ -169,48 +175,38 @@ class _Fits:
         }
         fit = _Fit(_trainer(settings, loop))
         fit.start()
-        stop_sent, num_told = False, 0
+        self.log.begin()
+        stop_sent = False
         while fit.is_alive():
             fit.join(_LOOK_EVERY_S)
             self.stopped = self.stopped or self._should_stop()
             if not stop_sent and (self.stopped or until()):
                 ray.get(monitor.stop.remote())
                 stop_sent = True
-            num_told = self._tell(ray.get(monitor.state.remote()), settings, num_told)
-        self._tell(ray.get(monitor.state.remote()), settings, num_told)
-        fit.raise_failure()
+            self.log.tell(ray.get(monitor.state.remote()), settings)
+        self.log.tell(ray.get(monitor.state.remote()), settings)
+        fit.raise_failure(self.log.failure)
         return self.stopped
-
-    def _tell(self, state: RunState, settings: TrainSettings, num_told: int) -> int:
-        """Log what is new and not as it should be, and pass on progress and evaluations; return how many of these."""
-        if state.fallback not in (None, self.fallback):
-            self.fallback = state.fallback
-            fields = {"version": state.fallback.version_uri, "damaged": "; ".join(state.fallback.damaged)}
-            logger.warning("newer versions are damaged, training goes on from an earlier one", extra={"fields": fields})
-        if state.deal not in (None, self._deal):
-            self._deal = state.deal
-            if warning := state.deal.warning():
-                logger.warning(warning, extra={"fields": dataclasses.asdict(state.deal) | {"advice": _DEAL_EVENLY}})
-            if state.num_watching == 0 and settings.is_watched and self._open_valid_users is not None:
-                fewest = {"fewest": FEWEST_USERS, "epochs": settings.training.num_epochs}
-                logger.warning("too few valid users to watch the run: its length is set", extra={"fields": fewest})
-        if state.progress is not None:
-            self._on_progress(state.progress)
-        for look in state.looks[num_told:]:
-            self._on_look(look)
-        return len(state.looks)
 
 
 def _trainer(settings: TrainSettings, loop: dict[str, Any]) -> TorchTrainer:
+    elastic = (settings.min_workers, settings.workers) if settings.min_workers else settings.workers
+    scaling = ScalingConfig(  # type: ignore[call-arg]  # mypy sees that of Train V1
+        num_workers=elastic,  # type: ignore[arg-type]
+        use_gpu=settings.use_gpu,
+        elastic_resize_monitor_interval_s=_LOOK_FOR_NODES_EVERY_S,
+    )
+    callbacks: Any = [SaveBeforeRestart(loop["monitor"]), TellFailures(loop["monitor"])]  # mypy sees those of Train V1
     return TorchTrainer(
         train_worker,
         train_loop_config=loop,
         torch_config=TorchConfig(timeout_s=_COLLECTIVE_TIMEOUT_S),
-        scaling_config=ScalingConfig(num_workers=settings.workers, use_gpu=settings.use_gpu),
+        scaling_config=scaling,
         run_config=RunConfig(  # type: ignore[call-arg]  # mypy sees that of Train V1
             name=settings.name,
             storage_path=settings.storage,
             failure_config=FailureConfig(max_failures=settings.max_failures),
+            callbacks=callbacks,
             worker_runtime_env=runtime_environment(),
         ),
     )
@@ -233,22 +229,26 @@ class _Fit(threading.Thread):
         except BaseException as failure:  # noqa: BLE001 - raised again where the result is asked for
             self._failure = failure
 
-    def raise_failure(self) -> None:
-        """Raise what ended the run, our own errors as themselves."""
+    def raise_failure(self, told: str) -> None:
+        """Raise what ended the run, our own errors as themselves.
+
+        Args:
+            told: Why the last group of workers has failed; empty where nobody knows.
+        """
         if isinstance(self._failure, TrainingFailedError):
-            raise _cause(self._failure) from self._failure
+            raise _cause(self._failure, told) from self._failure
         if self._failure is not None:
             raise self._failure
 
 
-def _cause(failure: TrainingFailedError) -> MindDistError:
-    """Return the error of ours that a worker raised, or a TrainingError with the first failure's last line."""
+def _cause(failure: TrainingFailedError, told: str) -> MindDistError:
+    """Return the error of ours that a worker raised, or a TrainingError with what was told, or the failure's last line."""
     raised = [getattr(error, "_base_exc", error) for error in getattr(failure, "worker_failures", {}).values()]
     for error in raised:
         if isinstance(error, MindDistError):
             return error
-    last_line = str(raised[0] if raised else failure).strip().splitlines()[-1]
-    return TrainingError(f"the workers failed: {last_line}; the last checkpoint is kept: start again to go on from it")
+    why = told or str(raised[0] if raised else failure).strip().splitlines()[-1]
+    return TrainingError(f"the workers failed: {why}; the last checkpoint is kept: start again to go on from it")
 
 
 def _result(settings: TrainSettings, fits: _Fits) -> TrainResult:
@@ -265,5 +265,5 @@ def _result(settings: TrainSettings, fits: _Fits) -> TrainResult:
     if newest is None or found is None:
         raise TrainingError(f"run {settings.name!r} found nothing to train on: {source_name(settings)} has no examples")
     manifest, last_step = found.manifest, newest.manifest.step
-    fell_back_to = fits.fallback.version_uri if fits.fallback else ""
+    fell_back_to = fits.log.fallback.version_uri if fits.log.fallback else ""
     return TrainResult(found.uri, manifest.model_version, manifest.step, manifest.metrics, last_step, fell_back_to)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +23,7 @@ from mind_dist.keys import EventFeatures
 from mind_dist.training.collectives import Collectives, ProcessGroup, SingleRank, failing_together
 from mind_dist.training.loop import StepReport
 from mind_dist.training.open_run import open_run
+from mind_dist.training.pulse import Activity, pulse_of
 from mind_dist.training.ray_saving import report, save, saved_version
 from mind_dist.training.ray_teller import Teller
 from mind_dist.training.run import TrainingRun
@@ -48,13 +50,18 @@ def train_worker(loop: dict[str, Any]) -> None:
     logging.getLogger().setLevel(logging.WARNING)  # below it, Ray writes a line for every report of every worker
     device = ray_torch.get_device()
     parallel = distributed.is_initialized() and distributed.get_world_size() > 1
-    ranks: Collectives = ProcessGroup(device) if parallel else SingleRank()
+    activity, monitor = Activity(), loop["monitor"]
+    ranks: Collectives = ProcessGroup(device, activity) if parallel else SingleRank()
     with failing_together(ranks):
-        _train(settings, loop, ranks, device)
+        group, *_ = ranks.gather_objects(uuid.uuid4().hex)
+        with pulse_of(activity, group, ranks.rank, ranks.world_size, monitor.hear.remote):
+            _train(settings, loop, ranks, device, activity)
 
 
-def _train(settings: TrainSettings, loop: dict[str, Any], ranks: Collectives, device: torch.device) -> None:
-    monitor, teller = loop["monitor"], Teller(loop["monitor"], ranks.rank)
+def _train(
+    settings: TrainSettings, loop: dict[str, Any], ranks: Collectives, device: torch.device, activity: Activity
+) -> None:
+    monitor, teller = loop["monitor"], Teller(loop["monitor"], ranks.rank, settings.checkpoint_every_s)
     saved = saved_version(settings, ranks, monitor)
     users = _valid_users(settings, loop["open_valid_users"])
     run = open_run(
@@ -70,8 +77,9 @@ def _train(settings: TrainSettings, loop: dict[str, Any], ranks: Collectives, de
     watch = None if users is None else Watch(run, users, settings.watch, settings.eval_every, ranks)
     teller.num_steps = run.num_steps()
     _tell_begin(run.examples, users, ranks, monitor)
-    saved_step = run.step
+    saved_step = activity.step = run.step
     for step in _steps(run, watch, teller):
+        activity.step = step.step
         is_best = False
         if watch is not None and step.num_examples and watch.is_due():
             look = watch.look()
@@ -80,9 +88,12 @@ def _train(settings: TrainSettings, loop: dict[str, Any], ranks: Collectives, de
             is_best = look.is_best
             report(look.metrics, ranks)
         every = settings.training.checkpoint_every_steps
-        if is_best or (step.num_examples and every and step.step % every == 0):
-            save(run, settings, ranks)
-            saved_step = step.step
+        if is_best or step.is_save_due or (step.num_examples and every and step.step % every == 0):
+            if run.step > saved_step:
+                save(run, settings, ranks, teller)
+                saved_step = run.step
+            else:
+                teller.saved()  # there is nothing new
         elif step.num_examples and step.step % _REPORT_EVERY_STEPS == 0:
             report(_metrics(step), ranks)
         elif not step.num_examples:
@@ -90,7 +101,7 @@ def _train(settings: TrainSettings, loop: dict[str, Any], ranks: Collectives, de
     if run.step == saved_step and loop["drain"] and _has_moved(run, saved, ranks):
         run.step += 1  # a version is never written over another
     if run.step > saved_step:
-        save(run, settings, ranks)
+        save(run, settings, ranks, teller)
     run.examples.close()
 
 
@@ -98,7 +109,7 @@ def _steps(run: TrainingRun, watch: Watch | None, teller: Teller) -> Iterator[St
     """Yield the run's steps until it ends, or the valid users have seen enough."""
     if watch is not None and watch.is_over:
         return
-    for step in run.steps(teller.should_stop):
+    for step in run.steps(teller.should_stop, teller.should_save):
         teller.add(step)
         yield step
         if watch is not None and watch.is_over:

@@ -106,7 +106,9 @@ class TrainingRun:
         )
         self._fill_table()
 
-    def steps(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[StepReport]:
+    def steps(
+        self, should_stop: Callable[[], bool] = lambda: False, should_save: Callable[[], bool] = lambda: False
+    ) -> Iterator[StepReport]:
         """Train on; see `loop.train`. Whatever is raised by one rank is raised by all of them."""
         if self._fresh and not self._observe and self._config.warm_start == "cooccurrence":
             self._warm_start()
@@ -131,6 +133,7 @@ class TrainingRun:
             first_step=self.step,
             collectives=self._ranks,
             should_stop=should_stop,
+            should_save=should_save,
         )
         with failing_together(self._ranks):
             for report in reports:

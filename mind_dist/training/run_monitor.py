@@ -1,8 +1,15 @@
-"""Between the driver and rank 0: progress one way, the wish to stop the other. No torch: its actor starts at once."""
+"""Between driver, controller and rank 0: progress one way, wishes to stop or to save the other.
+
+No torch: its actor starts at once.
+"""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+
+from mind_dist.training.pulse import Hang, Pulse, Pulses
 
 RECALL, RECALL_REMOVED = "valid_recall@50", "valid_recall@50_removed"
 """Metrics of a version that was evaluated: recall of the valid users with the history kept, and with it removed. The best
@@ -90,6 +97,19 @@ class Look:
 
 
 @dataclass(frozen=True)
+class Wishes:
+    """What rank 0 is asked for.
+
+    Attributes:
+        stop: End after this step, with a save.
+        save: Number of the newest save that was asked for and has not been done; 0 for none.
+    """
+
+    stop: bool = False
+    save: int = 0
+
+
+@dataclass(frozen=True)
 class RunState:
     """What rank 0 has told.
 
@@ -99,6 +119,9 @@ class RunState:
         deal: What each worker has to train; None until that is known.
         num_watching: Valid users that watch the run; None until that is known.
         looks: What they have said.
+        hang: The rank that hangs now.
+        failures: Why each group of workers that was lost has failed.
+        saves_asked: Why each save was asked for.
     """
 
     progress: TrainProgress | None = None
@@ -106,19 +129,24 @@ class RunState:
     deal: Deal | None = None
     num_watching: int | None = None
     looks: tuple[Look, ...] = ()
+    hang: Hang | None = None
+    failures: tuple[str, ...] = ()
+    saves_asked: tuple[str, ...] = ()
 
 
 class RunMonitor:
-    """What the driver and rank 0 know of each other; runs as an actor."""
+    """What the driver, Ray Train's controller and rank 0 know of each other; runs as an actor."""
 
     def __init__(self) -> None:
         self._state = RunState()
-        self._stopping = False
+        self._wishes = Wishes()
+        self._pulses = Pulses()
+        self._failed: tuple[str, tuple[tuple[int, str], ...]] = ("", ())
 
-    def tell(self, progress: TrainProgress | None) -> bool:
-        """Take the progress; return whether to stop."""
+    def tell(self, progress: TrainProgress | None) -> Wishes:
+        """Take the progress; return what is asked for."""
         self._state = replace(self._state, progress=progress or self._state.progress)
-        return self._stopping
+        return self._wishes
 
     def fall_back(self, fallback: Fallback) -> None:
         """Take note of a fallback."""
@@ -134,8 +162,42 @@ class RunMonitor:
 
     def state(self) -> RunState:
         """Return what has been told."""
-        return self._state
+        hang = None if self._pulses.group == self._failed[0] else self._pulses.hang(time.monotonic())
+        return replace(self._state, hang=hang)
+
+    def hear(self, pulse: Pulse) -> None:
+        """Take note of a sign of life."""
+        self._pulses.hear(pulse, time.monotonic())
+
+    def fail(self, silent: tuple[int, ...], errors: Mapping[int, str]) -> None:
+        """Take note of why a group of workers has failed.
+
+        Args:
+            silent: Ranks that have not answered Ray for too long.
+            errors: What each rank that has failed raised, or died of.
+        """
+        failed = (self._pulses.group, tuple(sorted(errors.items())))
+        if failed == self._failed:  # Ray tells it anew at each look until it acts
+            return
+        self._failed = failed
+        hang = self._pulses.why(time.monotonic(), silent)
+        told = [str(hang)] if hang else [f"worker {rank}: {error}" for rank, error in failed[1]]
+        self._state = replace(self._state, failures=(*self._state.failures, "; ".join(told)))
 
     def stop(self) -> None:
         """Ask the run to stop."""
-        self._stopping = True
+        self._wishes = replace(self._wishes, stop=True)
+
+    def ask_to_save(self, why: str) -> None:
+        """Ask for a save."""
+        self._state = replace(self._state, saves_asked=(*self._state.saves_asked, why))
+        self._wishes = replace(self._wishes, save=len(self._state.saves_asked))
+
+    def saved(self, number: int) -> None:
+        """Take note that what was asked for up to a number is done."""
+        if number >= self._wishes.save:
+            self._wishes = replace(self._wishes, save=0)
+
+    def has_saved(self) -> bool:
+        """Tell whether all that was asked for is done."""
+        return not self._wishes.save

@@ -39,8 +39,16 @@ class TrainSettings:
     """Ray Train workers; 0 trains in this process, without Ray's recovery."""
     use_gpu: bool = False
     """Give every worker a GPU."""
+    min_workers: int = 0
+    """Go on with fewer workers, down to so many, where nodes are lost or not there yet, and with up to `workers` again once
+    there are nodes for them. 0 waits until there is room for all `workers`. A group of workers goes on from the run's newest
+    version, whatever their number was when it was saved."""
     max_failures: int = 2
-    """How often lost workers are replaced before the job gives up."""
+    """How often workers that died or hang are replaced before the job gives up. A node that is lost without notice counts,
+    too; one that Ray was told of before (a preemption, a drain) does not."""
+    checkpoint_every_s: float = 600.0
+    """Save, too, when the last save was so many seconds ago: so much work is lost with a worker at most. 0 saves by steps
+    (`training.checkpoint_every_steps`), by what valid users say and at the end alone."""
     num_to_keep: int = 2
     """Newest versions of the run that are kept: at least 2, so that one is left where the newest is damaged."""
     model: ModelConfig = field(default_factory=lambda: best().model)
@@ -61,6 +69,10 @@ class TrainSettings:
                 raise ValueError(f"{setting} must be at least {least}")
         if not _NAME.fullmatch(self.name):
             raise ValueError("name must be letters, digits, '_', '.' and '-', beginning with a letter or digit")
+        if self.min_workers and not 1 <= self.min_workers <= self.workers:
+            raise ValueError("min_workers must be 0, or between 1 and workers")
+        if self.checkpoint_every_s < 0:
+            raise ValueError("checkpoint_every_s must be 0 or more")
         if self.eval_every < -1:
             raise ValueError("eval_every must be at least -1")
         if self.eval_every > 0 and self.source == "kafka":

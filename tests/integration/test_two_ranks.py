@@ -61,6 +61,7 @@ def _rank(rank: int, dataset_uri: str, directory: str) -> None:
         *FAULTS,
         share_a_batch,
         stop_when_one_is_asked,
+        save_when_one_is_asked,
     ):
         ranks = ProcessGroup(torch.device("cpu"))
         torch.save(work(ranks, dataset, directory), f"{directory}/{work.__name__}-{rank}.pt")
@@ -331,3 +332,14 @@ def stop_when_one_is_asked(ranks: Collectives, dataset: PreparedDataset, _direct
 
 def test_all_ranks_end_at_the_same_step_when_one_is_asked_to_stop(results: Path) -> None:
     assert of_both(results, stop_when_one_is_asked) == [[1, 2], [1, 2]]
+
+
+def save_when_one_is_asked(ranks: Collectives, dataset: PreparedDataset, _directory: str) -> list[bool]:
+    config = dataclasses.replace(TRAINING, max_steps=3)
+    run = run_over(dataset, parquet_examples(dataset, config, partitions=[ranks.rank]), ranks, config)
+    asked: Iterator[bool] = iter([False, ranks.rank == 1, False])
+    return [report.is_save_due for report in run.steps(should_save=lambda: next(asked))]
+
+
+def test_all_ranks_are_told_of_a_save_at_the_step_at_which_one_asks_for_it(results: Path) -> None:
+    assert of_both(results, save_when_one_is_asked) == [[False, True, False]] * 2

@@ -20,7 +20,7 @@ from mind_dist.records import BehaviorSequence
 from mind_dist.storage import Directory
 from mind_dist.training.positions import TrainedPositions
 from mind_dist.training.ray_trainer import _trainer
-from mind_dist.training.run_monitor import Deal, Fallback, Look, RunMonitor, RunState, TrainProgress
+from mind_dist.training.run_monitor import Deal, Fallback, Look, RunMonitor, RunState, TrainProgress, Wishes
 from mind_dist.training.settings import TrainSettings, check_dataset, source_name
 from tests.toy_training import write_dataset
 
@@ -33,6 +33,10 @@ NEEDED = ["--dataset", "data", "--storage", "runs"]
         (["--workers", "-1"], "workers must be at least 0"),
         (["--num-to-keep", "1"], "num_to_keep must be at least 2"),
         (["--max-failures", "-1"], "max_failures must be at least 0"),
+        (["--min-workers", "3"], "min_workers must be 0, or between 1 and workers"),
+        (["--min-workers", "-1"], "min_workers must be 0, or between 1 and workers"),
+        (["--workers", "0", "--min-workers", "1"], "min_workers must be 0, or between 1 and workers"),
+        (["--checkpoint-every-s", "-1"], "checkpoint_every_s must be 0 or more"),
         (["--name", "../up"], "name must be letters, digits"),
         (["--follow"], "follow must be off unless source is kafka"),
         (["--training.temperature", "0"], "temperature must be above 0"),
@@ -103,8 +107,7 @@ def test_a_dataset_is_needed_and_must_hold_something_to_train_on(tmp_path: Path)
 def test_the_monitor_keeps_the_last_progress_and_passes_on_a_stop() -> None:
     monitor, progress = RunMonitor(), TrainProgress(3, 10, 1.5, 200.0)
     assert monitor.state() == RunState()
-    assert not monitor.tell(progress)
-    assert not monitor.tell(None)
+    assert monitor.tell(progress) == monitor.tell(None) == Wishes()
     assert monitor.state() == RunState(progress)
     fallback = Fallback("runs/mind/checkpoint_00000020", ("checkpoint_00000040: no manifest.json",))
     monitor.fall_back(fallback)
@@ -113,7 +116,28 @@ def test_the_monitor_keeps_the_last_progress_and_passes_on_a_stop() -> None:
     monitor.look(look)
     assert monitor.state() == RunState(progress, fallback, Deal((2, 2)), 50, (look,))
     monitor.stop()
-    assert monitor.tell(dataclasses.replace(progress, step=4))
+    assert monitor.tell(dataclasses.replace(progress, step=4)) == Wishes(stop=True)
+
+
+def test_the_monitor_passes_on_each_wish_to_save_and_that_it_is_done() -> None:
+    monitor = RunMonitor()
+    assert monitor.has_saved()
+    monitor.ask_to_save("a node goes")
+    assert monitor.tell(None) == Wishes(save=1)
+    monitor.ask_to_save("and another")
+    monitor.saved(1)
+    assert not monitor.has_saved()
+    assert monitor.tell(None) == Wishes(save=2)
+    monitor.saved(2)
+    assert monitor.has_saved()
+    assert monitor.tell(None) == Wishes(), "a group that begins now has nothing to save"
+    assert monitor.state().saves_asked == ("a node goes", "and another")
+
+
+@pytest.mark.parametrize(("least", "expected"), [(0, 4), (2, (2, 4)), (4, (4, 4))])
+def test_ray_is_told_the_fewest_and_the_most_workers(least: int, expected: object) -> None:
+    trainer = _trainer(TrainSettings("dataset", "/runs", workers=4, min_workers=least), {"monitor": None})
+    assert trainer.scaling_config.num_workers == expected
 
 
 @pytest.mark.parametrize(
@@ -185,6 +209,6 @@ def test_workers_connect_to_kafka_by_the_settings_of_the_driver_but_for_secrets(
 ) -> None:
     monkeypatch.setenv("MIND_DIST_KAFKA_CLIENT_ID", "shop")
     monkeypatch.setenv("MIND_DIST_KAFKA_SASL_PLAIN_PASSWORD", "geheim")
-    trainer = _trainer(TrainSettings("dataset", "/runs"), {})
+    trainer = _trainer(TrainSettings("dataset", "/runs"), {"monitor": None})
     sent = vars(trainer.run_config)["worker_runtime_env"]  # mypy sees the settings of Train V1
     assert sent == {"env_vars": {"MIND_DIST_KAFKA_CLIENT_ID": "shop"}}
