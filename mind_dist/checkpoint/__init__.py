@@ -12,6 +12,7 @@ No pickle anywhere. A directory without its manifest, or with a file that differ
 Writing: every worker writes its parts with a `VersionWriter`; when all have, one of them calls `seal`.
 """
 
+from mind_dist.checkpoint.copying import copy_version
 from mind_dist.checkpoint.manifest import DENSE, FORMAT_VERSION, MANIFEST, FileEntry, Manifest, WatchState, seal
 from mind_dist.checkpoint.parts import UnsavedVersion, VersionParts
 from mind_dist.checkpoint.rows import SightingCounts, TableRows
@@ -30,5 +31,6 @@ __all__ = [
     "VersionParts",
     "VersionWriter",
     "WatchState",
+    "copy_version",
     "seal",
 ]

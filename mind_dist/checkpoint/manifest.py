@@ -165,25 +165,36 @@ def read_manifest(directory: Directory) -> Manifest:
         VersionError: It is missing, torn, altered or of another format.
     """
     try:
-        values = from_json(directory.read_bytes(MANIFEST))
-        found = values.pop("digest", None)
+        content = directory.read_bytes(MANIFEST)
     except OSError as error:
         raise VersionError(directory.uri, f"no {MANIFEST}: not a model version, or its save was cut off") from error
+    return parse_manifest(directory.uri, content)
+
+
+def parse_manifest(uri: str, content: bytes) -> Manifest:
+    """Check the content of the manifest of the version at a URI.
+
+    Raises:
+        VersionError: It is torn, altered or of another format.
+    """
+    try:
+        values = from_json(content)
+        found = values.pop("digest", None)
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
-        raise VersionError(directory.uri, f"{MANIFEST} is torn: {error}") from error
+        raise VersionError(uri, f"{MANIFEST} is torn: {error}") from error
     if values.get("format_version") != FORMAT_VERSION:
         found_version = values.get("format_version")
         problem = (
             f"{MANIFEST} has format version {found_version}, this release reads {FORMAT_VERSION}: train it anew, or "
         )
         problem += "read it with the release that wrote it"
-        raise VersionError(directory.uri, problem)
+        raise VersionError(uri, problem)
     if found != _digest_of(values):
-        raise VersionError(directory.uri, f"{MANIFEST} is altered: its content does not fit its digest")
+        raise VersionError(uri, f"{MANIFEST} is altered: its content does not fit its digest")
     try:
         return parse(Manifest, values, where=MANIFEST)
     except ConfigError as error:
-        raise VersionError(directory.uri, str(error)) from error
+        raise VersionError(uri, str(error)) from error
 
 
 def shard_name(shard: int, num_shards: int) -> str:

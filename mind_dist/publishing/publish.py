@@ -27,7 +27,7 @@ from mind_dist.publishing.compatibility import check_compatible
 from mind_dist.publishing.filling import fill_items
 from mind_dist.publishing.item_columns import item_columns
 from mind_dist.publishing.item_map import map_columns
-from mind_dist.publishing.one_at_a_time import only_publisher
+from mind_dist.publishing.one_at_a_time import Lease, only_publisher
 from mind_dist.publishing.report import PublishReport
 from mind_dist.publishing.rollback import age
 from mind_dist.publishing.verification import GATE_METRIC, InterestSample, ann_recall, check_recall, skew_recall
@@ -110,39 +110,57 @@ def publish(
         PublishError: The version does not pass, readers of the active one cannot go on with it, updaters did not
             catch up in time, or another publish is under way.
     """
-    started = time.monotonic()
     config = config or PublishConfig()
     with only_publisher(store.publish_lock(), config.lease_s, sleep) as lease:
-        active = store.active_version()
-        if active == encoder.manifest.model_version:
-            return PublishReport(active, already_active=True)
-        known = {info.model_version: info for info in store.versions()}
-        run = _Run(store, encoder, config, known[active] if active else None, advance)
-        with run.withdrawn_on_failure():
-            columns = item_columns(encoder.catalog, encoder.item_keys, encoder.manifest.id_type)
-            columns |= map_columns(encoder.item_vectors)
-            newest_ms = max((info.published_ms for info in known.values()), default=0)
-            published_ms = max(newest_ms + 1, time.time_ns() // 1_000_000)
-            info = _describe(encoder, uri, metrics or {}, tuple(columns), published_ms)
-            run.create(info)
-            run.fill_items({column.name: values for column, values in columns.items()})
-            run.stage(catch_up, sleep)
-            found, skew = run.verify(), run.compare()
-            lease.check()
-            run.activate()
-        return PublishReport(
-            model_version=info.model_version,
-            previous_version=active,
-            num_items=len(encoder.item_keys),
-            num_available=int(run.available.sum()),
-            num_unknown_items=len(np.setdiff1d(encoder.catalog.keys, encoder.item_keys)),
-            num_users=store.count_users(info.model_version),
-            ann_recall=found,
-            recall=info.metrics.get(GATE_METRIC),
-            skew_recall=skew,
-            retired=run.retire(),
-            wall_s=time.monotonic() - started,
+        return publish_under(
+            lease, store, encoder, uri, config, metrics=metrics, catch_up=catch_up, advance=advance, sleep=sleep
         )
+
+
+def publish_under(
+    lease: Lease,
+    store: VectorStore,
+    encoder: Encoder,
+    uri: str,
+    config: PublishConfig,
+    *,
+    metrics: Mapping[str, float] | None = None,
+    catch_up: CatchUp | None = None,
+    advance: Advance = lambda _step, _done: None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> PublishReport:
+    """Bring a model version to readers, as `publish` does, for whoever has the publishers' lock."""
+    started = time.monotonic()
+    active = store.active_version()
+    if active == encoder.manifest.model_version:
+        return PublishReport(active, already_active=True)
+    known = {info.model_version: info for info in store.versions()}
+    run = _Run(store, encoder, config, known[active] if active else None, advance)
+    with run.withdrawn_on_failure():
+        columns = item_columns(encoder.catalog, encoder.item_keys, encoder.manifest.id_type)
+        columns |= map_columns(encoder.item_vectors)
+        newest_ms = max((info.published_ms for info in known.values()), default=0)
+        published_ms = max(newest_ms + 1, time.time_ns() // 1_000_000)
+        info = _describe(encoder, uri, metrics or {}, tuple(columns), published_ms)
+        run.create(info)
+        run.fill_items({column.name: values for column, values in columns.items()})
+        run.stage(catch_up, sleep)
+        found, skew = run.verify(), run.compare()
+        lease.check()
+        run.activate()
+    return PublishReport(
+        model_version=info.model_version,
+        previous_version=active,
+        num_items=len(encoder.item_keys),
+        num_available=int(run.available.sum()),
+        num_unknown_items=len(np.setdiff1d(encoder.catalog.keys, encoder.item_keys)),
+        num_users=store.count_users(info.model_version),
+        ann_recall=found,
+        recall=info.metrics.get(GATE_METRIC),
+        skew_recall=skew,
+        retired=run.retire(),
+        wall_s=time.monotonic() - started,
+    )
 
 
 def _describe(
