@@ -1,15 +1,20 @@
 """Model version → Milvus: create, fill, have its users' rows made, verify, switch readers, retire.
 
 python -m jobs.publish --version-uri versions/v00000400_1a2b3c4d
+python -m jobs.publish --version-uri runs/live --every-s 600    # follows a run that is trained without end, until SIGTERM
 python -m jobs.publish --list
 python -m jobs.publish --rollback
 """
 
 from __future__ import annotations
 
-from contextlib import closing
+import logging
+import os
+import re
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from pydantic import ConfigDict, with_config
@@ -17,17 +22,31 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from jobs.cli import interactive, run
+from jobs.cli import check_output, connect_ray, interactive, run, stop_requested
 from jobs.tables import print_whole
+from mind_dist.checkpoint import MANIFEST, ModelVersion
 from mind_dist.config import Addresses, KafkaConfig, MilvusConfig, PublishConfig, load
 from mind_dist.encoder import InterestEncoder
 from mind_dist.errors import ConfigError, without_secrets
 from mind_dist.evaluation import EvaluationReport
 from mind_dist.index.milvus import MilvusVectorStore
 from mind_dist.index.vector_store import VectorStore
-from mind_dist.publishing import CatchUp, PublishReport, publish, rollback
-from mind_dist.training.run_versions import version_at
+from mind_dist.observability import InMemoryMetrics, Metrics
+from mind_dist.publishing import (
+    CatchUp,
+    FollowedRun,
+    PublishedCopies,
+    PublishReport,
+    ScheduledPublisher,
+    publish,
+    publish_from_run,
+    rollback,
+)
+from mind_dist.storage import Directory
+from mind_dist.training.run_versions import RunVersions, version_at
 from mind_dist.views.caught_up import CaughtUp
+
+logger = logging.getLogger("mind_dist.publish")
 
 _PATIENCE_S = 30.0
 """So long updaters may take to notice the first version there is, to load it and to join their group."""
@@ -46,6 +65,13 @@ class PublishJob:
     """Put readers back: on the version named, or without a name on the one published before."""
     list: bool = False
     """Show the versions there are."""
+    every_s: float = 0.0
+    """Go on until SIGTERM: look so often, in seconds, at the run that `version_uri` names, and publish its version where
+    readers are on another one. 0: publish once."""
+    keep_in: str = ""
+    """URI of a directory for copies of the versions published from a run, which itself deletes older ones: each stays as
+    long as the index has the version. Empty: `published` in the run's directory. A version given by its own URI is
+    left where it is."""
     publishing: PublishConfig = field(default_factory=PublishConfig)
     """What a version must show."""
     kafka: KafkaConfig = field(default_factory=KafkaConfig)
@@ -62,9 +88,14 @@ def main(job: PublishJob) -> None:
     """
     if (bool(job.version_uri), job.rollback is not None, job.list).count(True) != 1:
         raise ConfigError("command line", "give one of --version-uri, --rollback, --list")
+    if job.every_s < 0 or (job.every_s and not job.version_uri) or (job.every_s and job.evaluation):
+        raise ConfigError("every_s", "at least 0, and goes with --version-uri, without --evaluation")
     if len(job.rollback or ()) > 1:
         raise ConfigError("rollback", "takes at most one version")
     addresses = Addresses.from_environment()
+    if job.every_s:
+        _follow(job, addresses)
+        return
     with closing(MilvusVectorStore.at(addresses, job.milvus)) as store:
         if job.version_uri:
             Console().print(_summary(_publish(job, store, addresses)))
@@ -78,19 +109,84 @@ def main(job: PublishJob) -> None:
 
 def _publish(job: PublishJob, store: VectorStore, addresses: Addresses) -> PublishReport:
     version_uri = version_at(job.version_uri)
-    encoder = InterestEncoder.load(version_uri)
     columns = (TextColumn("{task.description}"), TextColumn("{task.completed:,}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not interactive()) as progress:
         tasks = {step: progress.add_task(step, total=None) for step in ("items",)}
-        return publish(
-            store,
-            encoder,
-            version_uri,
-            job.publishing,
-            metrics=_metrics(job.evaluation, encoder.model_version) if job.evaluation else None,
-            catch_up=_caught_up(job, addresses),
-            advance=lambda step, done: progress.update(tasks[step], completed=done),
-        )
+
+        def advance(step: str, done: int) -> None:
+            progress.update(tasks[step], completed=done)
+
+        version = ModelVersion.open(version_uri, verify=False)
+        catch_up = _caught_up(job, addresses)
+        metrics = _metrics(job.evaluation, version.manifest.model_version) if job.evaluation else None
+        if version_uri == Directory.at(job.version_uri).uri:
+            encoder = InterestEncoder.load(version_uri)
+            bring = partial(publish, store, encoder, version_uri, job.publishing)
+        else:
+            bring = partial(publish_from_run, store, version, _copies(job, addresses), job.publishing)
+        return bring(metrics=metrics, catch_up=catch_up, advance=advance)
+
+
+def _follow(job: PublishJob, addresses: Addresses) -> None:
+    """Publish what a run saves until SIGTERM.
+
+    Raises:
+        ConfigError: The URI is that of one version, which stays the same.
+    """
+    directory = Directory.at(job.version_uri)
+    with suppress(OSError):  # a storage that is away now is no reason not to begin
+        if directory.exists(MANIFEST):
+            raise ConfigError("every_s", f"{job.version_uri} is one version: give the directory of its run")
+    versions = RunVersions(directory)
+    metrics = _open_metrics()
+
+    def find(verify: bool) -> tuple[ModelVersion | None, tuple[str, ...]]:
+        found = versions.best_whole(verify=verify)
+        return found.version, found.damaged
+
+    copies, should_stop = _copies(job, addresses), stop_requested()  # behind Ray, which takes SIGTERM over
+    fields = {"run": directory.uri, "every_s": job.every_s, "keep_in": copies.directory.uri}
+    logger.info("following", extra={"fields": fields})
+    ScheduledPublisher(
+        FollowedRun(find, copies),
+        lambda sleep: closing(MilvusVectorStore.at(addresses, job.milvus, sleep)),
+        job.publishing,
+        metrics,
+        catch_up=lambda: _caught_up(job, addresses),
+        should_stop=should_stop,
+    ).run(job.every_s)
+
+
+def _open_metrics() -> Metrics:
+    """Return metrics that Ray exports where a cluster is named, as `ray job submit` does; else they are in log lines alone."""
+    if "RAY_ADDRESS" not in os.environ:
+        return InMemoryMetrics()
+    from mind_dist.serving.ray_metrics import RayMetrics  # noqa: PLC0415 - seconds that jobs without Ray need not wait
+
+    connect_ray()
+    return RayMetrics()
+
+
+def _copies(job: PublishJob, addresses: Addresses) -> PublishedCopies:
+    """Return where copies are kept for the index: one that is shared by two would have each remove the other's.
+
+    Raises:
+        ConfigError: The path is relative, and this is a submitted job.
+    """
+    check_output("keep_in" if job.keep_in else "version_uri", job.keep_in or job.version_uri)
+    server = re.sub(r"[^A-Za-z0-9.-]+", "_", without_user(addresses.milvus))
+    index = f"{addresses.deployment}__{server}" if addresses.deployment else server
+    place = Directory.at(job.keep_in) if job.keep_in else Directory.at(job.version_uri) / "published"
+    return PublishedCopies(place / index)
+
+
+def without_user(address: str) -> str:
+    """Return an address without scheme, user and password.
+
+    >>> without_user("https://me:secret@milvus.data:19530/")
+    'milvus.data:19530'
+    """
+    return address.rpartition("://")[2].rpartition("@")[2].strip("/")
 
 
 def _metrics(evaluation: Path, model_version: str) -> dict[str, float]:

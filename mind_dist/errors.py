@@ -14,7 +14,9 @@
     ├── TrainingError          training cannot go on (a non-finite loss, say)
     │   └── StoppedBeforeSaving    it was asked to stop before there was anything to save
     ├── PublishError           a version was not activated; readers stay where they were
-    │   └── LeaseLost              another publisher has taken over, and does with versions as it sees fit
+    │   ├── PublishUnderWay        another publisher has the lock
+    │   ├── LeaseLost              another publisher has taken over, and does with versions as it sees fit
+    │   └── UsersBehind            updaters have not made the rows of all users in time
     ├── VectorStoreError       the vector store refused a call
     ├── ServiceUnavailable     a broker, vector store or cluster could not be reached in time
     │   └── ServiceRefused         it was reached, and does not take us for who we say, or we do not trust it
@@ -226,6 +228,14 @@ class StoppedBeforeSaving(TrainingError):
 
 class PublishError(MindDistError):
     """A version was not activated; readers stay on the one they had."""
+
+
+class PublishUnderWay(PublishError):
+    """Another publish of the deployment is under way; nothing is wrong with the version."""
+
+
+class UsersBehind(PublishError):
+    """Updaters did not make the rows of all users in time; nothing is wrong with the version."""
 
 
 class LeaseLost(PublishError):

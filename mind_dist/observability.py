@@ -60,6 +60,13 @@ METRICS: dict[str, Metric] = {
     "mind_dist_view_repairs": Metric(
         "counter", "Rows found to differ from their state, and written anew.", tags=_BY_VERSION
     ),
+    "mind_dist_published_versions": Metric("counter", "Versions that readers were put on by `jobs.publish --every-s`."),
+    "mind_dist_publish_failures": Metric(
+        "counter", "Turns of `jobs.publish --every-s` that failed; readers stay where they are.", tags=("reason",)
+    ),
+    "mind_dist_active_watermark_age_seconds": Metric(
+        "gauge", "How far behind now the newest event is that the active version was trained on."
+    ),
     "mind_dist_states_written": Metric("counter", "User states written to the log of states."),
     "mind_dist_user_upserts": Metric("counter", "User rows written.", tags=_BY_VERSION),
     "mind_dist_lag_records": Metric("gauge", "Records of an owned partition not yet applied.", tags=("partition",)),

@@ -55,6 +55,7 @@ _TOGETHER = {
     "tests/e2e/": _TRAINING,
     "tests/integration/test_news.py": _TRAINING,
     "tests/integration/test_prepare": _TRAINING,
+    "tests/integration/test_publish_schedule_job.py": _TRAINING,
     "tests/integration/test_train_on_ray": _TRAINING,
     "tests/integration/test_train_on_s3.py": _TRAINING,
 }

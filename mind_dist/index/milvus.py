@@ -67,13 +67,21 @@ class MilvusVectorStore:
         self._lite = str(self._call(MilvusClient.get_server_version)).startswith("milvus_lite")
 
     @classmethod
-    def at(cls, addresses: Addresses, config: MilvusConfig) -> MilvusVectorStore:
+    def at(
+        cls, addresses: Addresses, config: MilvusConfig, sleep: Callable[[float], None] = time.sleep
+    ) -> MilvusVectorStore:
         """Connect to where the environment says, as the deployment that it names.
+
+        Args:
+            addresses: Where the services are.
+            config: As for the class.
+            sleep: As for the class.
 
         Raises:
             ServiceUnavailable: As for the class.
         """
-        return cls(addresses.milvus, config, addresses.milvus_token.get_secret_value(), deployment=addresses.deployment)
+        token = addresses.milvus_token.get_secret_value()
+        return cls(addresses.milvus, config, token, deployment=addresses.deployment, sleep=sleep)
 
     # Versions
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from mind_dist.config import PublishConfig
-from mind_dist.errors import PublishError
+from mind_dist.errors import UsersBehind
 from mind_dist.index.vector_store import VersionInfo
 
 _CATCH_UP_POLL_S = 1.0
@@ -21,13 +21,13 @@ def wait_for_users(
     """Return when a version has the rows of all users.
 
     Raises:
-        PublishError: It has not within `catch_up_s`.
+        UsersBehind: It has not within `catch_up_s`.
     """
     give_up = time.monotonic() + config.catch_up_s
     while not catch_up(info):
         if time.monotonic() >= give_up:
             waited = f"within {config.catch_up_s:g} s"
-            raise PublishError(
+            raise UsersBehind(
                 f"updaters did not make the rows of {info.model_version} {waited}: is `jobs.serve` running?"
             )
         sleep(_CATCH_UP_POLL_S)

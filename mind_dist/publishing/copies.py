@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from mind_dist.checkpoint import MANIFEST, ModelVersion, copy_version
+from mind_dist.errors import VersionError
 from mind_dist.storage import Directory
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,13 @@ class PublishedCopies:
     def was_active(self, model_version: str) -> bool:
         """Tell whether readers have been put on a version."""
         return self.place(model_version).exists(_WAS_ACTIVE)
+
+    def saved_ms(self, model_version: str) -> int:
+        """Return when a version was saved by its run, which steps do not tell of a run begun anew; 0 without a copy."""
+        try:
+            return ModelVersion.open(self.place(model_version).uri, verify=False).manifest.created_ms
+        except VersionError:
+            return 0
 
     def keep_only(self, model_versions: Collection[str]) -> tuple[str, ...]:
         """Remove the copies of all other versions, half ones as well, and return which."""

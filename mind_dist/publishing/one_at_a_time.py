@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from mind_dist.errors import LeaseLost, MindDistError, PublishError
+from mind_dist.errors import LeaseLost, MindDistError, PublishUnderWay
 from mind_dist.index.vector_store import PublishLock
 
 logger = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ def only_publisher(lock: PublishLock, lease_s: float, sleep: Callable[[float], N
         sleep: Waits between looks at a lock that is there.
 
     Raises:
-        PublishError: Another publish is under way.
+        PublishUnderWay: Another publish is under way.
     """
     since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
     holder = f"process {os.getpid()} on {socket.gethostname()} since {since} UTC ({uuid.uuid4().hex[:8]})"
@@ -110,10 +110,10 @@ def _take(lock: PublishLock, holder: str, lease_s: float, sleep: Callable[[float
         sleep(lease_s / _LOOKS)
         found = lock.state()
         if found != seen and found is not None:
-            raise PublishError(f"another publish is under way: {found[0]}; try again when it has ended")
+            raise PublishUnderWay(f"another publish is under way: {found[0]}; try again when it has ended")
         if found is None and lock.create(holder):
             return
     if seen is not None:
         lock.remove(seen[0])
     if not lock.create(holder):
-        raise PublishError("another publish has just begun; try again when it has ended")
+        raise PublishUnderWay("another publish has just begun; try again when it has ended")

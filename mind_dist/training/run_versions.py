@@ -53,8 +53,10 @@ class RunVersions:
 
     directory: Directory
 
-    def newest_whole(self) -> FoundVersion:
+    def newest_whole(self, *, verify: bool = True) -> FoundVersion:
         """Verify the versions, the newest first, and return the first one that is whole.
+
+        Without `verify` their manifests alone are read, which is enough to tell which version it would be.
 
         Raises:
             VersionError: There are versions, or there have been, and none of them is whole.
@@ -62,28 +64,32 @@ class RunVersions:
         damaged: list[str] = []
         for name in self._newest_first():
             try:
-                version = ModelVersion.open((self.directory / name).uri)
+                version = ModelVersion.open((self.directory / name).uri, verify=verify)
             except VersionError as error:
                 damaged.append(str(error))
             else:
                 return FoundVersion(version, tuple(damaged))
         if damaged:
-            advice = "restore one of them, train under another name, or delete the run's directory to begin anew"
+            advice = "restore one of them, train under another name, or delete the run's directory to begin anew, "
+            advice += "but for `published`, which replicas load"
             raise VersionError(self.directory.uri, f"no saved version is whole: {'; '.join(damaged)}; {advice}")
         return FoundVersion(None)
 
-    def best_whole(self) -> FoundVersion:
+    def best_whole(self, *, verify: bool = True) -> FoundVersion:
         """Return the version with the best valid recall, where valid users watched the run; else the newest.
+
+        Args:
+            verify: As for `newest_whole`.
 
         Raises:
             VersionError: There are versions, or there have been, and none of them is whole.
         """
-        newest = self.newest_whole()
+        newest = self.newest_whole(verify=verify)
         best_step = newest.version.manifest.watch.best_step if newest.version else 0
         if not best_step:
             return newest
         try:
-            return FoundVersion(ModelVersion.open(self.place(best_step).uri), newest.damaged)
+            return FoundVersion(ModelVersion.open(self.place(best_step).uri, verify=verify), newest.damaged)
         except VersionError as error:
             return FoundVersion(newest.version, (*newest.damaged, str(error)))
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from mind_dist.config import KafkaConfig
-from mind_dist.errors import PublishError
+from mind_dist.errors import UsersBehind
 from mind_dist.index.vector_store import VersionInfo
 from mind_dist.log.kafka import KafkaSource
 from mind_dist.log.kafka_groups import has_members
@@ -47,7 +47,7 @@ class CaughtUp:
         """Tell whether nothing lies between where the view is and where the states ended.
 
         Raises:
-            PublishError: There are users, and nobody is there to make their rows.
+            UsersBehind: There are users, and nobody is there to make their rows.
             ServiceUnavailable: The broker did not answer in time.
         """
         of_states = dataclasses.replace(self._config, topic=self._config.states_topic)
@@ -71,7 +71,7 @@ class CaughtUp:
         if self._seen_at is None or has_members(self._bootstrap, self._config, self._config.updaters_group):
             self._seen_at = now
         elif now - self._seen_at >= self._patience_s:
-            raise PublishError(
+            raise UsersBehind(
                 f"there are users, and no updater makes their rows for {info.model_version}: start python -m jobs.serve, "
                 "or set publishing.wait_for_users to false to let the rows come later"
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import uuid
 from contextlib import closing
 from pathlib import Path
@@ -32,6 +33,7 @@ from mind_dist.model.multi_interest import MultiInterestModel
 from mind_dist.records import BehaviorSequence
 from mind_dist.retrieval import retrieve
 from mind_dist.storage import Directory
+from mind_dist.training.run_versions import RunVersions
 from tests.replicas import eventually, kafka_arguments, kafka_config, updating
 
 NUM_ITEMS, NUM_USERS, DIM = 50, 12, 8
@@ -165,6 +167,24 @@ def test_users_of_whom_nobody_makes_rows_are_not_waited_for(
     assert store.count_users(new) == 0
     with updating(kafka, addresses(tansu_broker), tmp_path / "another disk"):
         eventually(lambda: behaviors(store, new, 1) == [1])
+
+
+def test_what_is_published_from_a_run_can_be_loaded_when_the_run_has_deleted_it(
+    tmp_path: Path, store: MilvusVectorStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, copies = RunVersions(Directory.at(tmp_path / "run")), tmp_path / "copies"
+    for settings in ((), ("--keep-in", str(copies))):
+        step = 10 + len(store.versions())
+        write_version(Path(run.place(step).path), step)
+        run.keep(step, 1)
+        job = ("--publishing.no-wait-for-users", "--publishing.keep", "0", *settings)
+        assert "readers are on" in run_job(capsys, *job, "--version-uri", str(tmp_path / "run"))
+        assert "is active already" in run_job(capsys, *job, "--version-uri", str(tmp_path / "run"))
+        shutil.rmtree(run.place(step).path)
+        [info] = store.versions()
+        assert InterestEncoder.load(info.uri).model_version == store.active_version()
+    [copy] = copies.glob("*/*/manifest.json")
+    assert copy.parent == Path(info.uri)
 
 
 def addresses(kafka: str) -> Addresses:

@@ -9,7 +9,9 @@ import pytest
 import ray.autoscaler
 import yaml
 
+from jobs.cli import read_settings
 from jobs.load_users import LoadUsers
+from jobs.publish import PublishJob
 from jobs.replay import Replay
 from mind_dist.config import KafkaConfig
 from mind_dist.log.kafka_settings import client_settings, shareable
@@ -119,6 +121,15 @@ def test_constraints_pin_every_direct_dependency() -> None:
         "milvus-lite",
     ):
         assert name in pinned
+
+
+def test_the_publisher_on_kubernetes_has_settings_that_its_job_takes() -> None:
+    deployment = yaml.safe_load((ROOT / "cluster" / "kuberay" / "publish.yaml").read_text())["spec"]
+    [container] = deployment["template"]["spec"]["containers"]
+    assert container["command"] == ["python", "-m", "jobs.publish"]
+    job = read_settings(PublishJob, container["args"])
+    assert (job.version_uri, job.every_s) == ("s3://models/runs/live", 600)
+    assert (deployment["replicas"], deployment["strategy"]["type"]) == (1, "Recreate")
 
 
 def test_the_kuberay_example_gives_known_settings_to_all_containers_and_no_secret_in_the_clear(tmp_path: Path) -> None:
