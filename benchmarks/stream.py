@@ -158,6 +158,8 @@ class Stream:
     """Events a step that are tried on the valid users."""
     learning_rates: tuple[float, ...] = (stream().training.learning_rate,)
     """Learning rates that are tried on the valid users."""
+    young_learning_rates: tuple[float, ...] = (stream().training.young_learning_rate,)
+    """Those of young rows, likewise."""
     seed: int = 17
     """Seed of the trainings."""
     output: Path | None = None
@@ -195,13 +197,14 @@ def compare(name: str, job: Stream) -> dict[str, Figures]:
     old, anew = (_trained(dataset, directory, job) for dataset in (cut.old, cut.everything))
     version = ModelVersion.open(str(directory / "old-version"))
     going_on, chosen, most = old, "", -1.0
-    for batch_size, rate in itertools.product(job.batch_sizes, job.learning_rates):
-        training = dataclasses.replace(stream().training, batch_size=batch_size, learning_rate=rate, seed=job.seed)
+    for batch_size, rate, young in itertools.product(job.batch_sizes, job.learning_rates, job.young_learning_rates):
+        training = dataclasses.replace(stream().training, batch_size=batch_size, seed=job.seed)
+        training = dataclasses.replace(training, learning_rate=rate, young_learning_rate=young)
         tried = go_on(cut, version, training, directory / "stream-version")
         figures = _figures(tried, cut, "valid")
-        _SHOWN.print(f"{batch_size} events a step, learning rate {rate}: {_pair(figures, 'valid')}")
+        _SHOWN.print(f"{batch_size} events a step, learning rates {rate} and {young}: {_pair(figures, 'valid')}")
         if sum(figures.values()) > most:
-            going_on, chosen, most = tried, f"{batch_size} events a step, {rate}", sum(figures.values())
+            going_on, chosen, most = tried, f"{batch_size} events a step, {rate} and {young}", sum(figures.values())
     rows = {"no further training": old, f"going on ({chosen})": going_on, "trained anew on everything": anew}
     return {row: _figures(encoder, cut, "valid") | _figures(encoder, cut, "test") for row, encoder in rows.items()}
 

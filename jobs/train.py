@@ -28,6 +28,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from jobs.cli import check_output, connect_ray, interactive, run, stop_requested, write_output
 from mind_dist.config import Addresses, dump
 from mind_dist.errors import StoppedBeforeSaving, without_secrets
+from mind_dist.evaluation.ahead import ask_ahead
 from mind_dist.evaluation.valid_users import open_valid_users
 from mind_dist.recipes import RECIPES, Recipe
 from mind_dist.strict_json import to_json
@@ -83,6 +84,7 @@ def main(job: Train) -> None:
                 on_look=_each(show.look, track.look),
                 should_stop=stop_requested(),
                 open_valid_users=open_valid_users,
+                ask_ahead=ask_ahead,
             )
     except StoppedBeforeSaving as stopped:  # what was asked for is done
         print(stopped)
@@ -140,7 +142,7 @@ class _Bar:
 
     def look(self, look: Look) -> None:
         recalls = f"{look.recall:.4f}, history removed {look.recall_removed:.4f}"
-        self._bar.console.print(f"step {look.step}: valid recall@50 {recalls}{', the best' * look.is_best}")
+        self._bar.console.print(f"step {look.step}: {look.of} recall@50 {recalls}{', the best' * look.is_best}")
 
 
 class _Logged:
@@ -155,7 +157,7 @@ class _Logged:
             logger.info("training", extra={"fields": dataclasses.asdict(progress)})
 
     def look(self, look: Look) -> None:
-        logger.info("valid users", extra={"fields": dataclasses.asdict(look)})
+        logger.info("evaluated", extra={"fields": dataclasses.asdict(look)})
 
 
 def jobs_by_recipe() -> dict[str, Callable[[], Train]]:

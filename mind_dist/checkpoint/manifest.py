@@ -84,6 +84,7 @@ class Manifest:
         dataset_digest: `PreparedDataset.digest` of the dataset behind it.
         watch: What the valid users have said of the run so far.
         log: Whose positions they are, where it was trained on an event log.
+        known_until_ms: Up to when events of the log were not trained, but known to what the run began with.
     """
 
     format_version: int
@@ -101,6 +102,7 @@ class Manifest:
     dataset_digest: str = ""
     watch: WatchState = field(default_factory=WatchState)
     log: LogIdentity | None = None
+    known_until_ms: int = -1
 
     @property
     def event_types(self) -> tuple[str, ...]:
@@ -126,6 +128,7 @@ def seal(
     dataset_digest: str = "",
     watch: WatchState = _NOT_WATCHED,
     log: LogIdentity | None = None,
+    known_until_ms: int = -1,
 ) -> Manifest:
     """Write the manifest, which makes a version whole: when every file of every worker is written.
 
@@ -152,6 +155,7 @@ def seal(
         dataset_digest=dataset_digest,
         watch=watch,
         log=log,
+        known_until_ms=known_until_ms,
     )
     values = from_json(to_json(dataclasses.asdict(manifest)))  # partitions as texts, which sort otherwise: 10 < 2
     directory.write_bytes(MANIFEST, to_json({**values, "digest": _digest_of(values)}, indent=2).encode())

@@ -52,6 +52,9 @@ class TrainingConfig:
     others are trained on those of their targets that happened in the same context as the first."""
     learning_rate: float = 0.01
     """Learning rate of dense parameters and item rows."""
+    young_learning_rate: float = 0.0
+    """Learning rate of an item's row at first; at its n-th update it is divided by 1 + n / 100, but never less than
+    `learning_rate`. So items that a log brings are learned fast by a run that goes on slowly with what it knows."""
     lr_decay: bool = True
     """Decay the learning rate linearly to zero over the run, where its length is known, or over each cycle."""
     epochs: int = 0
@@ -62,6 +65,9 @@ class TrainingConfig:
     """Save every so many steps, beside what `checkpoint_every_s` saves; 0 does not count steps."""
     admission_count: int = 1
     """An item gets its own row when it was seen this often."""
+    keep_items_days: float = 0.0
+    """Forget an item, row and all, that no event of the log was about for so many days of the events' time (Kafka only);
+    it is in no version then, until it is seen again. 0 keeps all for ever."""
     seed: int = 17
     """Seed of everything random."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -91,10 +97,12 @@ class TrainingConfig:
         check(0 <= self.context_dropout <= 1, "context_dropout", "between 0 and 1")
         check(self.temperature > 0, "temperature", "above 0")
         check(self.learning_rate > 0, "learning_rate", "above 0")
+        check(self.young_learning_rate >= 0, "young_learning_rate", "0 or more")
         check(self.epochs >= 0, "epochs", "0 or more")
         check(self.max_steps >= 0, "max_steps", "0 or more")
         check(self.checkpoint_every_steps >= 0, "checkpoint_every_steps", "0 or more")
         check(self.admission_count >= 1, "admission_count", "at least 1")
+        check(self.keep_items_days >= 0, "keep_items_days", "0 or more")
 
 
 def check_together(model: ModelConfig, training: TrainingConfig) -> None:

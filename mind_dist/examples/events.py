@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mind_dist.errors import PoisonEvent
+from mind_dist.examples.new_items import NewItems
 from mind_dist.examples.partition_reader import PartitionReader
 from mind_dist.examples.placement import Placement
 from mind_dist.examples.source import Examples
@@ -30,6 +31,7 @@ from mind_dist.records import (
     Record,
     Tombstone,
     UserHistory,
+    no_keys,
 )
 
 
@@ -57,6 +59,8 @@ class EventExamples:
         features: What is read of each event.
         profiles: Profile keys by user; unknown users have none.
         num_profile_features: Profile features P.
+        item_keys: Items whose outside ids are known, ascending; where ids are strings, those of others are taken note of.
+        known_until_ms: Events up to this time are history alone: what is gone on with was trained on them.
         positions: Where to go on; a partition not named begins at its oldest record.
         histories: Histories as of these positions, by partition.
         follow: Go on with further events for ever, instead of ending where the log ends now.
@@ -67,6 +71,7 @@ class EventExamples:
 
     Attributes:
         num_ignored: Events of other types read so far; they are no examples and in no history.
+        num_known: Events read so far that are history alone, since they are not after `known_until_ms`.
     """
 
     def __init__(
@@ -83,6 +88,8 @@ class EventExamples:
         features: EventFeatures = NO_FEATURES,
         profiles: Mapping[int, Keys] | None = None,
         num_profile_features: int = 0,
+        item_keys: Keys | None = None,
+        known_until_ms: int = -1,
         positions: Positions | None = None,
         histories: Mapping[int, Iterable[UserHistory]] | None = None,
         follow: bool = False,
@@ -98,7 +105,10 @@ class EventExamples:
         self._max_clock_skew_ms = max_clock_skew_ms
         self._event_types = frozenset(event_types)
         self._features = features
+        self._known_until_ms = known_until_ms
         self.num_ignored = 0
+        self.num_known = 0
+        self._new_items = NewItems(no_keys() if item_keys is None else item_keys) if id_type == "string" else None
         self._profiles = profiles or {}
         self._no_profile = np.zeros(num_profile_features, dtype=np.int64)
         self._placement = placement or Placement(0, lambda: 0, {})
@@ -158,6 +168,10 @@ class EventExamples:
         """Return the parts before the positions, or behind them, of which some records are trained."""
         return self._placement.part_trained(self.positions())
 
+    def new_item_ids(self) -> Mapping[int, str]:
+        """Return outside ids of items that were met since the last call and that no catalog has, by key."""
+        return self._new_items.told() if self._new_items else {}
+
     def finished(self) -> bool:
         """Tell whether every partition is read up to where the log ended at the start; never when following any."""
         return all(reader.ended for reader in self._readers.values())
@@ -213,6 +227,7 @@ class EventExamples:
         events = [event for event in history.events if is_kept(event, self._event_types)]
         self.num_ignored += len(history.events) - len(events)
         if events:
+            self._take_note(record, events)
             users[history.user_key] = UserHistory(before.merge(events, self._max_behaviors), hash_of_key)
 
     def _apply_event(self, record: Record, event: Event) -> _Example | None:
@@ -222,8 +237,16 @@ class EventExamples:
         if after is before:
             return None
         users[event.user_key] = UserHistory(after, hash_of_key)
+        self._take_note(record, [event])
+        if event.timestamp_ms <= self._known_until_ms:
+            self.num_known += 1
+            return None
         num_before = int(np.searchsorted(before.timestamps_ms, event.timestamp_ms, side="right"))
         return _Example(before.slice(0, num_before).last(self._max_behaviors), event) if num_before else None
+
+    def _take_note(self, record: Record, events: Sequence[Event]) -> None:
+        if self._new_items:
+            self._new_items.add(record.value or b"", [event.item_key for event in events])
 
     def _new_user(self, record: Record, user_key: int) -> UserHistory:
         profile_keys = self._profiles.get(user_key, self._no_profile)

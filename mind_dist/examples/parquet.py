@@ -106,6 +106,11 @@ class ParquetExamples:
         """Return 0: the dataset has events of the right types only."""
         return 0
 
+    @property
+    def num_known(self) -> int:
+        """Return 0: all its events are trained."""
+        return 0
+
     def take(self, partition: int, count: int) -> Examples:
         """Return the next `count` examples of a bucket; fewer only at its end."""
         bucket = self._buckets[partition]
@@ -131,6 +136,10 @@ class ParquetExamples:
 
     def part_trained(self) -> Mapping[int, Sequence[PartTrained]]:
         """Return nothing: buckets are read in order."""
+        return {}
+
+    def new_item_ids(self) -> Mapping[int, str]:
+        """Return nothing: the dataset's catalog has all items."""
         return {}
 
     def finished(self) -> bool:
@@ -245,7 +254,7 @@ class _Bucket:
             np.where(follows, self.items[following], 0),
             follows,
             self.profile[users],
-            self.timestamps_ms[windows],
+            self.timestamps_ms[windows + follows.sum(axis=1) - 1],
             np.where(is_seen[:, :, None], self.behavior_keys[seen], 0),
             self.moment_keys[seen],
             self.moment_keys[following],

@@ -34,7 +34,7 @@ class Examples:
         targets: Item keys that followed, nearest first, [n, T]; 0 where padded.
         target_mask: True where real, [n, T].
         profile: Profile feature keys, [n, P]; 0 where missing.
-        timestamps_ms: Time of the first target, [n].
+        timestamps_ms: Time of the last target, [n].
         behavior_keys: Features of the behaviors, 0 where missing or padded, [n, L, F]; [0, 0, 0] where none are read.
         history_moments: Contexts in which the behaviors happened, any where padded, [n, L, C]; the same.
         target_moments: Contexts in which the targets happened, any where padded, [n, T, C]; the same.
@@ -101,6 +101,11 @@ class ExampleSource(Protocol):
         """Events of types that are no behaviors, passed over since the source was opened."""
         ...
 
+    @property
+    def num_known(self) -> int:
+        """Events that were read as history alone since the source was opened: they were trained on before."""
+        ...
+
     def take(self, partition: int, count: int) -> Examples:
         """Return the next `count` examples; fewer where the partition ends, or none came in time to a live one.
 
@@ -122,6 +127,13 @@ class ExampleSource(Protocol):
 
     def part_trained(self) -> Mapping[int, Sequence[PartTrained]]:
         """Return parts of partitions of which only some records are trained; none for datasets."""
+        ...
+
+    def new_item_ids(self) -> Mapping[int, str]:
+        """Return outside ids of items that were met since the last call and that no catalog has, by key.
+
+        None where ids are integers, which are their own keys, and none for datasets, whose catalog has them all.
+        """
         ...
 
     def finished(self) -> bool:

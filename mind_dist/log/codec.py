@@ -84,6 +84,12 @@ def forwarded(record: Record) -> bytes | None:
     return orjson.dumps(fields | {_FORWARDED: [record.partition, record.offset]})
 
 
+def item_ids(value: bytes) -> list[Any]:
+    """Return the outside ids of the items that a record tells of, which `decode` has taken."""
+    fields = orjson.loads(value)
+    return [item_id for item_id, *_ in fields["history"]] if "history" in fields else [fields["item_id"]]
+
+
 def encode_key(user_id: int | str) -> bytes:
     """Return the key of a user's records; it picks their partition."""
     return str(user_id).encode()

@@ -72,7 +72,7 @@ def stream() -> Recipe:
 
     There is no next pass, no end, and nothing that comes later: so no decay, one target, no warm start. It is made to go
     on with a version of `best` (`--init-from`), whose model it has. Trials on the valid users of Online Retail II, cut
-    in time, chose the two values (docs/quality.md).
+    in time, chose the rates and the size of a step (docs/quality.md).
     """
     recipe = best()
     training = dataclasses.replace(
@@ -82,6 +82,7 @@ def stream() -> Recipe:
         every_position=False,
         warm_start="none",
         learning_rate=0.001,  # a rate that forgets less
+        young_learning_rate=0.03,  # one by which an item is learned while it is new
         lr_decay=False,
     )
     return dataclasses.replace(recipe, training=training)

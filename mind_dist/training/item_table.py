@@ -36,6 +36,8 @@ _NONE = -1
 """Place of the row of a key that has none."""
 _NOT_HERE = -2
 """Place of a row that nobody has looked up yet, or that lives at another rank."""
+_FORGETS_PER_KEEP = 8
+"""How often in the time for which items are kept those are looked for that were not seen for so long: a pass over all."""
 _SAVED_AT_ONCE = 1 << 16
 """Rows that are copied out of the table at a time."""
 
@@ -63,6 +65,7 @@ class ItemTable:
         dim: Width R of a row.
         seed: Seed of the rows' first values.
         admission_count: An item gets a row when it was seen this often.
+        keep_ms: An item that was not seen for so long is forgotten, row, count and all; 0 for never.
         collectives: The other ranks.
         device: Where the rows live; keys and counts stay on the CPU.
     """
@@ -73,12 +76,14 @@ class ItemTable:
         *,
         seed: int = 0,
         admission_count: int = 1,
+        keep_ms: int = 0,
         collectives: Collectives | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         self._dim = dim
         self._seed = seed
         self._admission_count = admission_count
+        self._keep_ms = keep_ms
         self._ranks = collectives or SingleRank()
         self._seen = Sightings()
         self._places = np.empty(0, dtype=np.int64)  # of a key's row, by the key's number; the last is nobody's
@@ -111,7 +116,7 @@ class ItemTable:
         self._rows.write(places, vectors[torch.from_numpy(mine)].numpy(), first, second, steps)
 
     def observe(self, keys: Keys, seen_ms: int) -> None:
-        """Count sightings of items and give those seen often enough a row. Collective.
+        """Count sightings of items, give those seen often enough a row, and forget those not seen for long. Collective.
 
         Args:
             keys: One for each sighting, repeated as often as it was seen.
@@ -120,8 +125,11 @@ class ItemTable:
         sightings = torch.from_numpy(np.append(keys, seen_ms))
         gathered = [part.numpy() for part in self._ranks.gather(sightings)]
         distinct, counts = np.unique(np.concatenate([part[:-1] for part in gathered]), return_counts=True)
+        before_ms = self._seen.newest_ms
         self._seen.add(distinct, counts, max(int(part[-1]) for part in gathered))
         self._admit(distinct)
+        if self._keep_ms:
+            self._forget_old(before_ms)
         if isinstance(self._drawn_from, LiveDraws):
             items = distinct[self.has(distinct)]
             self._drawn_from.update(items, self._seen.of(items)[0])
@@ -131,6 +139,14 @@ class ItemTable:
     def has(self, keys: Keys) -> NDArray[np.bool_]:
         """Tell which keys have a row, at whatever rank."""
         return np.asarray(self._find(keys)[1] != _NONE)
+
+    def counts(self, keys: Keys) -> Keys:
+        """Return how often items were seen."""
+        return self._seen.of(keys)[0]
+
+    def is_forgotten(self, seen_ms: int) -> bool:
+        """Tell whether an item is forgotten by now that was seen then for the last time."""
+        return bool(self._keep_ms) and seen_ms < self._seen.newest_ms - self._keep_ms
 
     def sighting_shares(self, keys: Keys) -> NDArray[np.float64]:
         """Return each item's share of all sightings; for one without a row, that of a single sighting."""
@@ -172,8 +188,10 @@ class ItemTable:
         self._looked_up = _LookedUp(leaf, route, asked)
         return leaf, sums
 
-    def apply_gradients(self, learning_rate: float) -> None:
+    def apply_gradients(self, learning_rate: float, young_learning_rate: float = 0.0) -> None:
         """Update the rows of the last lookup with their gradients, averaged over all ranks. Collective.
+
+        For the two rates see `AdamRows.update`.
 
         Call it straight after a call in which the ranks learn of each other that all are well.
         """
@@ -182,7 +200,7 @@ class ItemTable:
         self._looked_up = None
         gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
         places, total = _summed(torch.from_numpy(asked), route.brought(gradient), route.lengths_received)
-        self._rows.update(places, total / self._ranks.world_size, learning_rate)
+        self._rows.update(places, total / self._ranks.world_size, learning_rate, young_learning_rate)
 
     def own_rows(self) -> Iterator[TableRows]:
         """Yield the rows that live here, some at a time, ascending; but those neither looked up, replaced nor seen.
@@ -225,6 +243,27 @@ class ItemTable:
         self._seen.set(*sightings)
         self._admit(sightings.keys)
         self._drawn_from = None
+
+    def _forget_old(self, before_ms: int) -> None:
+        """Forget what was not seen for long, where time has passed another of the marks that there are for it.
+
+        When that is follows from the sightings alone, so that a run that was resumed does the same.
+        """
+        every_ms = max(1, self._keep_ms // _FORGETS_PER_KEEP)
+        mark = self._seen.newest_ms // every_ms
+        if not before_ms or mark == before_ms // every_ms:
+            return
+        old = self._seen.not_seen_since(mark * every_ms - self._keep_ms)
+        if not len(old):
+            return
+        kept = self._seen.forget(old)
+        places = self._places[kept]
+        has_row = places >= 0
+        in_order = np.argsort(places[has_row])
+        self._rows.keep(places[has_row][in_order])
+        places[np.flatnonzero(has_row)[in_order]] = np.arange(len(in_order))
+        self._places = np.append(places, _NONE)
+        self._item_keys = self._drawn_from = None
 
     def _draws(self, law: DrawLaw) -> ItemDraws | LiveDraws:
         """Return what drawing needs; where counts change with every step, it follows them, as far as the law lets it."""

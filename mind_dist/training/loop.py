@@ -76,6 +76,7 @@ def train(
     collectives: Collectives | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     should_save: Callable[[], bool] = lambda: False,
+    before_step: Callable[[int, Batch], None] = lambda _step, _batch: None,
 ) -> Iterator[StepReport]:
     """Train until all ranks have run dry, `max_steps` are done, or a rank is asked to stop.
 
@@ -94,6 +95,7 @@ def train(
         collectives: The other ranks.
         should_stop: Asked before every step; when any rank says so, all end after that step.
         should_save: The same for a save: all ranks are told of it in that step's report.
+        before_step: Told the steps done, and what is trained next. Collective.
 
     Raises:
         TrainingError: A loss or gradient of this rank is not finite; the message names step and tensor. Call it under
@@ -112,6 +114,7 @@ def train(
             return
         positions = batch.positions
         if num_examples:
+            before_step(step, batch)
             # 2. Rows: what is seen gets one, negatives are drawn, every distinct row is looked up once.
             if observe:
                 table.observe(batch.examples.targets[batch.examples.target_mask], batch.watermark_ms)
@@ -139,7 +142,7 @@ def train(
             _check_gradients(model, rows, step)
             rate = learning_rate(step)
             total = _average_gradients(model, ranks, loss.item())
-            table.apply_gradients(rate)
+            table.apply_gradients(rate, config.young_learning_rate)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.step()

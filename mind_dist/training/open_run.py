@@ -58,11 +58,21 @@ def open_run(
     """
     dataset = PreparedDataset.open(settings.dataset)
     from_kafka, in_cycles = settings.source == "kafka", _in_cycles(settings, saved, watched=watched)
-    log = None
+    log, known_until_ms = None, -1
     if from_kafka:
         topic, timeout_s = settings.kafka.topic, settings.kafka.connect_timeout_s
         log = log_identity(bootstrap, topic, timeout_s=timeout_s)
-        examples = _open_log(settings, bootstrap, dataset, saved, ranks, stage=stage, should_stop=should_stop)
+        known_until_ms = saved.manifest.known_until_ms if saved else known_until(settings)
+        examples = _open_log(
+            settings,
+            bootstrap,
+            dataset,
+            saved,
+            ranks,
+            known_until_ms=known_until_ms,
+            stage=stage,
+            should_stop=should_stop,
+        )
     else:
         num_epochs = EPOCHS_IN_CYCLES if in_cycles else 0
         examples = _open_dataset(settings, dataset, saved, ranks, num_epochs)
@@ -74,6 +84,7 @@ def open_run(
         source=source_name(settings),
         observe=from_kafka,
         log=log,
+        known_until_ms=known_until_ms,
         collectives=ranks,
         device=device,
     )
@@ -84,6 +95,13 @@ def open_run(
     if in_cycles and not saved:
         run.choose_length(EPOCHS_IN_CYCLES)
     return run
+
+
+def known_until(settings: TrainSettings) -> int:
+    """Return up to when the events of a log were trained on by the version that a new run begins with, −1 for none."""
+    if settings.known_until_ms >= 0 or not settings.init_from:
+        return settings.known_until_ms
+    return ModelVersion.open(settings.init_from, verify=False).manifest.watermark_ms
 
 
 def _in_cycles(settings: TrainSettings, saved: ModelVersion | None, *, watched: bool) -> bool:
@@ -121,6 +139,7 @@ def _open_log(
     saved: ModelVersion | None,
     ranks: Collectives,
     *,
+    known_until_ms: int,
     stage: Stage | None,
     should_stop: Callable[[], bool],
 ) -> ExampleSource:
@@ -141,6 +160,8 @@ def _open_log(
         features=EventFeatures.of(settings.model),
         profiles=dataset.profiles(),
         num_profile_features=len(dataset.manifest.profile_features),
+        item_keys=dataset.catalog().keys if dataset.manifest.id_type == "string" else None,
+        known_until_ms=known_until_ms,
         positions=saved_positions(saved, count) if saved else None,
         histories=saved_histories(saved, kafka.topic, partitions, count, max_behaviors) if saved else None,
         follow=settings.follow,

@@ -14,6 +14,7 @@ from mind_dist.log.kafka import ensure_topics, log_identity, num_partitions
 from mind_dist.storage import Directory
 from mind_dist.training.moved_histories import check_partitions
 from mind_dist.training.resuming import check_resume, differences
+from mind_dist.training.run_versions import version_at
 from mind_dist.training.settings import TrainSettings, check_dataset, source_name
 from mind_dist.training.shares import check_share
 
@@ -35,6 +36,8 @@ def checked(settings: TrainSettings, bootstrap: str) -> TrainSettings:
     check_share(training.batch_size if settings.source == "kafka" else training.windows_per_step, settings.workers)
     whole.versions.forget_ray()
     saved = whole.versions.newest_whole().version
+    if saved is None and whole.init_from:
+        whole = dataclasses.replace(whole, init_from=version_at(whole.init_from))
     kafka, count = whole.kafka, 0
     log = None
     if whole.source == "kafka":

@@ -24,6 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from mind_dist.config import Addresses
 from mind_dist.errors import MindDistError, StoppedBeforeSaving, TrainingError
 from mind_dist.log.kafka_settings import runtime_environment
+from mind_dist.training.progressive import AskAhead
 from mind_dist.training.ray_callbacks import SaveBeforeRestart, TellFailures
 from mind_dist.training.ray_checks import checked
 from mind_dist.training.ray_worker import train_worker
@@ -61,6 +62,7 @@ def train_on_ray(
     on_look: Callable[[Look], None] = lambda _look: None,
     should_stop: Callable[[], bool] = lambda: False,
     open_valid_users: OpenValidUsers | None = None,
+    ask_ahead: AskAhead | None = None,
 ) -> TrainResult:
     """Train until the data ends, valid users have seen enough, or a stop is asked for. Ray must be connected.
 
@@ -71,6 +73,7 @@ def train_on_ray(
         on_look: Called after each evaluation by the valid users.
         should_stop: Asked as often; once it is true, the run finishes its step, saves and ends.
         open_valid_users: Who watches the run; None for nobody, and a run of 3 epochs where `training.epochs` is 0.
+        ask_ahead: How the events of a topic are asked for before they are trained on; None where they are not.
 
     Returns:
         The best version where valid users watched, else the newest.
@@ -87,7 +90,14 @@ def train_on_ray(
     settings = checked(settings, addresses.kafka)
     for name, value in _RAY_TRAIN_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    fits = _Fits(addresses.kafka, on_progress, on_look, should_stop, open_valid_users)
+    fits = _Fits(
+        addresses.kafka,
+        on_progress,
+        on_look,
+        should_stop,
+        open_valid_users=open_valid_users,
+        ask_ahead=ask_ahead,
+    )
     if settings.source == "kafka":
         _train_on_topic(settings, addresses.kafka, fits)
     else:
@@ -135,13 +145,16 @@ class _Fits:
         on_progress: Callable[[TrainProgress], None],
         on_look: Callable[[Look], None],
         should_stop: Callable[[], bool],
+        *,
         open_valid_users: OpenValidUsers | None,
+        ask_ahead: AskAhead | None,
     ) -> None:
         self.log = RunLog(on_progress, on_look, may_watch=open_valid_users is not None)
         self.stopped = False
         self._bootstrap = bootstrap
         self._should_stop = should_stop
         self._open_valid_users = open_valid_users
+        self._ask_ahead = ask_ahead
 
     def run(
         self,
@@ -172,6 +185,7 @@ class _Fits:
             "stage": stage,
             "drain": drain,
             "open_valid_users": self._open_valid_users,
+            "ask_ahead": self._ask_ahead,
         }
         fit = _Fit(_trainer(settings, loop))
         fit.start()

@@ -23,6 +23,7 @@ from mind_dist.keys import EventFeatures
 from mind_dist.training.collectives import Collectives, ProcessGroup, SingleRank, failing_together
 from mind_dist.training.loop import StepReport
 from mind_dist.training.open_run import open_run
+from mind_dist.training.progressive import AskAhead, ProgressiveValidation
 from mind_dist.training.pulse import Activity, pulse_of
 from mind_dist.training.ray_saving import report, save, saved_version
 from mind_dist.training.ray_teller import Teller
@@ -44,7 +45,8 @@ def train_worker(loop: dict[str, Any]) -> None:
     Args:
         loop: `settings`: TrainSettings; `bootstrap`: brokers; `monitor`: handle of a RunMonitor; `stage`: which records of
             a topic to train; `drain`: whether to save what was read even where it held nothing to train on;
-            `open_valid_users`: who watches the run, None for nobody.
+            `open_valid_users`: who watches the run, None for nobody; `ask_ahead`: how events of a topic are asked for before
+            they are trained on, None where they are not.
     """
     settings: TrainSettings = loop["settings"]
     logging.getLogger().setLevel(logging.WARNING)  # below it, Ray writes a line for every report of every worker
@@ -75,10 +77,11 @@ def _train(
         should_stop=teller.should_stop,
     )
     watch = None if users is None else Watch(run, users, settings.watch, settings.eval_every, ranks)
+    ahead = _ahead(run, settings, loop["ask_ahead"], ranks, teller)
     teller.num_steps = run.num_steps()
     _tell_begin(run.examples, users, ranks, monitor)
     saved_step = activity.step = run.step
-    for step in _steps(run, watch, teller):
+    for step in _steps(run, watch, ahead, teller):
         activity.step = step.step
         is_best = False
         if watch is not None and step.num_examples and watch.is_due():
@@ -86,10 +89,11 @@ def _train(
             teller.look(look)
             teller.num_steps = run.num_steps()
             is_best = look.is_best
-            report(look.metrics, ranks)
+            report({"step": look.step, **look.metrics}, ranks)
         every = settings.training.checkpoint_every_steps
         if is_best or step.is_save_due or (step.num_examples and every and step.step % every == 0):
             if run.step > saved_step:
+                run.metrics |= ahead.metrics if ahead else {}
                 save(run, settings, ranks, teller)
                 saved_step = run.step
             else:
@@ -101,19 +105,32 @@ def _train(
     if run.step == saved_step and loop["drain"] and _has_moved(run, saved, ranks):
         run.step += 1  # a version is never written over another
     if run.step > saved_step:
+        run.metrics |= ahead.metrics if ahead else {}
         save(run, settings, ranks, teller)
     run.examples.close()
 
 
-def _steps(run: TrainingRun, watch: Watch | None, teller: Teller) -> Iterator[StepReport]:
+def _steps(
+    run: TrainingRun, watch: Watch | None, ahead: ProgressiveValidation | None, teller: Teller
+) -> Iterator[StepReport]:
     """Yield the run's steps until it ends, or the valid users have seen enough."""
     if watch is not None and watch.is_over:
         return
-    for step in run.steps(teller.should_stop, teller.should_save):
+    look = {"before_step": ahead.before_step} if ahead else {}
+    for step in run.steps(teller.should_stop, teller.should_save, **look):
         teller.add(step)
         yield step
         if watch is not None and watch.is_over:
             return
+
+
+def _ahead(
+    run: TrainingRun, settings: TrainSettings, ask: AskAhead | None, ranks: Collectives, teller: Teller
+) -> ProgressiveValidation | None:
+    """Return what asks for events of a topic before they are trained on; None where nothing is to."""
+    if ask is None or settings.source != "kafka" or settings.eval_every < 0:
+        return None
+    return ProgressiveValidation(run, ask, settings.eval_every, ranks, teller.look)
 
 
 def _valid_users(settings: TrainSettings, open_valid_users: OpenValidUsers | None) -> ValidUsers | None:

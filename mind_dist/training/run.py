@@ -15,7 +15,7 @@ import torch
 
 from mind_dist.checkpoint import FORMAT_VERSION, Manifest, ModelVersion, UnsavedVersion, VersionWriter, WatchState, seal
 from mind_dist.config import ModelConfig, TrainingConfig, dump
-from mind_dist.dataset.parquet import PreparedDataset
+from mind_dist.dataset.parquet import ItemCatalog, PreparedDataset
 from mind_dist.examples.batches import Batch, batches
 from mind_dist.examples.source import Examples, ExampleSource
 from mind_dist.keys import EventFeatures
@@ -26,6 +26,7 @@ from mind_dist.storage import Directory
 from mind_dist.training.collectives import Collectives, SingleRank, failing_together
 from mind_dist.training.dense_optimizer import dense_optimizer, load_optimizer, optimizer_tensors
 from mind_dist.training.item_table import ItemTable
+from mind_dist.training.live_catalog import LiveCatalog
 from mind_dist.training.loop import StepReport, train
 from mind_dist.training.resuming import check_resume
 from mind_dist.training.schedule import Cycles, LearningRate, constant, linear_decay
@@ -35,8 +36,13 @@ from mind_dist.training.warm_start import FirstVectors, first_vectors
 _LONGEST_FIRST_CYCLE = 10_000
 """Steps of the first cycle where an epoch has more: a large log may need no whole one."""
 
+_DAY_MS = 86_400_000
+
 NUM_IGNORED = "num_ignored_events"
 """Metric of a version: events of types that are no behaviors, passed over up to its positions."""
+
+NUM_KNOWN = "num_known_events"
+"""Metric of a version: events up to its positions that are history alone, since what it began with was trained on them."""
 
 
 class TrainingRun:
@@ -56,6 +62,7 @@ class TrainingRun:
         source: What the version will say it was trained on.
         observe: Count items as they are seen, for an event log; else the catalog's counts stand.
         log: The event log whose positions the examples have, where it has a lasting identity.
+        known_until_ms: Up to when events of the log are none of the examples.
         collectives: The other ranks.
         device: Where to compute.
 
@@ -73,6 +80,7 @@ class TrainingRun:
         source: str,
         observe: bool = False,
         log: LogIdentity | None = None,
+        known_until_ms: int = -1,
         collectives: Collectives | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -81,18 +89,19 @@ class TrainingRun:
         self.metrics: dict[str, float] = {}
         self.watch = WatchState()
         self._dataset = dataset
-        self._catalog = dataset.catalog()
+        self._catalog = LiveCatalog(dataset.catalog())
         self._model_config = model_config
         self._config = config
         self._source = source
         self._log = log
+        self._known_until_ms = known_until_ms
         self._observe = observe
         self._ranks = collectives or SingleRank()
         # An event trains one position, whatever is asked of windows.
         self._step_size = share_of(config.batch_size if observe else config.windows_per_step, self._ranks)
         self._positions = examples.positions()
         self._watermark_ms = 0
-        self._num_ignored = 0
+        self._passed_over = {NUM_IGNORED: 0, NUM_KNOWN: 0}
         self._fresh = True
         torch.manual_seed(config.seed)
         self.model = MultiInterestModel(model_config).to(device)
@@ -101,13 +110,17 @@ class TrainingRun:
             model_config.row_dim,
             seed=config.seed,
             admission_count=config.admission_count,
+            keep_ms=round(config.keep_items_days * _DAY_MS),
             collectives=self._ranks,
             device=device,
         )
         self._fill_table()
 
     def steps(
-        self, should_stop: Callable[[], bool] = lambda: False, should_save: Callable[[], bool] = lambda: False
+        self,
+        should_stop: Callable[[], bool] = lambda: False,
+        should_save: Callable[[], bool] = lambda: False,
+        before_step: Callable[[int, Batch], None] = lambda _step, _batch: None,
     ) -> Iterator[StepReport]:
         """Train on; see `loop.train`. Whatever is raised by one rank is raised by all of them."""
         if self._fresh and not self._observe and self._config.warm_start == "cooccurrence":
@@ -126,7 +139,7 @@ class TrainingRun:
             batches(self.examples, self._step_size),
             model_config=self._model_config,
             config=self._config,
-            features=self._catalog,
+            features=self._catalog.of_dataset,
             empty_batch=Batch(Examples.none(*widths), self._positions),
             learning_rate=self._learning_rate(),
             observe=self._observe,
@@ -134,6 +147,7 @@ class TrainingRun:
             collectives=self._ranks,
             should_stop=should_stop,
             should_save=should_save,
+            before_step=before_step,
         )
         with failing_together(self._ranks):
             for report in reports:
@@ -191,6 +205,8 @@ class TrainingRun:
         """
         rank, num_ranks = self._ranks.rank, self._ranks.world_size
         self.examples.flush()
+        for names in self._ranks.gather_objects(self.examples.new_item_ids()):
+            self._catalog.add_names(names)
         writer = VersionWriter(directory)
         writer.write_item_shard(rank, num_ranks, self.table.own_rows())
         writer.write_waiting(rank, num_ranks, self.table.waiting())
@@ -201,12 +217,13 @@ class TrainingRun:
         if rank == 0:
             writer.write_dense(self.model.state_dict())
             writer.write_optimizer(optimizer_tensors(self.model, self._optimizer))
-            writer.write_catalog(self._catalog)
+            writer.write_catalog(self._saved_catalog())
         # Histories are as of these positions. They may lie behind the last step's: a log may end with records that are
         # no examples.
         self._positions = self.examples.positions()
         part_trained = self.examples.part_trained()
-        own = (writer.files, dict(self._positions), part_trained, self._watermark_ms, self.examples.num_ignored)
+        passed_over = {NUM_IGNORED: self.examples.num_ignored, NUM_KNOWN: self.examples.num_known}
+        own = (writer.files, dict(self._positions), part_trained, self._watermark_ms, passed_over)
         parts = self._ranks.gather_objects(own)
         manifests: list[Manifest] = self._ranks.gather_objects(self._seal(directory, parts) if rank == 0 else None)
         return manifests[0]
@@ -227,7 +244,9 @@ class TrainingRun:
             files={},
         )
         state = {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
-        return UnsavedVersion(about, self._model_config, self._config, state, self.table.all_rows(), self._catalog)
+        return UnsavedVersion(
+            about, self._model_config, self._config, state, self.table.all_rows(), self._saved_catalog()
+        )
 
     def commit(self) -> None:
         """Show the positions of the last save to whoever watches the lag; call it once a version is stored."""
@@ -245,7 +264,7 @@ class TrainingRun:
         self.step = version.manifest.step
         self.watch = version.manifest.watch
         self.metrics = dict(version.manifest.metrics)
-        self._num_ignored = int(self.metrics.get(NUM_IGNORED, 0))
+        self._passed_over = {name: int(self.metrics.get(name, 0)) for name in self._passed_over}
         self._watermark_ms = version.manifest.watermark_ms
         self._load(version)
         load_optimizer(self.model, self._optimizer, version.optimizer())
@@ -271,22 +290,32 @@ class TrainingRun:
         self._fresh = False
         self.model.load_state_dict(version.dense())
         for rows in version.item_parts():
-            known = self._catalog.rows(rows.keys) >= 0 if forget_absent else True
+            known = self._catalog.of_dataset.rows(rows.keys) >= 0 if forget_absent else True
             self.table.load(dataclasses.replace(rows, counts=np.where(known, rows.counts, 0)))
         if not forget_absent:
             self.table.load_waiting(version.waiting())
+        if self._observe:
+            self._catalog.add_names_of(version.catalog())
         self._fill_table()
 
     def _fill_table(self) -> None:
         """Give features a row, and items theirs where the catalog's counts stand."""
         profiles = np.concatenate([*self._dataset.profiles().values(), self._dataset.no_profile])
         of_events = self._dataset.value_keys(EventFeatures.of(self._model_config))
-        known = [self._catalog.feature_keys, [COLD_KEY], profiles[profiles != 0], of_events]
+        catalog = self._catalog.of_dataset
+        known = [catalog.feature_keys, [COLD_KEY], profiles[profiles != 0], of_events]
         self.table.add_features(np.concatenate(known))
         if not self._observe:
-            seen = self._catalog.counts > 0
-            last_ms = self._dataset.manifest.last_ms
-            self.table.set_counts(self._catalog.keys[seen], self._catalog.counts[seen], last_ms)
+            seen = catalog.counts > 0
+            self.table.set_counts(catalog.keys[seen], catalog.counts[seen], self._dataset.manifest.last_ms)
+
+    def _saved_catalog(self) -> ItemCatalog:
+        """Return the items as a version tells of them: with those of the log, without those that are out of date."""
+        if not self._observe:
+            return self._catalog.of_dataset
+        keys = self.table.all_items()
+        is_old = self.table.is_forgotten(self._dataset.manifest.last_ms)
+        return self._catalog.of(keys, self.table.counts(keys), without_others=is_old)
 
     def _settings(self) -> dict[str, Any]:
         """Return what a version says of how it was made."""
@@ -301,8 +330,8 @@ class TrainingRun:
         }
 
     def _seal(self, directory: Directory, parts: list[Any]) -> Manifest:
-        files, positions, part_trained, watermarks, ignored = zip(*parts, strict=True)
-        num_ignored = self._num_ignored + sum(ignored)
+        files, positions, part_trained, watermarks, passed_over = zip(*parts, strict=True)
+        counts = {name: sum(part[name] for part in (self._passed_over, *passed_over)) for name in self._passed_over}
         return seal(
             directory,
             _joined(files),
@@ -311,12 +340,13 @@ class TrainingRun:
             step=self.step,
             watermark_ms=max(watermarks),
             positions=_joined(positions),
-            metrics=self.metrics | ({NUM_IGNORED: num_ignored} if num_ignored else {}),
+            metrics=self.metrics | {name: count for name, count in counts.items() if count},
             source=self._source,
             part_trained=_joined(part_trained),
             dataset_digest=self._dataset.digest,
             watch=self.watch,
             log=self._log,
+            known_until_ms=self._known_until_ms,
         )
 
 

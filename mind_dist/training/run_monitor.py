@@ -11,7 +11,10 @@ from dataclasses import dataclass, replace
 
 from mind_dist.training.pulse import Hang, Pulse, Pulses
 
-RECALL, RECALL_REMOVED = "valid_recall@50", "valid_recall@50_removed"
+VALID, PROGRESSIVE = "valid", "progressive"
+"""Whose recall a look is of: that of the dataset's valid users, or of the events of a log that come next."""
+
+RECALL, RECALL_REMOVED = f"{VALID}_recall@50", f"{VALID}_recall@50_removed"
 """Metrics of a version that was evaluated: recall of the valid users with the history kept, and with it removed. The best
 version is that with the largest mean of both: users come back to some items, and are to find others."""
 
@@ -74,7 +77,7 @@ class Deal:
 
 @dataclass(frozen=True)
 class Look:
-    """One evaluation of a run by its valid users.
+    """One evaluation of a run, by its valid users or by the events that come next.
 
     Attributes:
         step: Steps done.
@@ -82,6 +85,7 @@ class Look:
         recall_removed: The same without it.
         is_best: Whether the mean of both was never larger.
         took_s: Seconds that it took.
+        of: `VALID` or `PROGRESSIVE`.
     """
 
     step: int
@@ -89,11 +93,12 @@ class Look:
     recall_removed: float
     is_best: bool
     took_s: float
+    of: str = VALID
 
     @property
     def metrics(self) -> dict[str, float]:
         """What is reported of it, by name."""
-        return {"step": self.step, RECALL: self.recall, RECALL_REMOVED: self.recall_removed}
+        return {f"{self.of}_recall@50": self.recall, f"{self.of}_recall@50_removed": self.recall_removed}
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,12 @@ class TrainSettings:
     """After partitions were added to a topic that is followed, go on for so long before all are opened: producers learn
     of new ones late (`metadata.max.age.ms`, five minutes by default), and until then write where a user's events were."""
     init_from: str = ""
-    """Directory URI of a model version whose parameters a new run begins with, on whatever data."""
+    """Directory URI of a model version whose parameters a new run begins with, on whatever data, or of a run, whose best or
+    newest version it then is."""
+    known_until_ms: int = -1
+    """Events up to this time, in ms since the epoch, are history and are not trained (Kafka only). -1 for the newest event
+    that the version of `init_from` was trained on, so that a run on a topic goes on where one on a dataset has ended;
+    0 trains all."""
     workers: int = 2
     """Ray Train workers; 0 trains in this process, without Ray's recovery."""
     use_gpu: bool = False
@@ -56,8 +61,10 @@ class TrainSettings:
     training: TrainingConfig = field(default_factory=lambda: best().training)
     """How it is trained; as `best` where no recipe is named, or, by `jobs.train --source kafka`, as `stream`."""
     eval_every: int = 0
-    """Steps between two evaluations of the dataset's valid users, whose recall says which version is the best, and, where
-    `training.epochs` is 0, when to stop. 0 for four in each cycle of the learning rate, -1 for none (Parquet only)."""
+    """Steps between two evaluations, -1 for none. Of a dataset its valid users are asked, whose recall says which version is
+    the best, and, where `training.epochs` is 0, when to stop; 0 for four in each cycle of the learning rate. Of a topic the
+    step's own events are, before they are trained on; 0 for one in 20 steps, and in more where there are more items than
+    20,000."""
     watch: WatchConfig = field(default_factory=WatchConfig)
     """How valid users are asked."""
     kafka: KafkaConfig = field(default_factory=KafkaConfig)
@@ -75,8 +82,10 @@ class TrainSettings:
             raise ValueError("checkpoint_every_s must be 0 or more")
         if self.eval_every < -1:
             raise ValueError("eval_every must be at least -1")
-        if self.eval_every > 0 and self.source == "kafka":
-            raise ValueError("eval_every must be 0 or -1 where source is kafka: the newest version of a stream counts")
+        if self.known_until_ms >= 0 and self.source != "kafka":
+            raise ValueError("known_until_ms must be -1 unless source is kafka")
+        if self.training.keep_items_days and self.source != "kafka":
+            raise ValueError("training.keep_items_days must be 0 unless source is kafka")
         if self.growth_wait_s < 0:
             raise ValueError("growth_wait_s must be 0 or more")
         if self.follow and self.source != "kafka":

@@ -13,6 +13,7 @@ class Sightings:
 
     Attributes:
         total: Sum of the counts.
+        newest_ms: When the last of all sightings was, 0 before the first.
     """
 
     def __init__(self) -> None:
@@ -20,6 +21,7 @@ class Sightings:
         self._counts = np.zeros(0, dtype=np.int64)
         self._last_seen_ms = np.zeros(0, dtype=np.int64)
         self.total = 0
+        self.newest_ms = 0
 
     def __len__(self) -> int:
         return len(self._index)
@@ -39,6 +41,7 @@ class Sightings:
         self._counts[at] += counts
         self._last_seen_ms[at] = np.maximum(self._last_seen_ms[at], seen_ms)
         self.total += int(counts.sum())
+        self.newest_ms = max(self.newest_ms, int(np.max(seen_ms, initial=0)))
 
     def set(self, keys: Keys, counts: Keys, seen_ms: Keys | int) -> None:
         """Replace what is known of distinct keys."""
@@ -46,6 +49,7 @@ class Sightings:
         self.total += int(np.sum(counts)) - int(self._counts[at].sum())
         self._counts[at] = counts
         self._last_seen_ms[at] = seen_ms
+        self.newest_ms = max(self.newest_ms, int(np.max(seen_ms, initial=0)))
 
     def of(self, keys: Keys) -> tuple[Keys, Keys]:
         """Return counts and last times of keys, zeros where never seen."""
@@ -53,6 +57,24 @@ class Sightings:
         if not len(self._index):
             return np.zeros_like(keys), np.zeros_like(keys)
         return np.where(at >= 0, self._counts[at], 0), np.where(at >= 0, self._last_seen_ms[at], 0)
+
+    def not_seen_since(self, time_ms: int) -> Keys:
+        """Return the numbers of what was seen, and for the last time before, ascending."""
+        size = len(self._index)
+        return np.flatnonzero((self._counts[:size] > 0) & (self._last_seen_ms[:size] < time_ms))
+
+    def forget(self, numbers: Keys) -> Keys:
+        """Know some keys no longer; the others get new numbers, in their order.
+
+        Returns:
+            Their old numbers, ascending.
+        """
+        kept = np.delete(np.arange(len(self._index)), numbers)
+        keys, self._index = self._index.keys[kept], KeyIndex()
+        self._index.add(keys)
+        self._counts, self._last_seen_ms = self._counts[kept], self._last_seen_ms[kept]
+        self.total = int(self._counts.sum())
+        return kept
 
     def place(self, keys: Keys) -> Keys:
         """Return the numbers of distinct keys, which the new ones among them are given first: the next there are."""

@@ -20,6 +20,12 @@ BETAS = (0.9, 0.98)
 EPSILON = 1e-8
 """Keeps Adam's denominator from zero."""
 
+_GROWN_UP = 100
+"""Updates after which the learning rate of a young row is half of what it was."""
+
+_COLUMNS = ("_vectors", "_first", "_second", "_steps")
+"""What `AdamRows` has of each row."""
+
 _PER_WORD = 4
 """Values that are made of a 64-bit number, 16 bits each."""
 
@@ -74,12 +80,27 @@ class AdamRows:
         self._vectors[self._size : size] = vectors.to(self._vectors.device)
         self._size = size
 
+    def keep(self, rows: Keys) -> None:
+        """Keep some rows alone, numbered from 0 in the order given."""
+        at = torch.from_numpy(rows).to(self._steps.device)
+        for name in _COLUMNS:
+            setattr(self, name, getattr(self, name).index_select(0, at))
+        self._size = len(rows)
+
     def vectors(self, rows: Keys) -> Float[Tensor, "U D"]:
         """Return copies of some rows."""
         return self._vectors.index_select(0, torch.from_numpy(rows).to(self._vectors.device))
 
-    def update(self, rows: Int64[Tensor, " U"], gradient: Float[Tensor, "U D"], learning_rate: float) -> None:
+    def update(
+        self,
+        rows: Int64[Tensor, " U"],
+        gradient: Float[Tensor, "U D"],
+        learning_rate: float,
+        young_learning_rate: float = 0.0,
+    ) -> None:
         """Take one Adam step for some distinct rows, each with its own bias correction (lazy Adam).
+
+        A young row may learn faster: at n updates by `young_learning_rate` / (1 + n / 100), until that is less than the other.
 
         Rows are copied whole, in and out: indexing by a tensor does it value by value, which takes seven times as long.
         """
@@ -94,7 +115,8 @@ class AdamRows:
         self._first.index_copy_(0, rows, first)
         self._second.index_copy_(0, rows, second)
         denominator = second.sqrt_().div_(correction2.sqrt().float()).add_(EPSILON)
-        change = first.div_(denominator).mul_((learning_rate / correction1).float())
+        rates = (young_learning_rate / (1 + age / _GROWN_UP)).clamp_(min=learning_rate)
+        change = first.div_(denominator).mul_((rates / correction1).float())
         self._vectors.index_copy_(0, rows, self._vectors.index_select(0, rows).sub_(change))
 
     def read(self, rows: Keys) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], Keys]:
@@ -119,7 +141,7 @@ class AdamRows:
 
     def _reserve(self, capacity: int) -> None:
         """Make room; doubling keeps the cost of growing in proportion to the rows."""
-        for name in ("_vectors", "_first", "_second", "_steps"):
+        for name in _COLUMNS:
             column = getattr(self, name)
             grown = column.new_zeros(capacity, *column.shape[1:])
             grown[: self._size] = column[: self._size]

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import xxhash
 
 from mind_dist.errors import ConfigError
-from mind_dist.training.run_monitor import RECALL, RECALL_REMOVED, Look, TrainProgress
+from mind_dist.training.run_monitor import Look, TrainProgress
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ class Tracking:
 
     def look(self, look: Look) -> None:
         """Write what came of an evaluation."""
-        self._write(look.step, {RECALL: look.recall, RECALL_REMOVED: look.recall_removed})
+        self._write(look.step, look.metrics)
 
     def _write(self, step: int, values: Mapping[str, float]) -> None:
         finite = {name: value for name, value in values.items() if math.isfinite(value)}

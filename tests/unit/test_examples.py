@@ -112,7 +112,10 @@ def test_no_partition_starves_when_there_are_more_than_a_batch_holds(dataset: Pr
 def first_of(examples: Examples) -> list[tuple[int, int]]:
     """Return the user of each window, and which of that user's behaviors is its first target."""
     place = {int(time): (user.user_key, at) for user in toy_users() for at, time in enumerate(user.timestamps_ms)}
-    return [place[int(time)] for time in examples.timestamps_ms]
+    last = [place[int(time)] for time in examples.timestamps_ms]
+    return [
+        (user, at + 1 - int(count)) for (user, at), count in zip(last, examples.target_mask.sum(axis=1), strict=True)
+    ]
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3, 5, 20])

@@ -55,6 +55,21 @@ def test_updates_equal_an_adam_of_its_own_for_every_row_touched() -> None:
     torch.testing.assert_close(rows_of(table, *items), expected, rtol=1e-5, atol=1e-7)
 
 
+def test_a_young_row_learns_faster_and_less_so_with_every_update() -> None:
+    table, twin = table_with_items(1, 2), RowAdam(dict(zip([1, 2], rows_of(table_with_items(1, 2), 1, 2), strict=True)))
+    for step in range(400):
+        touched = keys(1, 2) if step >= 350 else keys(1)  # 2 begins late
+        rows, _ = table.lookup(touched)
+        gradients = initial_rows(touched, DIM, seed=step)
+        (rows * gradients).sum().backward()
+        table.apply_gradients(0.004, 0.01)
+        for key, gradient in zip(touched.tolist(), gradients, strict=True):
+            updates = step + 1 if key == 1 else step - 349
+            twin.update({key: gradient}, max(0.004, 0.01 / (1 + updates / 100)))
+    expected = torch.stack([twin.rows[item].detach() for item in (1, 2)])
+    torch.testing.assert_close(rows_of(table, 1, 2), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_a_row_begins_the_same_whenever_and_beside_whatever_it_is_added() -> None:
     one, other = table_with_items(3, 5, 9), table_with_items(9)
     other.observe(keys(5), seen_ms=1)
@@ -213,6 +228,60 @@ def test_items_waiting_for_a_row_are_carried_over() -> None:
     assert loaded.has(keys(4, 5, 6)).tolist() == [True, True, False]
     assert_same(table.all_rows(), loaded.all_rows())
     assert loaded.waiting().counts.tolist() == [1]
+
+
+def test_an_item_that_was_not_seen_for_long_is_forgotten_and_begins_anew_when_it_comes_back() -> None:
+    table = ItemTable(DIM, seed=1, keep_ms=80)
+    table.add_features(keys(-7))
+    table.observe(keys(1, 2, 2), seen_ms=1000)
+    train_rows(table, 0, keys(-7, 1, 2))
+    kept = table.lookup(keys(-7, 2))[0].detach().clone()
+    table.observe(keys(2), seen_ms=1075)
+    assert table.all_items().tolist() == [1, 2], "1 may be seen within the time still"
+    table.observe(keys(2, 3), seen_ms=1095)
+    assert table.all_items().tolist() == [2, 3]
+    assert not table.has(keys(1)).any()
+    assert table.counts(keys(1, 2, 3)).tolist() == [0, 4, 1]
+    torch.testing.assert_close(table.lookup(keys(-7, 2))[0].detach(), kept, rtol=0, atol=0)
+    table.observe(keys(1), seen_ms=1096)
+    fresh = ItemTable(DIM, seed=1)
+    fresh.observe(keys(1), seen_ms=0)
+    torch.testing.assert_close(table.lookup(keys(1))[0], fresh.lookup(keys(1))[0])
+    assert set(table.sample_items(100, np.random.default_rng(0), DrawLaw(power=0.5)).tolist()) == {1, 2, 3}
+
+
+def test_nothing_is_forgotten_where_no_time_is_set() -> None:
+    table = ItemTable(DIM)
+    table.observe(keys(1), seen_ms=1)
+    table.observe(keys(2), seen_ms=10**15)
+    assert table.all_items().tolist() == [1, 2]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.tuples(st.lists(st.integers(1, 12), min_size=1, max_size=4), st.integers(0, 40)), max_size=12),
+    st.data(),
+)
+def test_what_is_forgotten_does_not_depend_on_where_a_run_was_stopped(
+    sightings: list[tuple[list[int], int]], data: st.DataObject
+) -> None:
+    def run(table: ItemTable, part: list[tuple[list[int], int]], time_ms: int) -> int:
+        for seen, later_ms in part:
+            time_ms += later_ms
+            table.observe(keys(*seen), time_ms)
+            train_rows(table, 0, table.all_items())
+        return time_ms
+
+    stop = data.draw(st.integers(0, len(sightings)))
+    whole, before, after = (ItemTable(DIM, seed=2, admission_count=2, keep_ms=50) for _ in range(3))
+    run(whole, sightings, 5000)
+    time_ms = run(before, sightings[:stop], 5000)
+    after.load(before.all_rows())
+    after.load_waiting(before.waiting())
+    run(after, sightings[stop:], time_ms)
+    assert_same(whole.all_rows(), after.all_rows())
+    for column, resumed in zip(whole.waiting(), after.waiting(), strict=True):
+        assert column.tolist() == resumed.tolist()
 
 
 @settings(max_examples=50, deadline=None)
