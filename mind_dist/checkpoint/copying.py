@@ -1,10 +1,21 @@
-"""A version → the same version in another place: whole there, or not there."""
+"""A version → what publishing and serving need of it in another place: whole there, or not there.
+
+That is all but the users' histories, which training alone reads on: a user who is forgotten must not live on in a copy.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
-from mind_dist.checkpoint.manifest import MANIFEST, FileEntry, parse_manifest
+from mind_dist.checkpoint.manifest import (
+    HISTORIES,
+    MANIFEST,
+    FileEntry,
+    Manifest,
+    encode_manifest,
+    parse_manifest,
+)
 from mind_dist.checkpoint.version import ModelVersion
 from mind_dist.errors import VersionError
 from mind_dist.storage import DigestingStream, Directory
@@ -13,7 +24,7 @@ _BLOCK_BYTES = 1 << 20
 
 
 def copy_version(version: ModelVersion, target: Directory, on_block: Callable[[], None] = lambda: None) -> ModelVersion:
-    """Copy a version, each file compared with the manifest before it gets its name, and the manifest last.
+    """Copy a version but for users' histories, each file compared with the manifest before it gets its name, and the manifest last.
 
     So whatever ends a copy half-way, or deletes the version meanwhile, what is left is no version; the next try writes
     its files anew. What is whole in its place already is left as it is.
@@ -26,28 +37,34 @@ def copy_version(version: ModelVersion, target: Directory, on_block: Callable[[]
     Raises:
         VersionError: A file of the version is missing or altered, or the copy cannot be written.
     """
-    if _is_whole(version, target):
-        return ModelVersion(target, version.manifest)
-    content = _manifest(version)
-    for name, entry in version.manifest.files.items():
+    manifest = _without_histories(version.manifest)
+    if _is_whole(manifest, target):
+        return ModelVersion(target, manifest)
+    _check_unchanged(version)
+    for name, entry in manifest.files.items():
         _copy_file(version.directory, target, name, entry, on_block)
     try:
-        target.write_bytes(MANIFEST, content)
+        target.write_bytes(MANIFEST, encode_manifest(manifest))
     except OSError as error:
         raise VersionError(target.uri, f"{MANIFEST} cannot be written: {error}") from error
-    return ModelVersion(target, version.manifest)
+    return ModelVersion(target, manifest)
 
 
-def _is_whole(version: ModelVersion, target: Directory) -> bool:
+def _without_histories(manifest: Manifest) -> Manifest:
+    files = {name: entry for name, entry in manifest.files.items() if not name.startswith(HISTORIES)}
+    return replace(manifest, files=files)
+
+
+def _is_whole(manifest: Manifest, target: Directory) -> bool:
     try:
         found = ModelVersion.open(target.uri)
     except VersionError:
         return False
-    return found.manifest == version.manifest
+    return found.manifest == manifest
 
 
-def _manifest(version: ModelVersion) -> bytes:
-    """Return the manifest's bytes, unless another version has come to the same place since this one was opened."""
+def _check_unchanged(version: ModelVersion) -> None:
+    """Raise VersionError where another version has come to the same place since this one was opened."""
     uri = version.directory.uri
     try:
         content = version.directory.read_bytes(MANIFEST)
@@ -55,7 +72,6 @@ def _manifest(version: ModelVersion) -> bytes:
         raise VersionError(uri, f"{MANIFEST} is missing or cannot be read: {error}") from error
     if parse_manifest(uri, content) != version.manifest:
         raise VersionError(uri, "another version has been saved here meanwhile")
-    return content
 
 
 def _copy_file(source: Directory, target: Directory, name: str, entry: FileEntry, on_block: Callable[[], None]) -> None:

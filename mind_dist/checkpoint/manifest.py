@@ -25,6 +25,8 @@ MANIFEST = "manifest.json"
 DENSE = "dense.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 CATALOG = "catalog.parquet"
+HISTORIES = "history/"
+"""Where users' histories are, in versions trained on a log."""
 
 
 @dataclass(frozen=True)
@@ -157,9 +159,14 @@ def seal(
         log=log,
         known_until_ms=known_until_ms,
     )
-    values = from_json(to_json(dataclasses.asdict(manifest)))  # partitions as texts, which sort otherwise: 10 < 2
-    directory.write_bytes(MANIFEST, to_json({**values, "digest": _digest_of(values)}, indent=2).encode())
+    directory.write_bytes(MANIFEST, encode_manifest(manifest))
     return manifest
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Return the content of a manifest's file, with a digest of itself."""
+    values = from_json(to_json(dataclasses.asdict(manifest)))  # partitions as texts, which sort otherwise: 10 < 2
+    return to_json({**values, "digest": _digest_of(values)}, indent=2).encode()
 
 
 def read_manifest(directory: Directory) -> Manifest:
@@ -213,7 +220,7 @@ def waiting_name(shard: int, num_shards: int) -> str:
 
 def history_name(partition: int) -> str:
     """Return the path of a partition's histories."""
-    return f"history/partition-{partition:05d}.parquet"
+    return f"{HISTORIES}partition-{partition:05d}.parquet"
 
 
 def _missing_parts(files: Mapping[str, FileEntry]) -> list[str]:

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from mind_dist.checkpoint import ModelVersion, copy_version
+from mind_dist.dataset.parquet import PreparedDataset
 from mind_dist.encoder import InterestEncoder
 from mind_dist.errors import VersionError
 from mind_dist.publishing import PublishedCopies
 from mind_dist.storage import Directory
 from mind_dist.training.run_versions import RunVersions, version_at
+from tests.toy_training import FROM_LOG, event_examples, open_run, toy_log, write_dataset
 from tests.versions import tiny_version
 
 
@@ -31,6 +33,20 @@ def test_a_copy_is_the_same_version_and_outlives_the_first(tmp_path: Path) -> No
     copy.verify()
     assert ModelVersion.open(copy.uri).manifest == version.manifest
     assert InterestEncoder.load(copy.uri).model_version == version.manifest.model_version
+
+
+def test_a_copy_has_no_users(tmp_path: Path) -> None:
+    dataset = PreparedDataset.open(write_dataset(tmp_path / "dataset"))
+    run = open_run(event_examples(toy_log(), dataset=dataset), dataset, observe=True, config=FROM_LOG)
+    next(run.steps())
+    run.save(Directory.at(tmp_path / "checkpoint_00000001"))
+    version = ModelVersion.open(str(tmp_path / "checkpoint_00000001"))
+    assert any(version.history(partition) for partition in version.manifest.positions)
+    copy = ModelVersion.open(copy_version(version, Directory.at(tmp_path / "copy")).uri)
+    assert not any(copy.history(partition) for partition in version.manifest.positions)
+    assert not [*(tmp_path / "copy").rglob("history*")]
+    assert InterestEncoder.load(copy.uri).model_version == version.manifest.model_version
+    assert copy_version(version, Directory.at(copy.uri)) == copy, "it is whole as it is"
 
 
 def test_a_copy_that_ends_anywhere_is_no_version_until_it_is_made_again(tmp_path: Path) -> None:
