@@ -36,11 +36,11 @@ from tests.ray_nodes import lose, second_node
 from tests.toy_training import MODEL, TRAINING, write_dataset
 
 ROOT = Path(__file__).parents[2]
-WITHIN_S = 240
+WITHIN_S = 400
 HEAD = "node:__internal_head__"
 """The resource by which Ray knows the head's node."""
 
-LONG = dataclasses.replace(TRAINING, epochs=150, checkpoint_every_steps=20, lr_decay=False)
+LONG = dataclasses.replace(TRAINING, epochs=40, checkpoint_every_steps=20, lr_decay=False)
 ENDLESS = dataclasses.replace(LONG, epochs=100_000, checkpoint_every_steps=0)
 
 
