@@ -1,6 +1,6 @@
 """Killed anywhere and gone on with by any number of workers, a run trains each example once and comes to the same.
 
-`MIND_DIST_DRILL_SEEDS=100` draws more runs than the suite has time for.
+`MIND_DIST_DRILL_SEEDS=20` draws more runs than the suite has time for: 20 of each source, and either worker at each point of a save.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ from tests.lineages import Group, Lineage, largest_difference, long_log
 from tests.services import BROKERS
 from tests.toy_training import FROM_LOG, MODEL, NUM_BUCKETS, TRAINING, write_dataset
 
-SEEDS = range(int(os.environ.get("MIND_DIST_DRILL_SEEDS", "20")))
+SEEDS = range(int(os.environ.get("MIND_DIST_DRILL_SEEDS", "4")))
+
+_ALL = 20
+"""Seeds from which on either worker is killed at each point of a save, and not one of them."""
 
 STEPS = 30
 """So many steps end no partition, so that four workers or one take the same from each in every step."""
@@ -112,7 +115,7 @@ def test_killed_at_any_point_of_a_save_a_run_comes_to_the_same(world: World) -> 
     first, last = whole.collectives(4), whole.collectives(5)
     assert last - first > 8
     for at in range(first, last):
-        for rank in (0, 1):
+        for rank in (0, 1) if len(SEEDS) >= _ALL else (at % 2,):
             killed = world.begin(f"killed-{at}-{rank}", max_steps=7)
             killed.train(Group(2, dies=(rank, at)), Group(2))
             assert killed.trained() == whole.trained(), (rank, at)
