@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from itertools import groupby
 from operator import itemgetter
@@ -83,6 +83,11 @@ def saved(settings: TrainSettings) -> dict[int, int]:
     return dict(sorted(found.items()))
 
 
+def changes(numbers: Iterable[int]) -> list[int]:
+    """Return numbers without those that are as the one before."""
+    return [number for number, _ in groupby(numbers)]
+
+
 def wait_until(condition: Callable[[], bool]) -> None:
     give_up_s = time.monotonic() + WITHIN_S
     while not condition():
@@ -113,7 +118,7 @@ def test_a_submitted_run_over_two_nodes_goes_on_with_one_when_the_other_is_lost(
     status, output = job.end(WITHIN_S)
     assert status == "SUCCEEDED", output
     assert "a group of workers has failed" in output
-    assert [workers for workers, _ in groupby(saved(train).values())] == [2, 1]
+    assert changes(saved(train).values()) == [2, 1]
     assert_undisturbed(train, tmp_path)
 
 
@@ -177,7 +182,8 @@ def test_a_run_that_is_told_that_a_node_goes_saves_before_and_goes_on_from_there
     settings = dataclasses.replace(train, training=ENDLESS, checkpoint_every_s=0, max_failures=0)
     run = Disturbed(settings, 2, lambda: drain(head, within_s=10), caplog)  # then its raylet ends by itself
     run.train()
-    assert run.workers()[-2:] == list(saved(settings).values())[-2:] == [2, 1]
+    # Ray may begin anew with one more than once, as long as it sees the notice; each group has saved before it was ended
+    assert changes(run.workers())[-2:] == changes(saved(settings).values())[-2:] == [2, 1]
     assert_undisturbed(settings, tmp_path)
 
 
