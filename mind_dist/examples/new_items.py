@@ -31,8 +31,9 @@ class NewItems:
             self._ids.update((key, name) for name in item_ids(value) if (key := fingerprint(name)) in new)
 
     def told(self) -> Mapping[int, str]:
-        """Return the ids noted since the last call, by key."""
+        """Return the ids noted since the last call, by key; from now on they are noted again where they are met."""
         ids, self._ids = self._ids, {}
+        self._met = set()
         return ids
 
     def _is_known(self, key: int) -> bool:

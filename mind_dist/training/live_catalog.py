@@ -16,12 +16,11 @@ class LiveCatalog:
 
     Args:
         of_dataset: What is known beforehand, features and all.
-        names: Outside ids by key of items that an earlier version had beside them, where ids are strings.
     """
 
-    def __init__(self, of_dataset: ItemCatalog, names: Mapping[int, str] | None = None) -> None:
+    def __init__(self, of_dataset: ItemCatalog) -> None:
         self.of_dataset = of_dataset
-        self._names = dict(names or {})
+        self._names: dict[int, str] = {}
 
     def add_names(self, names: Mapping[int, str]) -> None:
         """Take note of outside ids of items."""
@@ -31,6 +30,11 @@ class LiveCatalog:
         """Take note of the outside ids of a catalog that was saved."""
         new = catalog.table.filter(pa.array(self.of_dataset.rows(catalog.keys) < 0))
         self._names.update(zip(new["item_id"].to_pylist(), new["original_id"].to_pylist(), strict=True))
+
+    def keep_names(self, item_keys: Keys) -> None:
+        """Drop the outside ids of all items but these: a log without end would bring ever more of them."""
+        kept = set(item_keys.tolist())
+        self._names = {key: name for key, name in self._names.items() if key in kept}
 
     def of(self, item_keys: Keys, counts: Keys, *, without_others: bool) -> ItemCatalog:
         """Return the catalog of a version.

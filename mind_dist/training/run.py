@@ -207,6 +207,7 @@ class TrainingRun:
         self.examples.flush()
         for names in self._ranks.gather_objects(self.examples.new_item_ids()):
             self._catalog.add_names(names)
+        self._catalog.keep_names(self.table.all_items())  # one that waits for a row is met again when it gets it
         writer = VersionWriter(directory)
         writer.write_item_shard(rank, num_ranks, self.table.own_rows())
         writer.write_waiting(rank, num_ranks, self.table.waiting())

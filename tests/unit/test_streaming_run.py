@@ -13,16 +13,18 @@ import pytest
 
 from mind_dist.checkpoint import ModelVersion
 from mind_dist.config import TrainingConfig
-from mind_dist.dataset.parquet import FEATURE_VALUES, PreparedDataset
+from mind_dist.dataset.parquet import FEATURE_VALUES, ITEM_SCHEMA, ItemCatalog, PreparedDataset
 from mind_dist.encoder import InterestEncoder
 from mind_dist.evaluation.ahead import ask_ahead
 from mind_dist.examples.batches import Batch
 from mind_dist.examples.events import EventExamples
+from mind_dist.examples.new_items import NewItems
 from mind_dist.examples.source import Examples
 from mind_dist.keys import IdType, id_key
 from mind_dist.log.codec import PoisonGate, encode_event, encode_history, encode_key
 from mind_dist.log.source import InMemoryDeadLetters, InMemoryLog, InMemorySource
 from mind_dist.publishing.item_columns import item_columns
+from mind_dist.records import no_keys
 from mind_dist.storage import Directory
 from mind_dist.training.collectives import SingleRank
 from mind_dist.training.live_catalog import LiveCatalog
@@ -194,6 +196,28 @@ def test_outside_ids_of_items_that_a_log_brings_are_kept_across_resumes(
         ids = dict(zip(new["item_id"].to_pylist(), new["original_id"].to_pylist(), strict=True))
         assert ids == {id_key(name, "string"): name for name in ids.values()}
     assert set(ids.values()) == {f"film {item}" for item in range(1, 7)}
+
+
+def test_outside_ids_are_kept_of_items_with_a_row_alone_and_told_again_of_those_that_get_one_later() -> None:
+    items = NewItems(no_keys())
+
+    def meet(name: str) -> None:
+        items.add(encode_event("u1", name, 1), [id_key(name, "string")])
+
+    catalog = LiveCatalog(ItemCatalog(ITEM_SCHEMA.empty_table()))
+    for name in ("seen often", "seen once"):
+        meet(name)
+    catalog.add_names(items.told())
+    often, once = (np.array([id_key(name, "string")]) for name in ("seen often", "seen once"))
+    catalog.keep_names(often)
+    assert not items.told()
+    meet("seen once")
+    catalog.add_names(items.told())
+    keys = np.sort(np.concatenate([often, once]))
+    ids = catalog.of(keys, np.ones(2, dtype=np.int64), without_others=False).table["original_id"].to_pylist()
+    assert sorted(ids) == ["seen often", "seen once"]
+    catalog.keep_names(often)
+    assert len(catalog._names) == 1
 
 
 def test_an_item_that_no_event_is_about_any_more_leaves_the_catalog_and_comes_back_with_one(
