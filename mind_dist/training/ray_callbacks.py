@@ -13,9 +13,10 @@ from typing import Any
 import ray
 from ray.train import UserCallback
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
-from ray.train.v2._internal.execution.callback import ControllerCallback
+from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 from ray.train.v2._internal.execution.controller.state import PreemptingState, ResizingState, TrainControllerState
 from ray.train.v2._internal.execution.scaling_policy import ResizeDecision
+from ray.train.v2._internal.execution.worker_group import WorkerGroup
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ _SAVE_WITHIN_S = 60.0
 _ASK_EVERY_S = 0.2
 
 
-class SaveBeforeRestart(ControllerCallback):
+class SaveBeforeRestart(ControllerCallback, WorkerGroupCallback):
     """Has the run saved before a group of workers is replaced by one of another size, or loses a node it was told of.
 
     Args:
@@ -38,6 +39,11 @@ class SaveBeforeRestart(ControllerCallback):
     def __init__(self, monitor: Any) -> None:
         self._monitor = monitor
         self._asked_s = 0.0
+        self._workers: WorkerGroup | None = None
+
+    def after_worker_group_start(self, worker_group: WorkerGroup) -> None:
+        """Take note of whom to ask."""
+        self._workers = worker_group
 
     def after_controller_state_update(
         self, previous_state: TrainControllerState, current_state: TrainControllerState
@@ -55,12 +61,18 @@ class SaveBeforeRestart(ControllerCallback):
                 self._monitor.ask_to_save.remote(f"the nodes of these workers are about to go: {ranks}")
 
     def _save_and_wait(self, why: str) -> None:
-        """Ask for a save and wait until it is done: as soon as this returns, Ray ends the workers."""
+        """Ask for a save and wait until it is done: as soon as this returns, Ray ends the workers.
+
+        The controller waits here, so what workers report is taken here: none goes on while its last report is not.
+        """
+        assert self._workers is not None
         ray.get(self._monitor.ask_to_save.remote(why))
         give_up_s = time.monotonic() + _SAVE_WITHIN_S
         while not ray.get(self._monitor.has_saved.remote()):
-            if time.monotonic() > give_up_s:
-                logger.warning("no save within %.0f s: the workers go on from the one before", _SAVE_WITHIN_S)
+            failed = self._workers.poll_status(timeout=_ASK_EVERY_S).errors
+            if failed or time.monotonic() > give_up_s:
+                problem = "a worker failed before the save" if failed else f"no save within {_SAVE_WITHIN_S:.0f} s"
+                logger.warning("%s: the workers go on from the one before", problem)
                 return
             time.sleep(_ASK_EVERY_S)
 

@@ -28,7 +28,7 @@ from mind_dist.local_stack.ray_head import RayHead
 from mind_dist.strict_json import to_json
 from mind_dist.training import ray_trainer
 from mind_dist.training.ray_trainer import train_on_ray
-from mind_dist.training.run_monitor import TrainProgress
+from mind_dist.training.run_monitor import RunMonitor, TrainProgress, Wishes
 from mind_dist.training.settings import TrainSettings
 from tests.lineages import Group, Lineage, largest_difference
 from tests.ray_jobs import submit_job
@@ -133,6 +133,18 @@ def drain(head: RayHead, within_s: int) -> None:
     subprocess.run(command, env=environment, check=True, capture_output=True, timeout=60)
 
 
+class SlowMonitor(RunMonitor):
+    """Passes on each wish 3 s late, in which toy workers report to Ray more than once, and a report waits to be taken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._since: dict[Wishes, float] = {}
+
+    def tell(self, progress: TrainProgress | None) -> Wishes:
+        wishes, now_s = super().tell(progress), time.monotonic()
+        return wishes if now_s - self._since.setdefault(wishes, now_s) >= 3.0 else Wishes()
+
+
 class Disturbed:
     """A run at which something is done to the nodes, and which is stopped once another number of workers trains.
 
@@ -192,6 +204,7 @@ def test_a_run_saves_before_it_grows_onto_a_node_that_has_come(
     head: RayHead, train: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray_trainer, "_LOOK_FOR_NODES_EVERY_S", 3.0)
+    monkeypatch.setattr(ray_trainer, "RunMonitor", SlowMonitor)
     settings = dataclasses.replace(train, training=ENDLESS, checkpoint_every_s=0, max_failures=0)
     with ExitStack() as nodes:
         run = Disturbed(settings, 1, lambda: nodes.enter_context(second_node(head, tmp_path)), caplog)
