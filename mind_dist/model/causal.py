@@ -36,20 +36,23 @@ class CausalInterests(nn.Module):
         """Extract capsules; see `Extraction`."""
         ends = behaviors.mask.sum(dim=1, keepdim=True) - 1 if ends is None else ends
         coupling = self._coupling(behaviors, ends)
-        of_window = coupling.transpose(2, 3).flatten(1, 2).to(behaviors.vectors.dtype)  # [B, E · K, L]
-        views = torch.bmm(of_window, behaviors.vectors).view(*interest_mask.shape, behaviors.vectors.shape[2])
-        coupling = coupling.flatten(end_dim=1) * interest_mask[:, None, :]
+        views = torch.bmm(coupling.flatten(1, 2).to(behaviors.vectors.dtype), behaviors.vectors)  # [B, E · K, D]
+        views = views.view(*interest_mask.shape, behaviors.vectors.shape[2])
+        coupling = coupling.flatten(end_dim=1).transpose(1, 2) * interest_mask[:, None, :]
         state = _states_at(encoder, behaviors.vectors, ends.clamp(min=0)).flatten(end_dim=1)
         return Extracted(state[:, None, :] + views, coupling, state)
 
-    def _coupling(self, behaviors: Behaviors, ends: Int64[Tensor, "B E"]) -> Float[Tensor, "B E L K"]:
+    def _coupling(self, behaviors: Behaviors, ends: Int64[Tensor, "B E"]) -> Float[Tensor, "B E K L"]:
         """Return how much each behavior counts for each interest at each end; zeros after it, or where padded."""
-        lags = ends[:, :, None] - torch.arange(behaviors.mask.shape[1], device=ends.device)
-        seen = ((lags >= 0) & behaviors.mask[:, None, :])[:, :, :, None]
-        of_lags = self.log_weights.T[lags.clamp(0, self.log_weights.shape[1] - 1)]
-        logits = of_lags + (behaviors.vectors @ self.content)[:, None, :, :]
+        # In training the ends of all windows are mostly alike: then the lags of one do for all.
+        few = ends[:1] if len(ends) and bool((ends == ends[0]).all()) else ends
+        lags = few[:, :, None] - torch.arange(behaviors.mask.shape[1], device=ends.device)
+        of_lags = self.log_weights.T[lags.clamp(0, self.log_weights.shape[1] - 1)].transpose(2, 3).contiguous()
+        of_contents = (behaviors.vectors @ self.content).transpose(1, 2).contiguous()[:, None]
+        unseen = ~((lags >= 0) & behaviors.mask[:, None, :])[:, :, None, :]
+        logits = of_contents + of_lags
         lowest = torch.finfo(logits.dtype).min
-        return logits.masked_fill(~seen, lowest).softmax(dim=2).masked_fill(~seen, 0.0)
+        return logits.masked_fill(unseen, lowest).softmax(dim=3).masked_fill(unseen, 0.0)
 
 
 def _states_at(

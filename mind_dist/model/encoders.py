@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from mind_dist.config import GruConfig, LagKernelsConfig, ModelConfig, NoEncoderConfig, TransformerConfig
+from mind_dist.model.dropout import Dropout
 from mind_dist.model.places import decays
 
 
@@ -58,10 +59,10 @@ class LagKernels(nn.Module):
         super().__init__()
         self.log_weights = nn.Parameter(decays(section.count, section.max_lag))
         self.mlp = nn.Sequential(
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(dim * section.count, section.hidden_dim),
             nn.GELU(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(section.hidden_dim, dim),
         )
 
@@ -89,7 +90,7 @@ class Recurrent(nn.Module):
 
     def __init__(self, dim: int, dropout: float, section: GruConfig) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.gru = nn.GRU(dim, section.hidden_dim, section.layers, batch_first=True)
         self.output = nn.Linear(section.hidden_dim, dim)
 
@@ -108,7 +109,7 @@ class Transformer(nn.Module):
     def __init__(self, dim: int, dropout: float, section: TransformerConfig) -> None:
         super().__init__()
         self.positions = nn.Parameter(torch.randn(section.positions, dim) * 0.02)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(dim, _heads(dim), section.hidden_dim, dropout, batch_first=True, norm_first=True)
             for _ in range(section.layers)

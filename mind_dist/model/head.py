@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mind_dist.config import ModelConfig
+from mind_dist.model.dropout import Dropout
 
 
 class InterestHead(nn.Module):
@@ -22,11 +23,11 @@ class InterestHead(nn.Module):
         widths = [_joined_width(config), *config.hidden_dims]
         layers: list[nn.Module] = []
         for width_in, width_out in pairwise(widths):
-            layers += [nn.Dropout(config.dropout), nn.Linear(width_in, width_out), nn.ReLU()]
+            layers += [Dropout(config.dropout), nn.Linear(width_in, width_out), nn.ReLU()]
         last = nn.Linear(widths[-1], config.dim)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        self.layers = nn.Sequential(*layers, nn.Dropout(config.dropout), last)
+        self.layers = nn.Sequential(*layers, Dropout(config.dropout), last)
 
     def forward(self, capsules: Float[Tensor, "B K D"], joined: Float[Tensor, "B J"] | None) -> Float[Tensor, "B K D"]:
         """Return interest vectors.
@@ -51,15 +52,23 @@ class NumberedHead(nn.Module):
         first, *rest = [*config.hidden_dims, config.dim]
         self.first = nn.Linear(_joined_width(config), first)
         self.number = nn.Parameter(torch.randn(config.num_interests, first) * 0.1)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.layers = nn.ModuleList(nn.Linear(*widths) for widths in pairwise([first, *rest]))
 
     def forward(self, capsules: Float[Tensor, "B K D"], joined: Float[Tensor, "B J"] | None) -> Float[Tensor, "B K D"]:
         """Return interest vectors; see `InterestHead.forward`."""
-        hidden: Tensor = self.first(_tile(capsules, joined)) + self.number
+        hidden = self._first(capsules, joined)
         for layer in self.layers:
             hidden = layer(self.dropout(nn.functional.gelu(hidden)))
         return capsules + hidden
+
+    def _first(self, capsules: Float[Tensor, "B K D"], joined: Float[Tensor, "B J"] | None) -> Float[Tensor, "B K H"]:
+        """Return the first layer of what is joined, whose share is computed once for all interests."""
+        if joined is None:
+            return nn.functional.linear(capsules, self.first.weight, self.first.bias) + self.number
+        of_capsules, of_joined = self.first.weight.split([capsules.shape[2], joined.shape[1]], dim=1)
+        shared = nn.functional.linear(joined, of_joined, self.first.bias)
+        return nn.functional.linear(capsules, of_capsules) + (shared[:, None, :] + self.number)
 
 
 class PlainHead(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
@@ -28,18 +29,24 @@ class Interests(NamedTuple):
     Attributes:
         vectors: Interest vectors, [B, K, D]; zeros where masked.
         mask: True where the user has that interest, [B, K]; a user without behaviors has none.
-        weights: Share of the behaviors behind each interest, [B, K]; sums to 1 over a user's interests.
         coupling: How much each behavior counts for each interest, [B, L, K]; zeros where either is masked.
     """
 
     vectors: Float[Tensor, "B K D"]
     mask: Bool[Tensor, "B K"]
-    weights: Float[Tensor, "B K"]
     coupling: Float[Tensor, "B L K"]
+
+    @property
+    def weights(self) -> Float[Tensor, "B K"]:
+        """The share of the behaviors behind each interest, each behavior divided as it is coupled; a user's sum to 1."""
+        tiny = torch.finfo(self.coupling.dtype).tiny
+        per_behavior = self.coupling / self.coupling.sum(dim=2, keepdim=True).clamp(min=tiny)
+        num_behaviors = (per_behavior.sum(dim=2) > 0).sum(dim=1, keepdim=True).clamp(min=1)
+        return per_behavior.sum(dim=1) / num_behaviors
 
     def take(self, users: Bool[Tensor, " B"]) -> Interests:
         """Return the interests of some of the users."""
-        return Interests(*(part[users] for part in self))
+        return self if bool(users.all()) else Interests(*(part[users] for part in self))
 
 
 class InterestModel(Protocol):

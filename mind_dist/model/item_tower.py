@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mind_dist.config import ItemTowerConfig, ModelConfig
+from mind_dist.model.dropout import Dropout
 from mind_dist.model.item_bag import ItemBags, KeyedFeatures, bag_keys, bag_members, pool_bags
 from mind_dist.records import Keys
 
@@ -132,12 +133,12 @@ class ItemTower(nn.Module):
 def _layers(num_inputs: int, config: ItemTowerConfig, width: int) -> nn.Sequential:
     widths, layers = [num_inputs, *config.hidden_dims], list[nn.Module]()
     for width_in, width_out in pairwise(widths):
-        layers += [nn.Dropout(config.dropout), nn.Linear(width_in, width_out), nn.ReLU()]
+        layers += [Dropout(config.dropout), nn.Linear(width_in, width_out), nn.ReLU()]
     last = nn.Linear(widths[-1], width)
     if config.residual:
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-    return nn.Sequential(*layers, *([nn.Dropout(config.dropout)] if config.hidden_dims else []), last)
+    return nn.Sequential(*layers, *([Dropout(config.dropout)] if config.hidden_dims else []), last)
 
 
 class ItemChunk(NamedTuple):

@@ -77,7 +77,7 @@ class MultiInterestModel(nn.Module):
         if self.config.normalize:
             vectors = unit_vectors(vectors)
         vectors = vectors.masked_fill(~mask[:, :, None], 0.0)
-        return Interests(vectors, mask, shares(found.coupling), found.coupling)
+        return Interests(vectors, mask, found.coupling)
 
     def _interest_mask(self, lengths: Int64[Tensor, " B"]) -> Bool[Tensor, "B K"]:
         """Return which interests each user has: none without behaviors."""
@@ -95,13 +95,6 @@ def _at_least_one_place(behaviors: Behaviors) -> Behaviors:
         return behaviors
     pad = functional.pad
     return Behaviors(pad(behaviors.vectors, (0, 0, 0, 1)), pad(behaviors.keys, (0, 1)), pad(behaviors.mask, (0, 1)))
-
-
-def shares(coupling: Float[Tensor, "B L K"]) -> Float[Tensor, "B K"]:
-    """Return the share of the behaviors behind each interest: each behavior is divided as it is coupled."""
-    per_behavior = coupling / coupling.sum(dim=2, keepdim=True).clamp(min=torch.finfo(coupling.dtype).tiny)
-    num_behaviors = (per_behavior.sum(dim=2) > 0).sum(dim=1, keepdim=True).clamp(min=1)
-    return per_behavior.sum(dim=1) / num_behaviors
 
 
 def _extraction(config: ModelConfig) -> nn.Module:

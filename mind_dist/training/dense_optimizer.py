@@ -12,7 +12,7 @@ from mind_dist.training.sparse_rows import BETAS, EPSILON
 
 def dense_optimizer(model: nn.Module) -> torch.optim.Optimizer:
     """Return Adam over the dense parameters, with the item rows' constants; `loop.train` sets its learning rate."""
-    return torch.optim.Adam(model.parameters(), betas=BETAS, eps=EPSILON)
+    return torch.optim.Adam(model.parameters(), betas=BETAS, eps=EPSILON, fused=True)
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -53,6 +53,9 @@ _RAY_TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "2",  # 5 s by default, of the 30 s that some clouds give
 }
 
+_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 28), "MALLOC_TRIM_THRESHOLD_": str(1 << 28)}
+"""glibc keeps up to 256 MB that are free: each step needs again what the last one did, a thousand pages of it and more."""
+
 
 def train_on_ray(
     settings: TrainSettings,
@@ -221,7 +224,7 @@ def _trainer(settings: TrainSettings, loop: dict[str, Any]) -> TorchTrainer:
             storage_path=settings.storage,
             failure_config=FailureConfig(max_failures=settings.max_failures),
             callbacks=callbacks,
-            worker_runtime_env=runtime_environment(),
+            worker_runtime_env={"env_vars": _ALLOCATOR | runtime_environment().get("env_vars", {})},
         ),
     )
 

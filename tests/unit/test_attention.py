@@ -21,9 +21,7 @@ both_forms = pytest.mark.parametrize("form", ["power", "scaled"])
 
 def interests_of(vectors: Tensor, mask: Tensor | None = None) -> Interests:
     mask = torch.ones(vectors.shape[:2], dtype=torch.bool) if mask is None else mask
-    return Interests(
-        vectors.masked_fill(~mask[..., None], 0), mask, mask.to(vectors.dtype), mask[:, None].to(vectors.dtype)
-    )
+    return Interests(vectors.masked_fill(~mask[..., None], 0), mask, mask[:, None].to(vectors.dtype))
 
 
 @both_forms
@@ -98,7 +96,7 @@ def test_a_larger_power_never_fits_the_target_worse(form: Form) -> None:
 def test_masked_interests_get_no_weight(form: Form, power: float) -> None:
     garbage = torch.full((1, 3, 2), 5.0)
     garbage[0, 1] = torch.tensor([-1.0, -1.0])
-    interests = Interests(garbage, torch.tensor([[False, True, False]]), torch.zeros(1, 3), torch.zeros(1, 1, 3))
+    interests = Interests(garbage, torch.tensor([[False, True, False]]), torch.zeros(1, 1, 3))
     assert label_aware_attention(interests, torch.ones(1, 1, 2), power=power, form=form).tolist() == [[[-1.0, -1.0]]]
 
 

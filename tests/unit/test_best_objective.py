@@ -28,7 +28,7 @@ def problem(
     log_inclusion = -torch.rand(USERS if of_each else 1, num_items)
     own = -torch.rand(USERS, TARGETS) if own_corrected else None
     candidates = Candidates(targets, target_mask, pool, places, log_inclusion, own)
-    return Interests(vectors, mask, mask.float(), mask[:, None].float()), candidates
+    return Interests(vectors, mask, mask[:, None].float()), candidates
 
 
 def by_autograd(interests: Interests, candidates: Candidates, hard_beta: float = 0.0) -> Tensor:

@@ -19,7 +19,7 @@ def problem() -> tuple[Interests, Tensor, Tensor]:
     vectors = torch.randn(5, 3, 4, dtype=torch.float64).masked_fill(~mask[..., None], 0.0)
     targets = torch.randn(5, 3, 4, dtype=torch.float64)
     return (
-        Interests(vectors, mask, mask.double(), mask[:, None].double()),
+        Interests(vectors, mask, mask[:, None].double()),
         targets,
         torch.arange(3) < torch.tensor(NUM_TARGETS)[:, None],
     )
@@ -54,7 +54,7 @@ def population(num_windows: int) -> tuple[Interests, Tensor, Tensor]:
     targets = torch.randn(2 * num_windows, 3, 4, generator=generator) + torch.tensor([0.8, 0.0, 0.0, 0.0])
     mask = torch.ones(2 * num_windows, 4, dtype=torch.bool)
     target_mask = torch.rand(2 * num_windows, 3, generator=generator) < 0.7
-    interests = Interests(torch.eye(4).expand(2 * num_windows, -1, -1), mask, mask.float(), mask[:, None].float())
+    interests = Interests(torch.eye(4).expand(2 * num_windows, -1, -1), mask, mask[:, None].float())
     return interests, targets, target_mask
 
 
@@ -105,16 +105,14 @@ def test_means_do_not_grow_with_the_batch() -> None:
 
 def test_interests_apart_by_more_than_the_margin_cost_nothing_and_equal_ones_the_most() -> None:
     mask = torch.ones(1, 3, dtype=torch.bool)
-    apart, alike = (
-        Interests(v, mask, mask.float(), mask[:, None].float()) for v in (torch.eye(3)[None], torch.ones(1, 3, 4))
-    )
+    apart, alike = (Interests(v, mask, mask[:, None].float()) for v in (torch.eye(3)[None], torch.ones(1, 3, 4)))
     assert spread_penalty(apart, 0.0).item() == 0
     assert spread_penalty(alike, 0.25).item() == pytest.approx(0.75**2, rel=1e-5)
 
 
 def test_interests_that_win_the_same_cost_nothing_and_one_that_wins_all_the_most() -> None:
     mask = torch.ones(2, 3, dtype=torch.bool)
-    interests = Interests(torch.eye(3).expand(2, -1, -1), mask, mask.float(), mask[:, None].float())
+    interests = Interests(torch.eye(3).expand(2, -1, -1), mask, mask[:, None].float())
     all_won, one_won = torch.eye(3).expand(2, -1, -1), torch.eye(3)[:1].expand(2, 3, -1)
     windows = torch.arange(2)
     assert balance_penalty(interests, all_won, mask, windows, 0.01).item() == pytest.approx(0, abs=1e-6)
@@ -131,7 +129,7 @@ def test_users_without_interests_cost_nothing_with_finite_gradients(num_users: i
     mask = torch.zeros(num_users, 3, dtype=torch.bool)
     vectors, targets = (torch.zeros(num_users, 3, 4, requires_grad=True) for _ in range(2))
     coupling = torch.zeros(num_users, 5, 3, requires_grad=True)
-    interests = Interests(vectors, mask, mask.float(), coupling)
+    interests = Interests(vectors, mask, coupling)
     loss = spread_penalty(interests, 0.0) + balance_penalty(interests, targets, mask, torch.arange(num_users), 0.1)
     loss = loss + routing_penalty(coupling, mask)
     loss.backward()

@@ -21,7 +21,7 @@ def problem(num_interests: int = 3, *, mask: Tensor | None = None) -> tuple[Inte
         torch.randn(shape, dtype=torch.float64).requires_grad_() for shape in ((6, num_interests, 5), (6, 2, 5), (9, 5))
     )
     mask = torch.arange(num_interests) < COUNTS[:, None] if mask is None else mask
-    return Interests(vectors, mask, mask.double(), mask[:, None].double()), targets, pool
+    return Interests(vectors, mask, mask[:, None].double()), targets, pool
 
 
 def test_hard_scores_are_those_of_the_interest_that_a_target_chooses() -> None:
@@ -36,7 +36,7 @@ def test_hard_scores_are_those_of_the_interest_that_a_target_chooses() -> None:
 
 def test_equal_scores_choose_the_first() -> None:
     vectors, mask = torch.tensor([[[1.0, 0.0, 1.0], [1.0, 0.0, 2.0]]]), torch.ones(1, 2, dtype=torch.bool)
-    interests = Interests(vectors, mask, mask.float(), mask[:, None].float())
+    interests = Interests(vectors, mask, mask[:, None].float())
     scores = hard_scores(interests, torch.tensor([[[1.0, 0.0, 0.0]]]), torch.tensor([[0.0, 0.0, 1.0]]))
     assert scores.pool.tolist() == [[[1.0]]]
 
@@ -54,7 +54,7 @@ def test_large_powers_of_label_aware_attention_come_close_to_the_hard_choice(for
 def test_empty_batches_and_pools_give_empty_scores(num_users: int, num_targets: int, num_items: int) -> None:
     vectors, mask = torch.ones(num_users, 3, 4, requires_grad=True), torch.ones(num_users, 3, dtype=torch.bool)
     targets, pool = torch.ones(num_users, num_targets, 4), torch.ones(num_items, 4, requires_grad=True)
-    found = hard_scores(Interests(vectors, mask, mask.float(), mask[:, None].float()), targets, pool)
+    found = hard_scores(Interests(vectors, mask, mask[:, None].float()), targets, pool)
     assert found.own.shape == (num_users, num_targets)
     assert found.pool.shape == (num_users, num_targets, num_items)
     (found.own.sum() + found.pool.sum()).backward()
