@@ -94,7 +94,8 @@ def bag_members(
     if without_id is not None:
         described = mask[:, 1:].any(axis=1) if valued is None else mask[:, 1:].any(axis=1) | valued
         mask[:, 0] &= ~(without_id & described)
-    cold = ~mask.any(axis=1) & (features.rows(item_keys) >= 0)
+    bare = np.flatnonzero(~mask.any(axis=1))
+    cold = bare[features.rows(item_keys[bare]) >= 0]
     members[cold, 0] = _find(row_keys, np.array([COLD_KEY]))[0]
     mask[cold, 0] = members[cold, 0] >= 0
     return ItemBags(torch.from_numpy(np.where(mask, members, 0)), torch.from_numpy(mask))
@@ -133,6 +134,9 @@ def unit_vectors(vectors: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
 
 def _candidates(item_keys: Keys, features: KeyedFeatures) -> tuple[Keys, NDArray[np.bool_]]:
     """Return, per item, its own key and its feature keys, [N, 1 + most features], with a mask."""
+    own = np.ones((len(item_keys), 1), dtype=np.bool_)
+    if not len(features.feature_keys):  # looking ten thousand items up among millions would take a tenth of a step
+        return item_keys[:, None], own
     catalog_rows = features.rows(item_keys)
     listed = catalog_rows >= 0
     starts, stops = np.zeros((2, len(item_keys)), dtype=np.int64)
@@ -142,7 +146,6 @@ def _candidates(item_keys: Keys, features: KeyedFeatures) -> tuple[Keys, NDArray
     real = slots < stops[:, None]
     found = np.zeros(slots.shape, dtype=np.int64)
     found[real] = features.feature_keys[slots[real]]
-    own = np.ones((len(item_keys), 1), dtype=np.bool_)
     return np.hstack([item_keys[:, None], found]), np.hstack([own, real])
 
 

@@ -82,9 +82,10 @@ def item_parts(
         row_keys: Keys of the rows there are, distinct and ascending; members of bags are indexes into it.
         without_id: Items that are to be made of their features alone, as far as they have any, [N].
     """
-    rows = features.rows(item_keys)
     found = np.full((len(item_keys), features.feature_values.shape[1]), np.nan, dtype=np.float32)
-    found[rows >= 0] = features.feature_values[rows[rows >= 0]]
+    if found.size:
+        rows = features.rows(item_keys)
+        found[rows >= 0] = features.feature_values[rows[rows >= 0]]
     valued = np.asarray((~np.isnan(found)).any(axis=1))
     return ItemParts(bag_members(item_keys, features, row_keys, without_id, valued), torch.from_numpy(found))
 

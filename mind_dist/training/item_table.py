@@ -165,6 +165,11 @@ class ItemTable:
 
     def draw_shares(self, keys: Keys, law: DrawLaw = EVENLY) -> NDArray[np.float64]:
         """Return the probability that one draw of `sample_items` is each item; 0 for one without a row."""
+        if (
+            law == EVENLY and not self._is_live
+        ):  # items are found among millions faster by their numbers than in their order
+            is_item = self.has(keys) & (self._seen.of(keys)[0] > 0)
+            return np.asarray(is_item / max(1, self.num_items))
         return self._draws(law).shares(keys)
 
     def all_items(self) -> Keys:
@@ -181,7 +186,6 @@ class ItemTable:
             keys: This rank's, [U].
             also: Numbers to be summed over the ranks on the way.
         """
-        assert self.has(keys).all(), "look up keys that have a row"
         route, sums = KeyRoute.of(keys, self._ranks, also)
         asked = self._made(route.received)
         leaf = route.fetched(self._rows.vectors(asked)).requires_grad_()
@@ -305,6 +309,7 @@ class ItemTable:
     def _made(self, keys: Keys) -> Keys:
         """Return the places of rows that live here, after making those that nobody has looked up yet."""
         numbers, places = self._find(keys)
+        assert (places != _NONE).all(), "look up keys that have a row"
         new = places == _NOT_HERE
         if not new.any():
             return places

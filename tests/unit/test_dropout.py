@@ -30,6 +30,7 @@ def test_the_gradient_goes_through_what_is_left() -> None:
     given = torch.randn(7, 3, requires_grad=True)
     dropped = Dropout(0.25)(given)
     dropped.sum().backward()
+    assert given.grad is not None
     torch.testing.assert_close(dropped, given * given.grad)
 
 
