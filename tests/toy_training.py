@@ -76,17 +76,22 @@ def values_at(time_ms: int) -> dict[str, str | int | None]:
     return {"event_type": "buy" if time_ms % 3 == 0 else "view", "place": place, "hour": time_ms % 4}
 
 
-def write_dataset(path: Path | str, *, priced: bool = False, told: bool = False) -> str:
+def write_dataset(
+    path: Path | str, *, priced: bool = False, told: bool = False, users_per_block: int | None = None
+) -> str:
     """Write the toy users as the train split; items have a feature, users a profile.
 
-    Where asked for, items have a price, and events (`told`) say what they are and when they happened.
+    Where asked for, items have a price, events (`told`) say what they are and when they happened, and buckets have several
+    blocks.
     """
     directory, users = Directory.at(path), toy_users()
     kept = READ if told else NO_FEATURES
     bucket_of = partition_of(np.array([user.user_key for user in users]), NUM_BUCKETS)
     for bucket in range(NUM_BUCKETS):
         inside = [user for user, at in zip(users, bucket_of, strict=True) if at == bucket]
-        directory.write_table(f"sequences/train/bucket-{bucket:05d}.parquet", _told(inside, kept))
+        directory.write_table(
+            f"sequences/train/bucket-{bucket:05d}.parquet", _told(inside, kept), rows_at_once=users_per_block
+        )
     write_values(directory, _values(_told(users, kept), kept))
     keys, counts = np.unique(np.concatenate([user.item_keys for user in users]), return_counts=True)
     features = [[feature_key("half", int(key) > NUM_ITEMS // 2)] for key in keys]

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from pyarrow import compute as pc
 
 from mind_dist.config import ModelConfig, parse
+from mind_dist.dataset.bucket_file import BucketFile
 from mind_dist.dataset.event_values import VALUE_SCHEMA, VALUES, event_keys, value_keys
 from mind_dist.dataset.provenance import Coverage, FilterStep
 from mind_dist.errors import ConfigError, DatasetError
@@ -286,7 +287,11 @@ class PreparedDataset:
         Raises:
             DatasetError: The file is missing or torn.
         """
-        return self._read(f"sequences/{split}/bucket-{bucket:05d}.parquet")
+        return self._read(_bucket_name(split, bucket))
+
+    def open_bucket(self, split: Split, bucket: int) -> BucketFile:
+        """Open one bucket of a split to read it piece by piece; as `read_bucket`."""
+        return BucketFile(self.directory, _bucket_name(split, bucket))
 
     @property
     def features(self) -> EventFeatures:
@@ -358,6 +363,10 @@ class PreparedDataset:
             return self.directory.read_table(name)
         except (OSError, pa.ArrowException) as error:
             raise DatasetError((self.directory / name).uri, f"missing or torn: {error}; prepare it again") from error
+
+
+def _bucket_name(split: Split, bucket: int) -> str:
+    return f"sequences/{split}/bucket-{bucket:05d}.parquet"
 
 
 def write_manifest(directory: Directory, manifest: DatasetManifest) -> None:

@@ -17,6 +17,7 @@ from pyarrow import compute as pc
 
 from mind_dist.config import PrepareConfig, SplitConfig
 from mind_dist.dataset.activity import ACTIVITY, activity_of
+from mind_dist.dataset.bucket_file import rows_per_block
 from mind_dist.dataset.cleaning import by_reason, clean, keys_of
 from mind_dist.dataset.event_values import distinct_values, values_column
 from mind_dist.dataset.parquet import Split
@@ -292,11 +293,11 @@ def split_buckets(buckets: pa.Table, config: PrepareConfig) -> Iterator[pa.Table
         name = f"bucket-{row['part']:05d}.parquet"
         sequences = target.read_table(f"staging/sequences/{name}")
         tables = _splits(sequences, row["places"], config.split)
-        for split, table in zip(SPLITS, tables, strict=True):
-            target.write_table(f"sequences/{split}/{name}", table)
+        num_events = [len(pc.list_flatten(table["item_ids"])) for table in tables]
+        for split, table, count in zip(SPLITS, tables, num_events, strict=True):
+            target.write_table(f"sequences/{split}/{name}", table, rows_at_once=rows_per_block(len(table), count))
         if config.split.by == "time":
             target.write_table(f"{ACTIVITY}/{name}", activity_of(sequences))
-        num_events = [len(pc.list_flatten(table["item_ids"])) for table in tables]
         items, counts = np.unique(pc.list_flatten(tables[0]["item_ids"]).to_numpy(), return_counts=True)
         num_users = [table.num_rows for table in tables]
         yield _row(

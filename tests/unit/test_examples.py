@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections import Counter
-from collections.abc import Sequence
-from time import time_ns
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from mind_dist.dataset.bucket_file import BucketFile
 from mind_dist.dataset.parquet import PreparedDataset
-from mind_dist.errors import PoisonLimitExceeded, PositionLost
+from mind_dist.dataset.profile_keys import ProfileKeys
+from mind_dist.errors import DatasetError, PoisonLimitExceeded, PositionLost
 from mind_dist.examples.batches import Batch, batches, next_batch
 from mind_dist.examples.parquet import ParquetExamples
 from mind_dist.examples.source import Examples, ExampleSource
+from mind_dist.keys import partition_of
 from mind_dist.log.codec import PoisonGate, encode_event, encode_key
 from mind_dist.log.source import InMemoryDeadLetters, InMemoryLog
 from tests.toy_training import NUM_BUCKETS, event_examples, toy_log, toy_users, write_dataset
@@ -23,9 +28,9 @@ from tests.toy_training import NUM_BUCKETS, event_examples, toy_log, toy_users, 
 Window = tuple[tuple[int, ...], tuple[int, ...]]
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
-    return PreparedDataset.open(write_dataset(tmp_path_factory.mktemp("dataset")))
+@pytest.fixture(scope="module", params=[None, 1, 3], ids=["one block", "blocks of one user", "blocks of three users"])
+def dataset(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
+    return PreparedDataset.open(write_dataset(tmp_path_factory.mktemp("dataset"), users_per_block=request.param))
 
 
 def open_dataset(dataset: PreparedDataset, **options: Any) -> ParquetExamples:
@@ -81,10 +86,10 @@ def test_profiles_and_times_belong_to_the_window(dataset: PreparedDataset) -> No
     by_time = {int(time): user for user in toy_users() for time in user.timestamps_ms}
     for batch in batches(open_dataset(dataset), 16):
         assert batch.watermark_ms == max(batch.examples.timestamps_ms)
-        for profile, time, targets in zip(
+        for profile, time_ms, targets in zip(
             batch.examples.profile, batch.examples.timestamps_ms, batch.examples.targets, strict=True
         ):
-            user = by_time[int(time)]
+            user = by_time[int(time_ms)]
             assert profile.tolist() == profiles[user.user_key].tolist()
             assert targets[0] in user.item_keys
 
@@ -107,6 +112,74 @@ def test_no_partition_starves_when_there_are_more_than_a_batch_holds(dataset: Pr
     for _ in range(NUM_BUCKETS):
         next_batch(source, 1)
     assert set(source.positions().values()) == {1}
+
+
+@pytest.fixture
+def blocks_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Blocks in the order in which they were read, as far as they were read whole."""
+    read, found = BucketFile.read, list[int]()
+
+    def reading(file: BucketFile, block: int, columns: list[str] | None = None) -> pa.Table:
+        if columns is None:
+            found.append(block)
+        return read(file, block, columns)
+
+    monkeypatch.setattr(BucketFile, "read", reading)
+    return found
+
+
+def test_a_block_is_read_when_the_one_before_is_half_taken_and_not_before(
+    tmp_path: Path, blocks_read: list[int]
+) -> None:
+    """What is in memory is two blocks of each bucket, however many there are."""
+    dataset = PreparedDataset.open(write_dataset(tmp_path, users_per_block=1))
+    source, whole = open_dataset(dataset, partitions=[0], epochs=2), dataset.open_bucket("train", 0)
+    sizes = {block: int(whole.lengths(block).sum()) - 1 for block in range(whole.num_blocks)}
+    source.take(0, 1)
+    [first] = blocks_read
+    source.take(0, (sizes[first] - 1) // 2 - 1)
+    assert blocks_read == [first]
+    source.take(0, 1)
+    wait_for(lambda: len(blocks_read) == 2)
+    source.take(0, source.num_examples)
+    assert source.finished()
+    with_windows = sorted(block for block, size in sizes.items() if size)
+    first_epoch, second_epoch = blocks_read[: len(with_windows)], blocks_read[len(with_windows) - 1 :]
+    assert sorted(first_epoch) == sorted(second_epoch) == with_windows, (
+        "what ends one epoch and begins the next is at hand"
+    )
+    assert first_epoch != second_epoch, "an epoch has an order of its own"
+    source.close()
+
+
+def test_a_bucket_of_one_block_is_read_once(tmp_path: Path, blocks_read: list[int]) -> None:
+    source = open_dataset(PreparedDataset.open(write_dataset(tmp_path)), partitions=[0], epochs=3)
+    source.take(0, source.num_examples)
+    assert blocks_read == [0]
+
+
+def test_a_block_that_is_torn_is_told_when_the_dataset_is_opened(tmp_path: Path) -> None:
+    dataset = PreparedDataset.open(write_dataset(tmp_path, users_per_block=3))
+    path = tmp_path / "sequences/train/bucket-00001.parquet"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3 : len(content) // 3 + 400] = bytes(400)
+    path.write_bytes(content)
+    with pytest.raises(DatasetError, match=r"bucket-00001\.parquet: missing or torn"):
+        open_dataset(dataset)
+
+
+def test_profiles_are_those_of_the_buckets_owned(dataset: PreparedDataset) -> None:
+    found = ProfileKeys.of_buckets(dataset, [2])
+    users = [user.user_key for user in toy_users()]
+    assert found.users.tolist() == sorted(user for user in users if partition_of(np.array([user]), NUM_BUCKETS)[0] == 2)
+    assert found.of(np.array([-5])).tolist() == [[0]]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    give_up_s = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < give_up_s
+        time.sleep(0.01)
 
 
 def first_of(examples: Examples) -> list[tuple[int, int]]:
@@ -244,7 +317,7 @@ def test_events_of_other_types_are_no_examples_and_in_no_history() -> None:
 def test_an_event_of_the_future_is_no_example() -> None:
     log, letters = InMemoryLog(), InMemoryDeadLetters()
     for item, ahead_ms in ((1, 0), (2, 7_200_000), (3, 60_000)):
-        log.append(encode_key(7), encode_event(7, item, time_ns() // 1_000_000 + ahead_ms), 0)
+        log.append(encode_key(7), encode_event(7, item, time.time_ns() // 1_000_000 + ahead_ms), 0)
     source = event_examples(log, dead_letters=letters)
     (batch,) = batches(source, 10)
     assert windows(batch.examples) == [((1,), (3,))]
