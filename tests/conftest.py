@@ -32,10 +32,11 @@ settings.load_profile("shared machine")
 
 pytest_plugins = ["tests.services"]
 
-_TRAINING = "Ray trains and prepares"
+_TRAINING = "Ray trains"
 _SERVING = "Ray serves"
+_JOBS = "jobs on Ray"
 _SERVICES = "brokers and Milvus"
-_FIRST = (_TRAINING, _SERVING, _SERVICES, "tests/integration/")
+_FIRST = (_TRAINING, _SERVING, _JOBS, _SERVICES, "tests/integration/")
 """What takes longest comes first, so that the last minutes are many small files."""
 
 _TOGETHER = {
@@ -52,11 +53,14 @@ _TOGETHER = {
     "tests/integration/test_scaling.py": _SERVING,
     "tests/integration/test_serv": _SERVING,
     "tests/integration/test_train_on_growing_topic.py": _SERVING,
-    "tests/e2e/": _TRAINING,
-    "tests/integration/test_news.py": _TRAINING,
-    "tests/integration/test_prepare": _TRAINING,
-    "tests/integration/test_publish_schedule_job.py": _TRAINING,
+    "tests/e2e/": _JOBS,
+    "tests/integration/test_news.py": _JOBS,
+    "tests/integration/test_prepare": _JOBS,
+    "tests/integration/test_publish_schedule_job.py": _JOBS,
+    "tests/integration/test_streaming_training.py": _JOBS,
+    "tests/integration/test_train_on_ray_hanging.py": _JOBS,
     "tests/integration/test_train_on_ray": _TRAINING,
+    "tests/integration/test_train_on_two_nodes.py": _TRAINING,
     "tests/integration/test_train_on_s3.py": _TRAINING,
 }
 """Beginnings of the names of files that run in one process, one after the other: they share what they start."""
