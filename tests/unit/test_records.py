@@ -34,6 +34,18 @@ def test_a_sequence_keeps_the_newest_in_the_order_of_time_and_arrival(log: list[
     assert merged.newest(max_behaviors) is merged
 
 
+@given(events, st.integers(1, 6))
+def test_one_event_after_the_other_gives_what_merging_them_does(log: list[Event], max_behaviors: int) -> None:
+    one_by_one = merged = BehaviorSequence(1, profile_keys=np.array([3]))
+    for event in log:
+        after, one_by_one = one_by_one, one_by_one.followed_by(event, max_behaviors)
+        merged = merged.merge([event], max_behaviors)
+        assert one_by_one.item_keys.tolist() == merged.item_keys.tolist()
+        assert one_by_one.timestamps_ms.tolist() == merged.timestamps_ms.tolist()
+        assert (one_by_one is after) == (after.merge([event], max_behaviors) is after), "a duplicate changes nothing"
+    assert one_by_one.profile_keys.tolist() == [3]
+
+
 def test_a_repeat_of_what_a_full_history_has_at_its_oldest_time_is_no_new_event() -> None:
     basket = [Event(1, item, 7) for item in (3, 1, 2)]
     full = BehaviorSequence(1).merge(basket, max_behaviors=2)
