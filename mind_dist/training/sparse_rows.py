@@ -78,6 +78,8 @@ class AdamRows:
         if size > len(self._steps):
             self._reserve(max(size, 2 * len(self._steps)))
         self._vectors[self._size : size] = vectors.to(self._vectors.device)
+        for name in _COLUMNS[1:]:
+            getattr(self, name)[self._size : size] = 0
         self._size = size
 
     def keep(self, rows: Keys) -> None:
@@ -140,9 +142,12 @@ class AdamRows:
             column[at] = torch.from_numpy(values).to(column)
 
     def _reserve(self, capacity: int) -> None:
-        """Make room; doubling keeps the cost of growing in proportion to the rows."""
+        """Make room; doubling keeps the cost of growing in proportion to the rows.
+
+        What is not written to yet takes no memory of a CPU: so nothing is filled with zeros beforehand.
+        """
         for name in _COLUMNS:
             column = getattr(self, name)
-            grown = column.new_zeros(capacity, *column.shape[1:])
+            grown = column.new_empty(capacity, *column.shape[1:])
             grown[: self._size] = column[: self._size]
             setattr(self, name, grown)
