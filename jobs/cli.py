@@ -59,6 +59,8 @@ def run(
             sys.stdout.flush()
     except ConfigError as error:
         code = _fail(error, 2)
+    except ServiceUnavailable as error:
+        code = _fail(error, 1, _where_from(error))
     except MindDistError as error:
         code = _fail(error, 1)
     except KeyboardInterrupt:
@@ -145,9 +147,17 @@ def _module_of(job: type[object]) -> str:
     return spec.name if spec is not None else job.__module__
 
 
-def _fail(error: MindDistError, code: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
+def _fail(error: MindDistError, code: int, advice: str = "") -> int:
+    print(f"error: {error}{advice}", file=sys.stderr)
     return code
+
+
+def _where_from(error: ServiceUnavailable) -> str:
+    """Return which variable says where a service is, where none does and the default was tried."""
+    variable = f"MIND_DIST_{error.service.upper()}"
+    if error.service not in ("Kafka", "Milvus") or os.environ.get(variable):
+        return ""
+    return f"; {variable} says where it is, and is not set: `python -m jobs.stack up` prints what to export"
 
 
 def check_output(setting: str, path: str) -> None:

@@ -53,6 +53,7 @@ def main(job: Stack) -> None:
 
     Raises:
         ConfigError: The environment names a broker or a Milvus to use, and nothing answers there.
+        ServiceEnded: A service has ended by itself; the others are stopped.
     """
     _check_given(job)
     stop = stop_requested()
@@ -70,6 +71,7 @@ def main(job: Stack) -> None:
             print(f"# Prometheus finds Ray's metrics by file_sd_configs: {stack.metrics_discovery}")
         print(f"# up until Ctrl-C; logs and data are in {stack.directory}", flush=True)
         while not stop():
+            stack.check_running()
             time.sleep(0.2)
 
 

@@ -267,6 +267,18 @@ class ServiceUnavailable(MindDistError):
         return f"{service} at {address} did not answer within {waited_s:.0f} s{detail}"
 
 
+class ServiceEnded(MindDistError):
+    """A local process that was to serve has ended.
+
+    Attributes:
+        service: What it was: `Kafka`, `Milvus`, `Ray`.
+    """
+
+    def __init__(self, service: str, address: str, log: str) -> None:
+        super().__init__(f"{service} at {address} has ended; its log is {log}")
+        self.service = service
+
+
 class ServiceRefused(ServiceUnavailable):
     """A service was reached, and does not take us for who we say, or we do not trust its certificate.
 

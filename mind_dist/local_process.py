@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from mind_dist import supervise
-from mind_dist.errors import ServiceUnavailable
+from mind_dist.errors import ServiceEnded, ServiceUnavailable
 from mind_dist.ports import check_port, free_ports, listeners
 
 __all__ = ["LocalProcess", "free_ports", "listeners"]
@@ -98,6 +98,15 @@ class LocalProcess:
     def is_running(self) -> bool:
         """Tell whether the server was started and has not ended."""
         return self._process is not None and self._process.poll() is None
+
+    def check_running(self) -> None:
+        """Check that the server has not ended.
+
+        Raises:
+            ServiceEnded: It has.
+        """
+        if not self.is_running():
+            raise ServiceEnded(self.service, self.address, str(self.log))
 
     def processes(self) -> set[int]:
         """Return the ids of all processes that came of the server, its supervisor's included."""

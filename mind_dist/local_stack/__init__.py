@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +53,7 @@ class LocalStack:
         dashboard: Where `ray job submit --address` sends jobs; empty without.
         metrics_discovery: The file in which Prometheus finds the metrics agents of a Ray that was started; else None.
         environment: Variables that let a process find all of it.
+        services: The processes that were started.
     """
 
     directory: Path
@@ -61,6 +62,16 @@ class LocalStack:
     dashboard: str
     metrics_discovery: Path | None
     environment: Mapping[str, str]
+    services: Sequence[LocalProcess] = ()
+
+    def check_running(self) -> None:
+        """Check that no service has ended.
+
+        Raises:
+            ServiceEnded: One has.
+        """
+        for service in self.services:
+            service.check_running()
 
     @classmethod
     @contextmanager
@@ -115,7 +126,8 @@ class LocalStack:
             for service in services:
                 service.wait_ready()
             ray_address, dashboard = (found.get(name, "") for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"))
-            yield cls(directory, Addresses.from_environment(found), ray_address, dashboard, discovery, found)
+            addresses = Addresses.from_environment(found)
+            yield cls(directory, addresses, ray_address, dashboard, discovery, found, services)
 
 
 _VARIABLES = ("MIND_DIST_KAFKA", "MIND_DIST_MILVUS", "MIND_DIST_MILVUS_TOKEN")

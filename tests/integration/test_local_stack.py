@@ -274,6 +274,18 @@ def test_the_stack_job_prints_addresses_and_ends_on_ctrl_c(tmp_path: Path) -> No
         assert not listeners(port)
 
 
+def test_a_stack_says_which_service_has_ended_and_stops_the_others(tmp_path: Path) -> None:
+    with StackJob(tmp_path).ready() as (job, addresses):
+        milvus_port, kafka_port = (int(each.rpartition(":")[2]) for each in (addresses.milvus, addresses.kafka))
+        for process in listeners(milvus_port):
+            os.kill(process, signal.SIGKILL)
+        assert job.wait(60) == 1
+        assert job.stderr is not None
+        told = f"error: Milvus at {addresses.milvus} has ended; its log is {tmp_path.absolute() / 'milvus.log'}\n"
+        assert job.stderr.read() == told
+        assert not listeners(kafka_port)
+
+
 def test_a_stack_says_which_services_are_those_of_the_shell_and_that_they_are_gone(tmp_path: Path) -> None:
     with StackJob(tmp_path / "first").ready() as (first, addresses):
         given = {"MIND_DIST_KAFKA": addresses.kafka, "MIND_DIST_MILVUS": addresses.milvus}

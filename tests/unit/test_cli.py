@@ -10,7 +10,7 @@ import pytest
 
 from jobs.cli import check_output, read_settings, run, stop_requested, write_output
 from mind_dist.config import GruConfig, LagKernelsConfig, ModelConfig, TwoTowerConfig
-from mind_dist.errors import ConfigError, DatasetError
+from mind_dist.errors import ConfigError, DatasetError, ServiceUnavailable
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,24 @@ def test_a_known_error_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture
 
     assert exit_code(fail, ["--name", "a"]) == 1
     assert capsys.readouterr().err == "error: /data: no manifest.json\n"
+
+
+@pytest.mark.parametrize("service", ["Kafka", "Milvus"])
+def test_who_has_told_nobody_where_a_service_is_hears_how(
+    service: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Job) -> None:
+        raise ServiceUnavailable(service, "127.0.0.1:9", 30.0)
+
+    variable = f"MIND_DIST_{service.upper()}"
+    monkeypatch.delenv(variable, raising=False)
+    assert exit_code(fail, ["--name", "a"]) == 1
+    told = f"error: {service} at 127.0.0.1:9 did not answer within 30 s"
+    advice = f"; {variable} says where it is, and is not set: `python -m jobs.stack up` prints what to export"
+    assert capsys.readouterr().err == f"{told}{advice}\n"
+    monkeypatch.setenv(variable, "127.0.0.1:9")
+    assert exit_code(fail, ["--name", "a"]) == 1
+    assert capsys.readouterr().err == f"{told}\n"
 
 
 @pytest.mark.parametrize(
