@@ -20,7 +20,7 @@ demo: $(VENV)/.installed-local
 	@$(BIN)/python -m jobs.demo $(ARGS)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 3 --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest -n 2 --cov --cov-report=term $(ARGS)
 
 drills: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.drills $(ARGS)

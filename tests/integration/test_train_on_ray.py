@@ -187,7 +187,7 @@ def test_a_run_without_enough_valid_users_has_a_set_length(
 ) -> None:
     logging.getLogger("mind_dist").propagate = True
     training = dataclasses.replace(TRAINING, epochs=0)
-    run = dataclasses.replace(settings, name="unwatched", training=training, workers=1)
+    run = dataclasses.replace(settings, name="unwatched", training=training, workers=0)
     result = train_on_ray(run, Addresses(), open_valid_users=open_valid_users)
     assert result.step == result.last_step
     end = ModelVersion.open(result.version_uri).manifest.positions

@@ -49,9 +49,9 @@ def train(settings: TrainSettings, name: str, **changes: object) -> TrainResult:
     return train_on_ray(dataclasses.replace(settings, name=name, **changes), Addresses())  # type: ignore[arg-type]
 
 
-def stopped_run(settings: TrainSettings, name: str, **changes: object) -> Path:
-    """Train up to `STOPPED_AT` and return the run's directory."""
-    result = train(settings, name, training=dataclasses.replace(LONG, max_steps=STOPPED_AT), **changes)
+def stopped_run(settings: TrainSettings, name: str) -> Path:
+    """Train up to `STOPPED_AT`, in this process, and return the run's directory."""
+    result = train(settings, name, training=dataclasses.replace(LONG, max_steps=STOPPED_AT), workers=0)
     assert result.step == STOPPED_AT
     assert result.fell_back_to == ""
     run = Path(settings.storage) / name
@@ -61,7 +61,7 @@ def stopped_run(settings: TrainSettings, name: str, **changes: object) -> Path:
 
 @pytest.fixture(scope="module")
 def uninterrupted(settings: TrainSettings) -> TrainResult:
-    return train(settings, "whole")
+    return train(settings, "whole", workers=0)
 
 
 def cut(name: str) -> Damage:
@@ -103,7 +103,7 @@ def test_a_run_whose_newest_version_is_damaged_goes_on_from_the_one_before(
 @pytest.mark.parametrize("damage", [cut("manifest.json"), shutil.rmtree], ids=["cut", "gone"])
 def test_a_run_without_a_whole_version_names_all_and_says_what_to_do(settings: TrainSettings, damage: Damage) -> None:
     name = f"none-{'gone' if damage is shutil.rmtree else 'cut'}"
-    run = stopped_run(settings, name, workers=0)
+    run = stopped_run(settings, name)
     for step in (40, 50):
         damage(run / f"checkpoint_{step:08d}")
     with pytest.raises(VersionError, match=r"checkpoint_00000050.*checkpoint_00000040.*train under another name"):
