@@ -72,10 +72,15 @@ class OfBeginnings(nn.Module):
     ) -> Extracted:
         """Extract capsules; see `Extraction`."""
         encoded = behaviors._replace(vectors=encoder(behaviors.vectors))
-        histories = encoded if ends is None else beginnings(encoded, ends)
+        histories = encoded if ends is None or _are_last(ends, behaviors.mask) else beginnings(encoded, ends)
         placed = histories.vectors if self.recency is None else self.recency(histories.vectors, histories.mask)
         routing: Routing = self.inner(histories, placed, interest_mask)
         return Extracted(routing.capsules, routing.coupling)
+
+
+def _are_last(ends: Int64[Tensor, "B E"], mask: Bool[Tensor, "B L"]) -> bool:
+    """Tell whether each history is asked for whole, and once: then none need be copied."""
+    return ends.shape[1] == 1 and bool((ends[:, 0] == mask.sum(dim=1) - 1).all())
 
 
 def beginnings(behaviors: Behaviors, ends: Int64[Tensor, "B E"]) -> Behaviors:

@@ -113,6 +113,8 @@ def pool_bags(
     """
     if not rows.shape[0]:  # nothing to index: all bags are empty, and the graph still reaches the rows
         return rows.new_zeros(members.shape[0], rows.shape[1]) + rows.sum()
+    if members.shape[1] == 1:  # ids alone: a bag is its row
+        return functional.embedding(members[:, 0], rows) * mask.to(rows.dtype)
     share = mask.to(rows.dtype) / mask.sum(dim=1, keepdim=True).clamp(min=1)
     return functional.embedding_bag(members, rows, mode="sum", per_sample_weights=share.to(rows.dtype))
 

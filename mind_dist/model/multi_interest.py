@@ -65,7 +65,9 @@ class MultiInterestModel(nn.Module):
             ValueError: The config asks for a profile or a context that is not there or is of another width.
         """
         behaviors = _at_least_one_place(behaviors)
-        known = behaviors._replace(vectors=behaviors.vectors.masked_fill(~behaviors.mask[:, :, None], 0.0))
+        known = behaviors
+        if not bool(behaviors.mask.all()):
+            known = behaviors._replace(vectors=behaviors.vectors.masked_fill(~behaviors.mask[:, :, None], 0.0))
         if ends is None:
             mask = self._interest_mask(behaviors.mask.sum(dim=1))
         else:
