@@ -31,7 +31,8 @@ from benchmarks.folders import info_of
 from benchmarks.trained import of_length
 from jobs.cli import run
 from mind_dist.config import ItemTowerConfig
-from mind_dist.dataset.parquet import FEATURE_VALUES, PreparedDataset, write_manifest
+from mind_dist.dataset.item_catalog import FEATURE_VALUES
+from mind_dist.dataset.parquet import PreparedDataset, write_manifest
 from mind_dist.evaluation import ExactRecommender, HeldOut, held_out, measure, of_model
 from mind_dist.recipes import RECIPES, Recipe
 from mind_dist.records import BehaviorSequence, Keys

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from jobs.cli import run
 from mind_dist.checkpoint import FORMAT_VERSION, Manifest, TableRows, UnsavedVersion
-from mind_dist.dataset.parquet import ITEM_SCHEMA, ItemCatalog
+from mind_dist.dataset.item_catalog import ITEM_SCHEMA, ItemCatalog
 from mind_dist.encoder import InterestEncoder
 from mind_dist.model.multi_interest import MultiInterestModel
 from mind_dist.recipes import RECIPES, Recipe

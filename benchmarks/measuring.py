@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.tasks import History, Protocol, Stage
-from mind_dist.dataset.parquet import ItemCatalog
+from mind_dist.dataset.item_catalog import ItemCatalog
 from mind_dist.encoder import InterestEncoder
 from mind_dist.evaluation import CUTOFFS, HeldOut, Recommender, metrics, of_model
 from mind_dist.evaluation.categories import Categories

@@ -10,14 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from mind_dist.dataset.event_values import distinct_values, values_column, write_values
-from mind_dist.dataset.parquet import (
-    ITEM_SCHEMA,
-    DatasetManifest,
-    PreparedDataset,
-    Split,
-    sequences_table,
-    write_manifest,
-)
+from mind_dist.dataset.item_catalog import ITEM_SCHEMA
+from mind_dist.dataset.parquet import DatasetManifest, PreparedDataset, Split, sequences_table, write_manifest
 from mind_dist.keys import EventFeatures, partition_of
 from mind_dist.records import BehaviorSequence, Keys
 from mind_dist.storage import Directory

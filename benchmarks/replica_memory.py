@@ -25,7 +25,7 @@ from rich.table import Table
 from jobs.cli import run
 from mind_dist.checkpoint import TableRows, VersionWriter, seal
 from mind_dist.config import dump
-from mind_dist.dataset.parquet import ITEM_SCHEMA, ItemCatalog
+from mind_dist.dataset.item_catalog import ITEM_SCHEMA, ItemCatalog
 from mind_dist.keys import IdType
 from mind_dist.model.multi_interest import MultiInterestModel
 from mind_dist.recipes import RECIPES

@@ -13,7 +13,8 @@ from typing import Literal
 import numpy as np
 
 from benchmarks.dataset_info import DatasetInfo
-from mind_dist.dataset.parquet import ItemCatalog, PreparedDataset
+from mind_dist.dataset.item_catalog import ItemCatalog
+from mind_dist.dataset.parquet import PreparedDataset
 from mind_dist.evaluation import Cut, HeldOut, Recommender, held_out, metrics
 
 Protocol = Literal["user-split", "leave-one-out"]

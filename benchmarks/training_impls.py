@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.training_load import Network, TrainingLoad, drawn
-from mind_dist.dataset.parquet import ITEM_SCHEMA, ItemCatalog
+from mind_dist.dataset.item_catalog import ITEM_SCHEMA, ItemCatalog
 from mind_dist.examples.batches import Batch
 from mind_dist.examples.source import Examples
 from mind_dist.model.multi_interest import MultiInterestModel

@@ -18,7 +18,8 @@ from jobs import evaluate, load_users, prepare, publish, replay, train
 from jobs.cli import connect_ray
 from jobs.serve import deploy, take_down
 from mind_dist.config import Addresses, load
-from mind_dist.dataset.parquet import ItemCatalog, PreparedDataset
+from mind_dist.dataset.item_catalog import ItemCatalog
+from mind_dist.dataset.parquet import PreparedDataset
 from mind_dist.encoder import InterestEncoder
 from mind_dist.errors import ConfigError, ServiceUnavailable
 from mind_dist.evaluation import EvaluationReport, HeldOut, held_out

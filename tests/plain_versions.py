@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from mind_dist.checkpoint import FORMAT_VERSION, Manifest
 from mind_dist.config import ModelConfig, PublishConfig
-from mind_dist.dataset.parquet import ItemCatalog
+from mind_dist.dataset.item_catalog import ItemCatalog
 from mind_dist.encoder import UserInterests
 from mind_dist.index.vector_store import VectorStore, VersionInfo
 from mind_dist.publishing import CatchUp, PublishReport, publish

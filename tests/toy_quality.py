@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from mind_dist.dataset.item_catalog import ITEM_SCHEMA
 from mind_dist.dataset.parquet import (
-    ITEM_SCHEMA,
     DatasetManifest,
     FeatureInfo,
     PreparedDataset,

@@ -12,9 +12,8 @@ import pyarrow as pa
 from mind_dist.checkpoint import ModelVersion
 from mind_dist.config import ModelConfig, SampledConfig, TrainingConfig
 from mind_dist.dataset.event_values import distinct_values, values_column, write_values
+from mind_dist.dataset.item_catalog import FEATURE_VALUES, ITEM_SCHEMA
 from mind_dist.dataset.parquet import (
-    FEATURE_VALUES,
-    ITEM_SCHEMA,
     USER_SCHEMA,
     DatasetManifest,
     FeatureInfo,

@@ -10,7 +10,7 @@ import torch
 from mind_dist.checkpoint import ModelVersion, TableRows, VersionWriter, WatchState, seal
 from mind_dist.config import ModelConfig, TrainingConfig, dump
 from mind_dist.dataset.event_values import VALUE_SCHEMA, value_keys
-from mind_dist.dataset.parquet import AVAILABILITY_LIMITS, ITEM_SCHEMA, ItemCatalog
+from mind_dist.dataset.item_catalog import AVAILABILITY_LIMITS, ITEM_SCHEMA, ItemCatalog
 from mind_dist.encoder import InterestEncoder
 from mind_dist.keys import NO_FEATURES, EventFeatures, IdType, id_key
 from mind_dist.model.multi_interest import MultiInterestModel

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from benchmarks.neural.layers import Dropout, LayerKind, LiGRLayer, SASRecLayer
 from benchmarks.neural.softmax import draw_negatives, full_softmax, sampled_softmax
 from benchmarks.neural.windows import padded
-from mind_dist.dataset.parquet import ItemCatalog
+from mind_dist.dataset.item_catalog import ItemCatalog
 from mind_dist.evaluation import ExactRecommender
 from mind_dist.records import BehaviorSequence
 

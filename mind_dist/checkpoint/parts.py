@@ -10,7 +10,7 @@ from torch import Tensor
 from mind_dist.checkpoint.manifest import Manifest
 from mind_dist.checkpoint.rows import TableRows
 from mind_dist.config import ModelConfig, TrainingConfig
-from mind_dist.dataset.parquet import ItemCatalog
+from mind_dist.dataset.item_catalog import ItemCatalog
 
 
 class VersionParts(Protocol):

@@ -29,7 +29,8 @@ from mind_dist.checkpoint.manifest import (
 )
 from mind_dist.checkpoint.rows import SightingCounts, TableRows
 from mind_dist.config import ModelConfig, TrainingConfig, parse
-from mind_dist.dataset.parquet import ItemCatalog, sequences_table
+from mind_dist.dataset.item_catalog import ItemCatalog
+from mind_dist.dataset.parquet import sequences_table
 from mind_dist.errors import ConfigError, VersionError
 from mind_dist.log.codec import encode_key
 from mind_dist.log.partitioner import key_hash

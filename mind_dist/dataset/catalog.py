@@ -11,7 +11,7 @@ from pyarrow import compute as pc
 from mind_dist.config import PrepareConfig
 from mind_dist.dataset.cleaning import keys_of, parse_ids
 from mind_dist.dataset.features import rows_of
-from mind_dist.dataset.parquet import AVAILABILITY_LIMITS, AVAILABLE_FROM, IS_COLD
+from mind_dist.dataset.item_catalog import AVAILABILITY_LIMITS, AVAILABLE_FROM, IS_COLD
 from mind_dist.dataset.raw_log import plain, read_all
 from mind_dist.dataset.times import parse_times
 from mind_dist.errors import DatasetError

@@ -44,16 +44,9 @@ from mind_dist.dataset.features import (
     raw_profiles,
     read_features,
 )
+from mind_dist.dataset.item_catalog import FEATURE_VALUES, IS_COLD, ITEM_SCHEMA
 from mind_dist.dataset.item_counts import ItemCounts
-from mind_dist.dataset.parquet import (
-    FEATURE_VALUES,
-    IS_COLD,
-    ITEM_SCHEMA,
-    RAW_PROFILE,
-    USER_SCHEMA,
-    DatasetManifest,
-    write_manifest,
-)
+from mind_dist.dataset.parquet import RAW_PROFILE, USER_SCHEMA, DatasetManifest, write_manifest
 from mind_dist.dataset.prepare_report import check_rejected, filter_steps, no_events, nothing_left, total
 from mind_dist.dataset.raw_log import Fragment, list_fragments
 from mind_dist.dataset.staging import READ_SCHEMA, SPLITS, filter_buckets, group_buckets, split_buckets, stage_events

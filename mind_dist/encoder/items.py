@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mind_dist.checkpoint import VersionParts
-from mind_dist.dataset.parquet import ItemCatalog
+from mind_dist.dataset.item_catalog import ItemCatalog
 from mind_dist.encoder.one_thread import one_thread
 from mind_dist.encoder.vectors import KeyedVectors
 from mind_dist.errors import VersionError

@@ -27,7 +27,7 @@ import xxhash
 
 from mind_dist.checkpoint import FileEntry, ModelVersion
 from mind_dist.config import parse
-from mind_dist.dataset.parquet import ItemCatalog
+from mind_dist.dataset.item_catalog import ItemCatalog
 from mind_dist.encoder.items import ServedItems, check_catalog, item_vectors
 from mind_dist.encoder.reading import read_rows
 from mind_dist.encoder.vectors import KeyedVectors

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mind_dist.dataset.activity import Activity
-from mind_dist.dataset.parquet import AVAILABILITY_LIMITS, AVAILABLE_FROM, AVAILABLE_UNTIL, ItemCatalog
+from mind_dist.dataset.item_catalog import AVAILABILITY_LIMITS, AVAILABLE_FROM, AVAILABLE_UNTIL, ItemCatalog
 from mind_dist.evaluation.users import HeldOut
 from mind_dist.records import Keys
 

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pyarrow import compute as pc
 
-from mind_dist.dataset.parquet import DatasetManifest, ItemCatalog
+from mind_dist.dataset.item_catalog import ItemCatalog
+from mind_dist.dataset.parquet import DatasetManifest
 from mind_dist.errors import ConfigError
 
 _NEARLY_ALL = 0.95

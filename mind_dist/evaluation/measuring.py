@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mind_dist.dataset.parquet import ItemCatalog
+from mind_dist.dataset.item_catalog import ItemCatalog
 from mind_dist.evaluation import metrics
 from mind_dist.evaluation.availability import Moments
 from mind_dist.evaluation.categories import Categories

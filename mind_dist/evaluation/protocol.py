@@ -13,7 +13,8 @@ from typing import Literal
 
 import numpy as np
 
-from mind_dist.dataset.parquet import ItemCatalog, PreparedDataset
+from mind_dist.dataset.item_catalog import ItemCatalog
+from mind_dist.dataset.parquet import PreparedDataset
 from mind_dist.encoder import InterestEncoder
 from mind_dist.errors import VersionError
 from mind_dist.evaluation import metrics

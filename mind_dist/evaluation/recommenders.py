@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mind_dist.dataset.parquet import ItemCatalog
+from mind_dist.dataset.item_catalog import ItemCatalog
 from mind_dist.encoder import InterestEncoder
 from mind_dist.evaluation.availability import Moments
 from mind_dist.records import BehaviorSequence, Keys

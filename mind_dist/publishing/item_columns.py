@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mind_dist.dataset.parquet import AVAILABILITY_LIMITS, FEATURE_VALUES, IS_COLD, ITEM_SCHEMA, ItemCatalog
+from mind_dist.dataset.item_catalog import AVAILABILITY_LIMITS, FEATURE_VALUES, IS_COLD, ITEM_SCHEMA, ItemCatalog
 from mind_dist.errors import PublishError
 from mind_dist.index.vector_store import Column
 from mind_dist.keys import IdType

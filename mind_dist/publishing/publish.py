@@ -18,7 +18,7 @@ import numpy as np
 
 from mind_dist.checkpoint import Manifest
 from mind_dist.config import ModelConfig, PublishConfig
-from mind_dist.dataset.parquet import AVAILABLE_FROM, AVAILABLE_UNTIL, ItemCatalog
+from mind_dist.dataset.item_catalog import AVAILABLE_FROM, AVAILABLE_UNTIL, ItemCatalog
 from mind_dist.encoder import UserInterests
 from mind_dist.errors import LeaseLost, MindDistError, PublishError
 from mind_dist.index.vector_store import Column, Filter, Vectors, VectorStore, VersionInfo

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mind_dist.dataset.parquet import AVAILABLE_FROM, AVAILABLE_UNTIL
+from mind_dist.dataset.item_catalog import AVAILABLE_FROM, AVAILABLE_UNTIL
 from mind_dist.index.vector_store import Filter, VersionInfo
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
-from mind_dist.dataset.parquet import AVAILABILITY_LIMITS, FEATURE_VALUES, IS_COLD, ItemCatalog
+from mind_dist.dataset.item_catalog import AVAILABILITY_LIMITS, FEATURE_VALUES, IS_COLD, ItemCatalog
 from mind_dist.records import Keys
 
 

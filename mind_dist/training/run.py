@@ -15,7 +15,8 @@ import torch
 
 from mind_dist.checkpoint import FORMAT_VERSION, Manifest, ModelVersion, UnsavedVersion, VersionWriter, WatchState, seal
 from mind_dist.config import ModelConfig, TrainingConfig, dump
-from mind_dist.dataset.parquet import ItemCatalog, PreparedDataset
+from mind_dist.dataset.item_catalog import ItemCatalog
+from mind_dist.dataset.parquet import PreparedDataset
 from mind_dist.examples.batches import Batch, batches
 from mind_dist.examples.source import Examples, ExampleSource
 from mind_dist.keys import EventFeatures

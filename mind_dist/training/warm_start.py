@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from pyarrow import compute as pc
 from torch import Tensor
 
-from mind_dist.dataset.parquet import ItemCatalog, PreparedDataset
+from mind_dist.dataset.item_catalog import ItemCatalog
+from mind_dist.dataset.parquet import PreparedDataset
 from mind_dist.records import Keys
 
 _WINDOW = 10

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from mind_dist.dataset.parquet import AVAILABILITY_LIMITS, AVAILABLE_FROM, AVAILABLE_UNTIL
+from mind_dist.dataset.item_catalog import AVAILABILITY_LIMITS, AVAILABLE_FROM, AVAILABLE_UNTIL
 from mind_dist.errors import VectorStoreError
 from mind_dist.index.vector_store import Column, Filter, ItemRows, VectorStore, VersionInfo
 from mind_dist.retrieval import retrieve

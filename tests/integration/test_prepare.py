@@ -20,8 +20,9 @@ from jobs.cli import connect_ray
 from jobs.prepare import PrepareJob, main
 from mind_dist.config import FeatureConfig, LogConfig, MetadataConfig, PrepareConfig, SplitConfig
 from mind_dist.dataset.activity import read_activity
+from mind_dist.dataset.item_catalog import AVAILABILITY_LIMITS
 from mind_dist.dataset.movielens import movielens_100k
-from mind_dist.dataset.parquet import AVAILABILITY_LIMITS, PreparedDataset, Split
+from mind_dist.dataset.parquet import PreparedDataset, Split
 from mind_dist.dataset.prepare import prepare
 from mind_dist.errors import ConfigError, DatasetError
 from mind_dist.keys import behavior_key, context_key, feature_key, fingerprint

@@ -22,7 +22,8 @@ from jobs.publish import PublishJob, _metrics, main
 from mind_dist import local_stack
 from mind_dist.checkpoint import TableRows, VersionWriter, seal
 from mind_dist.config import Addresses, KafkaConfig, MilvusConfig, ModelConfig, TrainingConfig, dump
-from mind_dist.dataset.parquet import ITEM_SCHEMA, DatasetManifest, ItemCatalog, sequences_table, write_manifest
+from mind_dist.dataset.item_catalog import ITEM_SCHEMA, ItemCatalog
+from mind_dist.dataset.parquet import DatasetManifest, sequences_table, write_manifest
 from mind_dist.encoder import InterestEncoder
 from mind_dist.errors import ConfigError
 from mind_dist.evaluation import EvaluationReport

@@ -14,7 +14,7 @@ import pytest
 
 from mind_dist.config import LogConfig, MetadataConfig, PrepareConfig
 from mind_dist.dataset.catalog import catalog_items, read_availability
-from mind_dist.dataset.parquet import AVAILABILITY_LIMITS
+from mind_dist.dataset.item_catalog import AVAILABILITY_LIMITS
 from mind_dist.errors import DatasetError
 from mind_dist.keys import fingerprint
 

@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mind_dist.dataset.parquet import ITEM_SCHEMA, DatasetManifest, FeatureInfo, ItemCatalog
+from mind_dist.dataset.item_catalog import ITEM_SCHEMA, ItemCatalog
+from mind_dist.dataset.parquet import DatasetManifest, FeatureInfo
 from mind_dist.errors import ConfigError
 from mind_dist.evaluation import HeldOut, measure, popularity
 from mind_dist.evaluation.categories import Categories, first_that_tell_apart

@@ -15,7 +15,7 @@ import torch
 from mind_dist.checkpoint import FORMAT_VERSION, FileEntry, Manifest, ModelVersion, TableRows, VersionWriter, seal
 from mind_dist.checkpoint.manifest import _digest_of
 from mind_dist.config import ModelConfig, TrainingConfig, dump
-from mind_dist.dataset.parquet import ITEM_SCHEMA, ItemCatalog
+from mind_dist.dataset.item_catalog import ITEM_SCHEMA, ItemCatalog
 from mind_dist.errors import VersionError
 from mind_dist.keys import IdType
 from mind_dist.log.partitioner import key_hash

@@ -26,7 +26,7 @@ from mind_dist.config import (
     TwoTowerConfig,
     dump,
 )
-from mind_dist.dataset.parquet import IS_COLD, ITEM_SCHEMA, ItemCatalog
+from mind_dist.dataset.item_catalog import IS_COLD, ITEM_SCHEMA, ItemCatalog
 from mind_dist.encoder import BASE_USERS, InterestEncoder, UserInterests
 from mind_dist.encoder.shapes import Shapes
 from mind_dist.errors import VersionError

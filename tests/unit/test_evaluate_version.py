@@ -14,16 +14,8 @@ from jobs.evaluate import EvaluateJob, main
 from mind_dist.checkpoint import TableRows, VersionWriter, seal
 from mind_dist.config import ModelConfig, TrainingConfig, dump, load
 from mind_dist.dataset.activity import activity_of
-from mind_dist.dataset.parquet import (
-    IS_COLD,
-    ITEM_SCHEMA,
-    DatasetManifest,
-    FeatureInfo,
-    ItemCatalog,
-    PreparedDataset,
-    sequences_table,
-    write_manifest,
-)
+from mind_dist.dataset.item_catalog import IS_COLD, ITEM_SCHEMA, ItemCatalog
+from mind_dist.dataset.parquet import DatasetManifest, FeatureInfo, PreparedDataset, sequences_table, write_manifest
 from mind_dist.encoder import InterestEncoder
 from mind_dist.errors import VersionError
 from mind_dist.evaluation import EvaluationReport, evaluate_version, held_out, of_model

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mind_dist.dataset.parquet import ITEM_SCHEMA, ItemCatalog
+from mind_dist.dataset.item_catalog import ITEM_SCHEMA, ItemCatalog
 from mind_dist.keys import fingerprint
 from mind_dist.model.item_bag import COLD_KEY, bag_keys, bag_members, pool_bags, score_vectors, unit_vectors
 from mind_dist.records import Keys

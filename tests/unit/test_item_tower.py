@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mind_dist.config import ItemTowerConfig, ModelConfig
-from mind_dist.dataset.parquet import FEATURE_VALUES, ITEM_SCHEMA, ItemCatalog
+from mind_dist.dataset.item_catalog import FEATURE_VALUES, ITEM_SCHEMA, ItemCatalog
 from mind_dist.model.item_bag import COLD_KEY, pool_bags
 from mind_dist.model.item_tower import CHUNK_ITEMS, ItemTower, item_chunks, item_parts, part_keys
 from mind_dist.records import Keys

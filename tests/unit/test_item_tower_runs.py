@@ -13,15 +13,8 @@ import torch
 
 from mind_dist.checkpoint import ModelVersion
 from mind_dist.config import ItemTowerConfig, ModelConfig, TrainingConfig, TwoTowerConfig
-from mind_dist.dataset.parquet import (
-    FEATURE_VALUES,
-    ITEM_SCHEMA,
-    DatasetManifest,
-    FeatureInfo,
-    PreparedDataset,
-    sequences_table,
-    write_manifest,
-)
+from mind_dist.dataset.item_catalog import FEATURE_VALUES, ITEM_SCHEMA
+from mind_dist.dataset.parquet import DatasetManifest, FeatureInfo, PreparedDataset, sequences_table, write_manifest
 from mind_dist.encoder import InterestEncoder
 from mind_dist.errors import VersionError
 from mind_dist.log.codec import encode_event, encode_key

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mind_dist.dataset.parquet import AVAILABLE_FROM, AVAILABLE_UNTIL, FEATURE_VALUES, IS_COLD, ITEM_SCHEMA, USER_SCHEMA
+from mind_dist.dataset.item_catalog import AVAILABLE_FROM, AVAILABLE_UNTIL, FEATURE_VALUES, IS_COLD, ITEM_SCHEMA
+from mind_dist.dataset.parquet import USER_SCHEMA
 from mind_dist.index.milvus_schema import MISSING
 from mind_dist.limits import ITEM_FIELDS, MAP_COLUMNS, USER_FIELDS, allowed_name, column_problem
 

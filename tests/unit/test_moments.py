@@ -12,15 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mind_dist.dataset.activity import ACTIVITY, Activity, activity_of, read_activity
-from mind_dist.dataset.parquet import (
-    IS_COLD,
-    ITEM_SCHEMA,
-    DatasetManifest,
-    ItemCatalog,
-    PreparedDataset,
-    sequences_table,
-    write_manifest,
-)
+from mind_dist.dataset.item_catalog import IS_COLD, ITEM_SCHEMA, ItemCatalog
+from mind_dist.dataset.parquet import DatasetManifest, PreparedDataset, sequences_table, write_manifest
 from mind_dist.errors import DatasetError
 from mind_dist.evaluation import (
     Availability,

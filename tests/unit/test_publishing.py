@@ -11,11 +11,7 @@ import pytest
 
 from jobs.publish import _summary
 from mind_dist.config import PublishConfig
-from mind_dist.dataset.parquet import (
-    AVAILABILITY_LIMITS,
-    ITEM_SCHEMA,
-    ItemCatalog,
-)
+from mind_dist.dataset.item_catalog import AVAILABILITY_LIMITS, ITEM_SCHEMA, ItemCatalog
 from mind_dist.errors import PublishError, ServiceUnavailable
 from mind_dist.index.memory import InMemoryVectorStore
 from mind_dist.index.vector_store import Column, Hits, UserRow, VectorStore, VersionInfo

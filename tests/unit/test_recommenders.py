@@ -11,15 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mind_dist.dataset.parquet import (
-    ITEM_SCHEMA,
-    DatasetManifest,
-    ItemCatalog,
-    PreparedDataset,
-    Split,
-    sequences_table,
-    write_manifest,
-)
+from mind_dist.dataset.item_catalog import ITEM_SCHEMA, ItemCatalog
+from mind_dist.dataset.parquet import DatasetManifest, PreparedDataset, Split, sequences_table, write_manifest
 from mind_dist.errors import ConfigError, DatasetError
 from mind_dist.evaluation import ExactRecommender, HeldOut, held_out, measure, popularity, transitions
 from mind_dist.evaluation.users import nearest_border

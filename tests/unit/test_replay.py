@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mind_dist.config import LogConfig
+from mind_dist.dataset.item_catalog import ITEM_SCHEMA
 from mind_dist.dataset.parquet import (
-    ITEM_SCHEMA,
     USER_SCHEMA,
     DatasetManifest,
     PreparedDataset,

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from mind_dist.checkpoint import ModelVersion
-from mind_dist.dataset.parquet import ItemCatalog, PreparedDataset
+from mind_dist.dataset.item_catalog import ItemCatalog
+from mind_dist.dataset.parquet import PreparedDataset
 from mind_dist.encoder import InterestEncoder
 from mind_dist.errors import AnotherLog, ConfigError
 from mind_dist.log.identity import LogIdentity

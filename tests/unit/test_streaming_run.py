@@ -13,7 +13,8 @@ import pytest
 
 from mind_dist.checkpoint import ModelVersion
 from mind_dist.config import TrainingConfig
-from mind_dist.dataset.parquet import FEATURE_VALUES, ITEM_SCHEMA, ItemCatalog, PreparedDataset
+from mind_dist.dataset.item_catalog import FEATURE_VALUES, ITEM_SCHEMA, ItemCatalog
+from mind_dist.dataset.parquet import PreparedDataset
 from mind_dist.encoder import InterestEncoder
 from mind_dist.evaluation.ahead import ask_ahead
 from mind_dist.examples.batches import Batch

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from mind_dist.dataset.parquet import IS_COLD, PreparedDataset, write_manifest
+from mind_dist.dataset.item_catalog import IS_COLD
+from mind_dist.dataset.parquet import PreparedDataset, write_manifest
 from mind_dist.model.item_bag import bag_keys, bag_members, pool_bags
 from mind_dist.training.warm_start import count_pairs, first_vectors, positive_information, rows_of_bags
 from tests.toy_training import toy_users, write_dataset

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from mind_dist.dataset.parquet import ItemCatalog
+from mind_dist.dataset.item_catalog import ItemCatalog
 from mind_dist.records import BehaviorSequence, Keys
 
 LASTS = (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50, 100, 200, 400)

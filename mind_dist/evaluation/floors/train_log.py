@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from pyarrow import compute as pc
 
 from mind_dist.dataset.activity import Activity, read_activity, train_activity
-from mind_dist.dataset.parquet import ItemCatalog, PreparedDataset
+from mind_dist.dataset.item_catalog import ItemCatalog
+from mind_dist.dataset.parquet import PreparedDataset
 from mind_dist.evaluation.recommenders import popularity_ranks
 from mind_dist.evaluation.task import by_time
 from mind_dist.records import Keys

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, diags_array
 
-from mind_dist.dataset.parquet import ItemCatalog
+from mind_dist.dataset.item_catalog import ItemCatalog
 from mind_dist.evaluation.floors.neighbors import forward_counts
 from mind_dist.evaluation.floors.ranking import FloorRecommender, Scored, best_rows
 from mind_dist.evaluation.floors.recency import Histories

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from pyarrow import compute as pc
 
-from mind_dist.dataset.parquet import ItemCatalog, PreparedDataset
+from mind_dist.dataset.item_catalog import ItemCatalog
+from mind_dist.dataset.parquet import PreparedDataset
 from mind_dist.evaluation.recommenders import ExactRecommender, Scores, popularity_ranks, rows_of
 from mind_dist.records import BehaviorSequence, Keys
 

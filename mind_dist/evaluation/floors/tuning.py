@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from mind_dist.dataset.parquet import ItemCatalog
+from mind_dist.dataset.item_catalog import ItemCatalog
 from mind_dist.evaluation.availability import Moments
 from mind_dist.evaluation.floors.train_log import Rows
 from mind_dist.evaluation.recommenders import Recommender
