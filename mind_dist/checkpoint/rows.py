@@ -24,7 +24,7 @@ class TableRows:
         keys: Item, side-feature and profile keys, distinct, [n].
         vectors: Their vectors, [n, D].
         first_moment: Optimizer state, [n, D].
-        second_moment: Optimizer state, [n, D].
+        second_moment: Optimizer state, [n, D]; [n, 1] where a row has one.
         steps: Updates a row has had, [n].
         counts: Events of an item; 0 for feature and profile rows, which are never items, [n].
         last_seen_ms: When a row was last used, [n].

@@ -68,6 +68,9 @@ class TrainingConfig:
     keep_items_days: float = 0.0
     """Forget an item, row and all, that no event of the log was about for so many days of the events' time (Kafka only);
     it is in no version then, until it is seen again. 0 keeps all for ever."""
+    second_moment: Literal["value", "row"] = "value"
+    """Adam's second moment of an item's row: one for each value, or one for the row, which takes a third of its memory away
+    and 1 to 2 % of the recall."""
     seed: int = 17
     """Seed of everything random."""
     precision: Literal["float32", "bfloat16"] = "float32"

@@ -66,6 +66,7 @@ class ItemTable:
         seed: Seed of the rows' first values.
         admission_count: An item gets a row when it was seen this often.
         keep_ms: An item that was not seen for so long is forgotten, row, count and all; 0 for never.
+        one_second_moment: Keep one second moment a row: see `AdamRows`.
         collectives: The other ranks.
         device: Where the rows live; keys and counts stay on the CPU.
     """
@@ -77,6 +78,7 @@ class ItemTable:
         seed: int = 0,
         admission_count: int = 1,
         keep_ms: int = 0,
+        one_second_moment: bool = False,
         collectives: Collectives | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -87,7 +89,7 @@ class ItemTable:
         self._ranks = collectives or SingleRank()
         self._seen = Sightings()
         self._places = np.empty(0, dtype=np.int64)  # of a key's row, by the key's number; the last is nobody's
-        self._rows = AdamRows(dim, torch.device(device))
+        self._rows = AdamRows(dim, torch.device(device), one_second_moment=one_second_moment)
         self._item_keys: Keys | None = None
         self._is_live = False
         self._looked_up: _LookedUp | None = None

@@ -112,6 +112,7 @@ class TrainingRun:
             seed=config.seed,
             admission_count=config.admission_count,
             keep_ms=round(config.keep_items_days * _DAY_MS),
+            one_second_moment=config.second_moment == "row",
             collectives=self._ranks,
             device=device,
         )

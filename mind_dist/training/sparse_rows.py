@@ -60,13 +60,15 @@ class AdamRows:
     Args:
         dim: Width D.
         device: Where they live.
+        one_second_moment: Keep one second moment a row, that of its values' mean square, as FBGEMM's row-wise Adam does,
+            instead of one a value.
     """
 
-    def __init__(self, dim: int, device: torch.device) -> None:
+    def __init__(self, dim: int, device: torch.device, *, one_second_moment: bool = False) -> None:
         self._size = 0
         self._vectors = torch.zeros(0, dim, device=device)
         self._first = torch.zeros(0, dim, device=device)
-        self._second = torch.zeros(0, dim, device=device)
+        self._second = torch.zeros(0, 1 if one_second_moment else dim, device=device)
         self._steps = torch.zeros(0, dtype=torch.int64, device=device)
 
     def __len__(self) -> int:
@@ -110,7 +112,11 @@ class AdamRows:
         rows = rows.to(self._steps.device)
         steps = self._steps.index_select(0, rows) + 1
         first = self._first.index_select(0, rows).lerp_(gradient, 1 - decay1)
-        second = self._second.index_select(0, rows).mul_(decay2).addcmul_(gradient, gradient, value=1 - decay2)
+        second = self._second.index_select(0, rows).mul_(decay2)
+        if second.shape == gradient.shape:
+            second.addcmul_(gradient, gradient, value=1 - decay2)
+        else:
+            second.add_(gradient.square().mean(dim=1, keepdim=True), alpha=1 - decay2)
         age = steps.double()[:, None]
         correction1, correction2 = 1 - decay1**age, 1 - decay2**age
         self._steps.index_copy_(0, rows, steps)
@@ -135,8 +141,10 @@ class AdamRows:
         second: NDArray[np.float32],
         steps: Keys,
     ) -> None:
-        """Replace some rows by what `read` returned."""
+        """Replace some rows by what `read` returned, here or where second moments are kept in the other way."""
         at = torch.from_numpy(rows).to(self._steps.device)
+        if self._second.shape[1] < second.shape[1]:
+            second = second.mean(axis=1, keepdims=True)
         columns = ((self._vectors, vectors), (self._first, first), (self._second, second), (self._steps, steps))
         for column, values in columns:
             column[at] = torch.from_numpy(values).to(column)

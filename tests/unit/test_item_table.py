@@ -15,7 +15,7 @@ from mind_dist.training.draws import DrawLaw
 from mind_dist.training.item_table import ItemTable
 from mind_dist.training.sightings import Sightings
 from mind_dist.training.sparse_rows import initial_rows
-from tests.reference.row_adam import RowAdam
+from tests.reference.row_adam import RowAdam, RowWiseAdam
 
 DIM = 6
 
@@ -40,11 +40,12 @@ def train_rows(table: ItemTable, step: int, touched: Any) -> None:
     table.apply_gradients(0.01)
 
 
-def test_updates_equal_an_adam_of_its_own_for_every_row_touched() -> None:
+@pytest.mark.parametrize("twin_of", [RowAdam, RowWiseAdam])
+def test_updates_equal_an_adam_of_its_own_for_every_row_touched(twin_of: type[RowAdam | RowWiseAdam]) -> None:
     items = list(range(-5, 15))
-    table = table_with_items(*items)
+    table = table_with_items(*items, one_second_moment=twin_of is RowWiseAdam)
     first = rows_of(table, *items)
-    twin = RowAdam(dict(zip(items, first, strict=True)))
+    twin = twin_of(dict(zip(items, first, strict=True)))
     generator = np.random.default_rng(0)
     for step in range(30):
         touched = keys(*generator.choice(items, size=7, replace=False))
@@ -53,6 +54,20 @@ def test_updates_equal_an_adam_of_its_own_for_every_row_touched() -> None:
         twin.update(dict(zip(touched.tolist(), gradients, strict=True)), 0.01)
     expected = torch.stack([twin.rows[item].detach() for item in items])
     torch.testing.assert_close(rows_of(table, *items), expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(("before", "after"), [(False, True), (True, False)])
+def test_rows_go_on_where_second_moments_are_kept_in_the_other_way(before: bool, after: bool) -> None:
+    table = table_with_items(1, 2, one_second_moment=before)
+    for step in range(3):
+        train_rows(table, step, keys(1, 2))
+    rows, other = table.all_rows(), table_with_items(1, 2, one_second_moment=after)
+    other.load(rows)
+    found, width = other.all_rows(), 1 if after else DIM
+    assert found.second_moment.shape == (2, width)
+    expected = np.broadcast_to(rows.second_moment.mean(axis=1, keepdims=True), (2, width))
+    np.testing.assert_allclose(found.second_moment, expected, rtol=1e-6)
+    np.testing.assert_array_equal(found.first_moment, rows.first_moment)
 
 
 def test_a_young_row_learns_faster_and_less_so_with_every_update() -> None:
