@@ -12,29 +12,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mind_dist.model.dropout import Dropout
+
 LayerKind = Literal["sasrec", "ligr"]
-
-_BYTES = 256
-
-
-class Dropout(nn.Module):
-    """Leaves out a share of what goes in, in training, by a random byte each: a fourth of the time of torch's own.
-
-    Args:
-        share: What share, to the nearest 256th.
-    """
-
-    def __init__(self, share: float) -> None:
-        super().__init__()
-        self.kept = round(_BYTES * (1 - share))
-
-    def forward(self, states: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Return what is left, made larger by what is missing."""
-        if not self.training or self.kept == _BYTES:
-            return states
-        words = torch.empty(-(-states.numel() // 8), dtype=torch.int64).random_(-(1 << 63), None)
-        bytes_ = words.view(torch.uint8)[: states.numel()].view(states.shape)
-        return states * (bytes_ < self.kept).to(states.dtype).mul_(_BYTES / self.kept)
 
 
 class CausalAttention(nn.Module):

@@ -12,11 +12,12 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from benchmarks.neural.layers import Dropout, LayerKind, LiGRLayer, SASRecLayer
+from benchmarks.neural.layers import LayerKind, LiGRLayer, SASRecLayer
 from benchmarks.neural.softmax import draw_negatives, full_softmax, sampled_softmax
 from benchmarks.neural.windows import padded
 from mind_dist.dataset.item_catalog import ItemCatalog
 from mind_dist.evaluation import ExactRecommender
+from mind_dist.model.dropout import Dropout
 from mind_dist.records import BehaviorSequence
 
 DIM = 64
