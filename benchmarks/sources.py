@@ -95,7 +95,8 @@ def _write(path: Path, events: int) -> None:
         blocks = rows_per_block(users, len(items))
         directory.write_table(f"sequences/train/bucket-{bucket:05d}.parquet", table, rows_at_once=blocks)
     write_manifest(
-        directory, DatasetManifest("int64", _NUM_BUCKETS, {"train": users}, {"train": events}, _NUM_ITEMS, 0, 0)
+        directory,
+        DatasetManifest("int64", _NUM_BUCKETS, {"train": users * _NUM_BUCKETS}, {"train": events}, _NUM_ITEMS, 0, 0),
     )
 
 
@@ -134,10 +135,8 @@ def _log(job: Sources) -> dict[str, Any]:
 
 def _send(job: Sources, bootstrap: str, kafka: KafkaConfig) -> None:
     draw = np.random.default_rng(0)
-    users, items = (
-        draw.integers(job.log_events // 50, size=job.log_events),
-        draw.integers(_NUM_ITEMS, size=job.log_events),
-    )
+    users = draw.integers(job.log_events // 50, size=job.log_events)
+    items = draw.integers(_NUM_ITEMS, size=job.log_events)
     now_ms = time.time_ns() // 1_000_000 - job.log_events
     with closing(EventProducer(bootstrap, kafka)) as producer:
         for at, (user, item) in enumerate(zip(users.tolist(), items.tolist(), strict=True)):

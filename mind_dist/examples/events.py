@@ -252,10 +252,7 @@ class EventExamples:
         if event.timestamp_ms <= self._known_until_ms:
             self.num_known += 1
             return None
-        is_newest = len(before) > 0 and before.timestamps_ms[-1] <= event.timestamp_ms
-        stop = (
-            len(before) if is_newest else int(np.searchsorted(before.timestamps_ms, event.timestamp_ms, side="right"))
-        )
+        stop = int(np.searchsorted(before.timestamps_ms, event.timestamp_ms, side="right"))
         return _Example(before, max(0, stop - self._max_behaviors), stop, event) if stop else None
 
     def _take_note(self, record: Record, events: Sequence[Event]) -> None:

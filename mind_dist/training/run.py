@@ -17,6 +17,7 @@ from mind_dist.checkpoint import FORMAT_VERSION, Manifest, ModelVersion, Unsaved
 from mind_dist.config import ModelConfig, TrainingConfig, dump
 from mind_dist.dataset.item_catalog import ItemCatalog
 from mind_dist.dataset.parquet import PreparedDataset
+from mind_dist.dataset.profile_keys import distinct_profile_keys
 from mind_dist.examples.batches import Batch, batches
 from mind_dist.examples.source import Examples, ExampleSource
 from mind_dist.keys import EventFeatures
@@ -303,10 +304,9 @@ class TrainingRun:
 
     def _fill_table(self) -> None:
         """Give features a row, and items theirs where the catalog's counts stand."""
-        profiles = np.concatenate([*self._dataset.profiles().values(), self._dataset.no_profile])
         of_events = self._dataset.value_keys(EventFeatures.of(self._model_config))
         catalog = self._catalog.of_dataset
-        known = [catalog.feature_keys, [COLD_KEY], profiles[profiles != 0], of_events]
+        known = (catalog.feature_keys, np.array([COLD_KEY]), distinct_profile_keys(self._dataset), of_events)
         self.table.add_features(np.concatenate(known))
         if not self._observe:
             seen = catalog.counts > 0

@@ -7,6 +7,7 @@ the steps; it does not change where training ends.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -88,11 +89,10 @@ def _seen(dataset: PreparedDataset) -> ItemCatalog:
 
 
 def count_pairs(dataset: PreparedDataset, catalog: ItemCatalog) -> Pairs:
-    """Count which items follow which within the window, over as many buckets of users as are looked at."""
+    """Count which items follow which within the window, over as many blocks of users as are looked at."""
     keys, num_events = np.zeros(0, dtype=np.int64), 0
     counts: NDArray[np.float64] = np.zeros(0)
-    for bucket in range(dataset.manifest.num_buckets):
-        table = dataset.read_bucket("train", bucket)
+    for table in _blocks(dataset):
         rows = catalog.rows(pc.list_flatten(table["item_ids"]).to_numpy())
         users = pc.list_parent_indices(table["item_ids"]).to_numpy()
         found = np.concatenate([_followers(rows, users, lag, len(catalog)) for lag in range(1, _WINDOW + 1)])
@@ -104,6 +104,14 @@ def count_pairs(dataset: PreparedDataset, catalog: ItemCatalog) -> Pairs:
             break
     before, after = np.divmod(keys, max(1, len(catalog)))
     return Pairs(before, after, counts)
+
+
+def _blocks(dataset: PreparedDataset) -> Iterator[pa.Table]:
+    """Yield the items of the train users, one block after the other."""
+    for bucket in range(dataset.manifest.num_buckets):
+        with dataset.open_bucket("train", bucket) as file:
+            for block in range(file.num_blocks):
+                yield file.read(block, ["item_ids"])
 
 
 def _followers(rows: Keys, users: Keys, lag: int, num_items: int) -> Keys:

@@ -15,7 +15,7 @@ import pytest
 
 from mind_dist.dataset.bucket_file import BucketFile
 from mind_dist.dataset.parquet import PreparedDataset
-from mind_dist.dataset.profile_keys import ProfileKeys
+from mind_dist.dataset.profile_keys import ProfileKeys, distinct_profile_keys
 from mind_dist.errors import DatasetError, PoisonLimitExceeded, PositionLost
 from mind_dist.examples.batches import Batch, batches, next_batch
 from mind_dist.examples.parquet import ParquetExamples
@@ -133,8 +133,9 @@ def test_a_block_is_read_when_the_one_before_is_half_taken_and_not_before(
 ) -> None:
     """What is in memory is two blocks of each bucket, however many there are."""
     dataset = PreparedDataset.open(write_dataset(tmp_path, users_per_block=1))
-    source, whole = open_dataset(dataset, partitions=[0], epochs=2), dataset.open_bucket("train", 0)
-    sizes = {block: int(whole.lengths(block).sum()) - 1 for block in range(whole.num_blocks)}
+    source = open_dataset(dataset, partitions=[0], epochs=2)
+    with dataset.open_bucket("train", 0) as whole:
+        sizes = {block: int(whole.lengths(block).sum()) - 1 for block in range(whole.num_blocks)}
     source.take(0, 1)
     [first] = blocks_read
     source.take(0, (sizes[first] - 1) // 2 - 1)
@@ -173,6 +174,8 @@ def test_profiles_are_those_of_the_buckets_owned(dataset: PreparedDataset) -> No
     users = [user.user_key for user in toy_users()]
     assert found.users.tolist() == sorted(user for user in users if partition_of(np.array([user]), NUM_BUCKETS)[0] == 2)
     assert found.of(np.array([-5])).tolist() == [[0]]
+    everybodys = np.concatenate([*dataset.profiles().values()])
+    assert distinct_profile_keys(dataset).tolist() == sorted(set(everybodys.tolist()) - {0})
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

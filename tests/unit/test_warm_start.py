@@ -19,10 +19,10 @@ from mind_dist.training.warm_start import count_pairs, first_vectors, positive_i
 from tests.toy_training import toy_users, write_dataset
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
+@pytest.fixture(scope="module", params=[None, 3], ids=["one block", "blocks of three users"])
+def dataset(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
     path: Path = tmp_path_factory.mktemp("dataset")
-    return PreparedDataset.open(write_dataset(path))
+    return PreparedDataset.open(write_dataset(path, users_per_block=request.param))
 
 
 def counted_by_hand() -> Counter[tuple[int, int]]:
