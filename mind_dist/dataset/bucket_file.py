@@ -53,7 +53,7 @@ class BucketFile:
 
     @property
     def num_blocks(self) -> int:
-        """Row groups with users in them, and at least one, which may be empty."""
+        """Row groups, and one without users where there are none."""
         return max(1, int(self._file.num_row_groups))
 
     def lengths(self, block: int) -> NDArray[np.int64]:

@@ -32,7 +32,7 @@ class ItemDraws:
 
     Args:
         item_keys: Distinct and ascending, [N].
-        counts: How often each was seen, [N]; they are not looked at to draw evenly.
+        counts: How often each was seen, [N]; to draw evenly, and no more, none are needed.
         law: How often each is drawn.
     """
 
@@ -64,8 +64,6 @@ class ItemDraws:
             return np.zeros(len(keys))
         places = np.minimum(np.searchsorted(self._item_keys, keys), len(self._item_keys) - 1)
         real = self._item_keys[places] == keys
-        if self.law == EVENLY:
-            return np.asarray(real / len(self._item_keys))
         return np.asarray(np.where(real, self._weights[places], 0.0) / self._cumulated[-1])
 
 
