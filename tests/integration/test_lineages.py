@@ -60,7 +60,7 @@ class World:
 
 @pytest.fixture(params=["parquet", BROKERS[-1]])
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
-    dataset = write_dataset(tmp_path / "dataset")
+    dataset = write_dataset(tmp_path / "dataset", users_per_block=2)
     if request.param == "parquet":
         training = dataclasses.replace(TRAINING, epochs=8, checkpoint_every_steps=4, max_steps=STEPS, lr_decay=False)
         return World(TrainSettings(dataset, "", model=MODEL, training=training), tmp_path)
